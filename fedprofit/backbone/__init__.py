@@ -1,0 +1,1 @@
+"""The frozen language model: fetched, loaded, and computed for many clients at once."""

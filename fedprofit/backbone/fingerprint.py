@@ -1,0 +1,67 @@
+"""The fingerprint of a model folder: which weights, configuration and tokenizer a run used."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from fedprofit import files
+
+PROBE = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput:"
+
+_SAMPLE = 4096  # bytes
+
+
+def fingerprint_folder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return 16 digits that change with a model's weights, configuration or tokenizer.
+
+    Cheap at any size: of each tensor its name, dtype, shape and 4 KiB at its start, middle and end
+    are hashed, so training of any tensor shows, an edit of single values may not. Independent of
+    sharding, file times and place. Weights in other formats than safetensors are hashed whole.
+    """
+    digest = hashlib.sha256()
+    tensors = [entry for file in folder.glob("*.safetensors") for entry in _tensors(file)]
+    for tensor, file, begin, end, facts in sorted(tensors):
+        digest.update(f"{tensor} {facts}".encode())
+        with open(file, "rb") as handle:
+            for start in (begin, (begin + end) // 2, max(begin, end - _SAMPLE)):
+                handle.seek(start)
+                digest.update(handle.read(min(_SAMPLE, end - start)))
+    if not tensors:
+        for file in sorted(folder.glob("*.bin")):
+            digest.update(files.file_hash(file).encode())
+    config = json.loads((folder / "config.json").read_text())
+    for volatile in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
+        config.pop(volatile, None)
+    digest.update(files.content_hash([config, _words(tokenizer), tokenizer(PROBE)["input_ids"]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _tensors(file: Path) -> list[tuple[str, Path, int, int, str]]:
+    """List a safetensors file's tensors: name, file, first and last byte offset, dtype and shape."""
+    with open(file, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(length))
+    header.pop("__metadata__", None)
+    return [
+        (
+            name,
+            file,
+            8 + length + entry["data_offsets"][0],
+            8 + length + entry["data_offsets"][1],
+            f"{entry['dtype']} {entry['shape']}",
+        )
+        for name, entry in header.items()
+    ]
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a tokenizer's vocabulary and merges as text, without its settings.
+
+    How settings are written differs between library versions; the ids of `PROBE` show their effect.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return repr(sorted(tokenizer.get_vocab().items()))
+    return str(backend.to_str().partition('"model":')[2])

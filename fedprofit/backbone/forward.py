@@ -1,0 +1,205 @@
+"""Losses of many clients' rows under many clients' prompts, in shared forward passes.
+
+`packed_losses` is the fast way and `plain_losses` the obvious one (concatenate, pad, let the model's
+own attention run). They take and return the same, differentiably, and tests hold them equal.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedprofit.backbone.load import Backbone
+from fedprofit.backbone.packing import NAME, Layout, Segment
+from fedprofit.types import Example, Tokens
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example to be read under the prompt of client `owner` (an index into the stacked prompts)."""
+
+    owner: int
+    example: Example
+    target: bool = True  # whether the target follows; not when it is to be generated
+
+    @property
+    def tokens(self) -> int:
+        """Tokens behind the prefix. The last target token is predicted but never read."""
+        return len(self.example.source) + (len(self.example.target) - 1 if self.target else 0)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed batch before the backbone: T tokens, of which some are soft prompts."""
+
+    order: list[int]  # the rows as laid out: packed row j is the caller's row order[j]
+    ids: Tensor  # [T]; 0 where a soft prompt stands
+    positions: Tensor  # [T]
+    prompt_at: Tensor  # [segments * length]
+    owners: list[int]  # [segments]
+    row_starts: list[int]  # flat position of each laid-out row
+    row_prefixes: list[tuple[int, int]]  # (flat position, length) of each laid-out row's prefix
+    layout: Layout
+
+
+def by_segment(rows: Sequence[Row]) -> dict[tuple[int, bytes], list[int]]:
+    """Group row numbers by what they share: owner and prefix, in order of first appearance."""
+    groups: dict[tuple[int, bytes], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault((row.owner, row.example.prefix.tobytes()), []).append(number)
+    return groups
+
+
+def micro_batches(rows: Sequence[Row], prompt_length: int, budget: int) -> Iterator[list[int]]:
+    """Yield row numbers in batches of at most `budget` tokens, shared prefixes counted once.
+
+    A row that alone exceeds the budget comes alone: nothing is dropped.
+    """
+    batch: list[int] = []
+    used = 0
+    for members in by_segment(rows).values():
+        prefix = prompt_length + len(rows[members[0]].example.prefix)
+        opened = False
+        for number in members:
+            cost = rows[number].tokens + (0 if opened else prefix)
+            if batch and used + cost > budget:
+                yield batch
+                batch, used, opened = [], 0, False
+                cost = rows[number].tokens + prefix
+            batch.append(number)
+            used += cost
+            opened = True
+    if batch:
+        yield batch
+
+
+def count_tokens(rows: Sequence[Row], prompt_length: int) -> int:
+    """Count the tokens that rows make the backbone read, shared prefixes once."""
+    prefixes = sum(prompt_length + len(rows[m[0]].example.prefix) for m in by_segment(rows).values())
+    return prefixes + sum(row.tokens for row in rows)
+
+
+def pack(rows: Sequence[Row], prompt_length: int, device: torch.device, capture: bool = False) -> Packed:
+    """Lay rows out as one flat row (see `packing.py`)."""
+    ids: list[Tokens] = []
+    positions, prompt_at, segments = [], [], []
+    order: list[int] = []
+    owners, row_starts, row_prefixes = [], [], []
+    blank = torch.zeros(prompt_length, dtype=torch.int32).numpy()
+    start = 0
+    for (owner, _), members in by_segment(rows).items():
+        shared = rows[members[0]].example.prefix
+        prefix = prompt_length + len(shared)
+        segment = Segment(start, prefix, tuple(rows[m].tokens for m in members))
+        owners.append(owner)
+        prompt_at.append(torch.arange(start, start + prompt_length))
+        ids += [blank, shared]
+        positions.append(torch.arange(prefix))
+        at = start + prefix
+        for number in members:
+            row = rows[number]
+            ids += [row.example.source, row.example.target[:-1]] if row.target else [row.example.source]
+            positions.append(torch.arange(prefix, prefix + row.tokens))
+            order.append(number)
+            row_starts.append(at)
+            row_prefixes.append((start, prefix))
+            at += row.tokens
+        segments.append(segment)
+        start = segment.stop
+    flat = torch.cat([torch.as_tensor(part.copy(), dtype=torch.long) for part in ids])
+    return Packed(
+        order=order,
+        ids=flat.to(device),
+        positions=torch.cat(positions).to(device),
+        prompt_at=torch.cat(prompt_at).to(device),
+        owners=owners,
+        row_starts=row_starts,
+        row_prefixes=row_prefixes,
+        layout=Layout(segments, device, capture),
+    )
+
+
+def embed(backbone: Backbone, prompts: Tensor, packed: Packed) -> Tensor:
+    """Return the input embeddings `[1, T, width]`, soft prompts in their places."""
+    tokens = backbone.model.get_input_embeddings()(packed.ids)
+    soft = prompts[packed.owners].flatten(0, 1).to(tokens.dtype)
+    return tokens.index_copy(0, packed.prompt_at, soft).unsqueeze(0)
+
+
+def packed_logits(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tensor) -> Tensor:
+    """Run a packed batch and return the logits `[len(at), vocabulary]` at the flat positions `at`."""
+    if backbone.model.config._attn_implementation != NAME:
+        backbone.model.set_attn_implementation(NAME)
+    output = backbone.model(
+        inputs_embeds=embed(backbone, prompts, packed),
+        position_ids=packed.positions.unsqueeze(0),
+        use_cache=False,
+        logits_to_keep=at,
+        layout=packed.layout,
+    )
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Sum each row's negative log-likelihood over its target, differentiably.
+
+    Args:
+        backbone: the frozen model.
+        prompts: soft prompts, `[clients, length, width]`; length 0 for none.
+        rows: what to read under which prompt; all of it goes through one forward pass.
+
+    Returns:
+        `[rows]`, in nats, float32, in the order given.
+    """
+    packed = pack(rows, prompts.shape[1], backbone.device)
+    at, labels, lengths = [], [], []
+    for number, start in zip(packed.order, packed.row_starts, strict=True):
+        example = rows[number].example
+        first = start + len(example.source) - 1
+        at.append(torch.arange(first, first + len(example.target)))
+        labels.append(torch.as_tensor(example.target.copy(), dtype=torch.long))
+        lengths.append(len(example.target))
+    logits = packed_logits(backbone, prompts, packed, torch.cat(at).to(backbone.device))
+    nll = torch.nn.functional.cross_entropy(
+        logits.float(), torch.cat(labels).to(backbone.device), reduction="none"
+    )
+    sums = torch.stack([part.sum() for part in nll.split(lengths)])
+    inverse = torch.empty(len(rows), dtype=torch.long)
+    inverse[torch.tensor(packed.order)] = torch.arange(len(rows))
+    return sums[inverse.to(sums.device)]
+
+
+def plain_losses(
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], attention: str = "eager"
+) -> Tensor:
+    """The same as `packed_losses` the obvious way: concatenate, pad on the right, run the model."""
+    if backbone.model.config._attn_implementation != attention:
+        backbone.model.set_attn_implementation(attention)
+    table = backbone.model.get_input_embeddings()
+    inputs = []
+    for row in rows:
+        parts = (row.example.prefix, row.example.source, row.example.target[:-1])
+        ids = torch.cat([torch.as_tensor(part.copy(), dtype=torch.long) for part in parts])
+        tokens = table(ids.to(backbone.device))
+        inputs.append(torch.cat([prompts[row.owner].to(tokens.dtype), tokens]))
+    lengths = torch.tensor([len(sequence) for sequence in inputs], device=backbone.device)
+    padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
+    positions = torch.arange(padded.shape[1], device=backbone.device).expand(len(rows), -1)
+    first = int(min(length - len(row.example.target) for length, row in zip(lengths, rows, strict=True)))
+    logits = backbone.model(
+        inputs_embeds=padded,
+        attention_mask=(positions < lengths[:, None]).long(),
+        position_ids=positions,
+        use_cache=False,
+        logits_to_keep=torch.arange(first, padded.shape[1], device=backbone.device),
+    ).logits.float()
+    labels = torch.full((len(rows), logits.shape[1]), -100, device=backbone.device)
+    for number, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
+        target = torch.as_tensor(row.example.target.copy(), dtype=torch.long)
+        labels[number, length - len(target) - first : length - first] = target.to(backbone.device)
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+    )
+    return nll.reshape(labels.shape).sum(1)

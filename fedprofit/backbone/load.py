@@ -1,0 +1,280 @@
+"""From a name or a path to a frozen language model with its tokenizer, once a process."""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.hub import cached_file
+
+from fedprofit.backbone import fetch
+from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
+from fedprofit.backbone.registry import DEFAULT, REGISTRY
+from fedprofit.errors import UserError, nearest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen language model, its tokenizer, and the facts about them that runs record.
+
+    `fingerprint` identifies weights, configuration and tokenizer, whatever `dtype` and `device` they
+    were loaded to: 16 hexadecimal digits, see `fingerprint_folder`.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+
+    @property
+    def width(self) -> int:
+        """Width of the input embeddings, hence of a soft prompt's vectors."""
+        return int(self._embedding.shape[1])
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the input embedding; the tokenizer may use fewer."""
+        return int(self._embedding.shape[0])
+
+    @property
+    def context_length(self) -> int | None:
+        """Most positions (soft prompt included) the model was made for; None if it sets no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """All tokens that end a text; the first is the tokenizer's own, the one to train on."""
+        return _eos_token_ids(self.model, self.tokenizer)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, if the tokenizer has one (it may still not be put in front)."""
+        bos = self.tokenizer.bos_token_id
+        return bos if isinstance(bos, int) else None
+
+    @property
+    def _embedding(self) -> torch.Tensor:
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
+
+def load_backbone(
+    name: str = DEFAULT,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    progress: fetch.Progress | None = None,
+) -> Backbone:
+    """Load a frozen causal language model; the same arguments give the same object within a process.
+
+    `name` is a registry name (fetched on first use), else a folder in Hugging Face format, else a
+    `.gguf` file (converted on first use), else a hub id "owner/name" (through the hub's own cache).
+    `dtype` "auto" is bfloat16 where the machine computes it natively, else float32; `device` "auto"
+    is CUDA if there is one, else the CPU. `progress` gets a line of text before each slow step.
+
+    Raises:
+        UserError: an unknown name, dtype or device; a folder or file that is not a whole causal
+            language model with its tokenizer; a model that cannot be fetched.
+    """
+    where = resolve_device(device)
+    return _load(name, *_locate(name, progress), resolve_dtype(dtype, where), where, trust_remote_code)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the torch device of a setting such as "auto", "cpu" or "cuda:1", if this machine has it."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        # A tensor's own device is fully spelled ("cuda:0", not "cuda"): one model, one cache entry.
+        return torch.empty(1, device=device).device
+    except Exception as error:
+        # torch raises RuntimeError, AssertionError or its accelerator's own error, by device and build.
+        raise UserError(
+            f"The device {device!r} cannot be used on this machine ({_reason(error)}). Use 'auto', 'cpu', or "
+            "'cuda' where torch sees a GPU."
+        ) from error
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the torch dtype of a setting; "auto" is bfloat16 where `device` computes it natively.
+
+    >>> resolve_dtype("float32", torch.device("cpu"))
+    torch.float32
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise UserError(f"The dtype {dtype!r} is unknown. Use auto, float32, bfloat16 or float16.")
+    return DTYPES[dtype]
+
+
+def _computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device has bfloat16 arithmetic of its own rather than by emulation."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+@lru_cache(maxsize=1)
+def _cpu_flags() -> frozenset[str]:
+    """Return the CPU's feature flags as Linux lists them; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.split(":", 1)[1] for line in lines if line.startswith("flags")), "").split())
+
+
+def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
+    """Return what transformers is to load (a folder's path or a hub id), and whether it is a folder."""
+    path = Path(name).expanduser()
+    if name in REGISTRY:
+        return str(fetch.get(name, progress)), True
+    if name and path.is_dir():
+        return str(path.resolve()), True
+    if path.is_file():
+        return str(fetch.from_gguf(path.resolve(), progress)), True
+    if name.endswith(".gguf") or name.startswith((".", "~", "/")):
+        raise UserError(
+            f"The backbone {name!r} names no file or folder. Check the path (tried {path.absolute()})."
+        )
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return name, False
+    raise UserError(
+        f"The backbone {name!r} is unknown ({nearest(name, REGISTRY)}). Give a named backbone "
+        "(`fedprofit models list`), a folder in Hugging Face format, a .gguf file, or a hub id owner/name."
+    )
+
+
+@lru_cache(maxsize=2)
+def _load(
+    name: str, source: str, local: bool, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> Backbone:
+    if local:
+        _check_folder(name, Path(source))
+    with fetch.quiet_transformers():
+        try:
+            _check_causal(name, AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            )
+        except UserError:
+            raise
+        except Exception as error:
+            # transformers, safetensors and the hub raise some ten kinds of error for a bad source.
+            raise _cannot_load(name, local, error) from error
+        model, info = loaded
+        tokenizer = _load_tokenizer(name, source, trust_remote_code)
+        folder = Path(source) if local else Path(str(cached_file(source, "config.json"))).parent
+    _check_fit(name, model, tokenizer, info)
+    model.requires_grad_(False).eval().to(device)
+    return Backbone(name, model, tokenizer, device, dtype, fingerprint_folder(folder, tokenizer))
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        raise UserError(
+            f"The folder of the backbone {name!r} has no config.json (it holds: {held}), so it is not a "
+            "model in Hugging Face format. Give a folder that save_pretrained wrote, or a .gguf file."
+        )
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise UserError(
+            f"The folder of the backbone {name!r} has a config.json but no weights (*.safetensors). Download "
+            "the weights too, or give another folder."
+        )
+
+
+def _check_causal(name: str, config: Any) -> None:
+    """Raise unless the checkpoint was saved from a left-to-right model with a vocabulary head."""
+    saved = list(config.architectures or [])
+    remedy = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
+    if config.is_encoder_decoder:
+        raise UserError(f"The backbone {name!r} is an encoder-decoder ({config.model_type}). {remedy}")
+    if "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
+        return
+    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if causal is None or (saved and causal.__name__ not in saved):
+        held = ", ".join(saved) or config.model_type
+        raise UserError(
+            f"The backbone {name!r} holds {held}, which has no causal language-model head. {remedy}"
+        )
+
+
+def _load_tokenizer(name: str, source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    remedy = "Save the model's tokenizer there too (tokenizer.save_pretrained), or give another folder."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        ids = tokenizer(PROBE)["input_ids"]
+    except Exception as error:
+        # tokenizers raises bare Exception for a damaged file.
+        raise UserError(
+            f"The backbone {name!r} has no usable tokenizer ({_reason(error)}). {remedy}"
+        ) from error
+    if len(ids) < 2:
+        # Without its files, transformers makes some tokenizers with an empty vocabulary.
+        raise UserError(
+            f"The backbone {name!r} has no tokenizer files: every text encodes to nothing. {remedy}"
+        )
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _check_fit(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, info: dict[str, Any]) -> None:
+    """Raise if weights are missing, or the tokenizer is not the model's."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError(
+            f"The weights of the backbone {name!r} lack {len(missing)} tensors that its config.json asks "
+            f"for, the first {missing[0]!r}. The files are incomplete or of another model: fetch them again."
+        )
+    rows, words = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
+    if words > rows:
+        raise UserError(
+            f"The tokenizer of the backbone {name!r} has {words} tokens, its model only {rows} embeddings: "
+            "they do not belong together. Save the tokenizer that the model was trained with into the folder."
+        )
+    if not _eos_token_ids(model, tokenizer):
+        raise UserError(
+            f"The backbone {name!r} names no end-of-sequence token, so no answer would ever end. Set "
+            "eos_token in its tokenizer_config.json or eos_token_id in its generation_config.json."
+        )
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)))
+
+
+def _cannot_load(name: str, local: bool, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):
+        remedy = "It brings code of its own: set trust_remote_code if you trust its authors."
+    elif local:
+        remedy = "Its files may be truncated or unfinished downloads: compare sizes, then fetch them again."
+    else:
+        remedy = (
+            "Check the id and the network; for a gated model log in with `hf auth login`. Without a network, "
+            f"give the path of a local folder, or use a named backbone (`fedprofit models get {DEFAULT}`)."
+        )
+    return UserError(f"The backbone {name!r} could not be loaded ({_reason(error)}). {remedy}")
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

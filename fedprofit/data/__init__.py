@@ -1,0 +1,1 @@
+"""From texts to clients: sources, partitions, templates, tokens, and the federated data set."""

@@ -1,0 +1,97 @@
+"""What a federated data set looks like: counts, each client's task mix, and one number."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+from fedprofit.data.federated import FederatedDataset
+from fedprofit.data.partition import heterogeneity
+from fedprofit.data.pool import SPLITS
+
+
+@dataclass(frozen=True)
+class Description:
+    """The facts of a data set that readers of a result want to know."""
+
+    clients: dict[str, int]  # by group
+    examples: dict[str, int]  # by split, over all clients
+    tasks: list[str]  # tasks that some client trains on
+    counts: NDArray[np.int64]  # [clients, tasks], train examples
+    names: list[str]  # of the clients, with their group
+    heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
+    unseen_examples: int
+
+
+def describe(dataset: FederatedDataset) -> Description:
+    """Collect the facts. Reads every client once, so it is not for a million of them."""
+    groups = {group: dataset.clients(group) for group in SPLITS}  # type: ignore[arg-type]
+    counts = dataset.task_counts()
+    used = counts.sum(0) > 0
+    group_of = {name: group for group, names in groups.items() for name in names}
+    ordered = sorted(group_of)
+    order = sorted(range(len(ordered)), key=lambda c: (SPLITS.index(group_of[ordered[c]]), c))
+    return Description(
+        clients={group: len(names) for group, names in groups.items()},
+        examples={
+            split: sum(len(dataset.pooled(group, split)) for group in SPLITS)  # type: ignore[arg-type]
+            for split in SPLITS
+        },
+        tasks=[task for task, some in zip(dataset.tasks, used, strict=True) if some],
+        counts=counts[np.ix_(order, used)],
+        names=[f"{ordered[c]} ({group_of[ordered[c]]})" for c in order],
+        heterogeneity=heterogeneity(counts),
+        unseen_examples=len(dataset.unseen),
+    )
+
+
+def summary_table(facts: Description) -> Table:
+    """Lay the counts out for the terminal."""
+    table = Table(title="Federated data set", title_justify="left", show_header=False)
+    table.add_row("clients", ", ".join(f"{count} {group}" for group, count in facts.clients.items()))
+    table.add_row("examples", ", ".join(f"{count} {split}" for split, count in facts.examples.items()))
+    table.add_row("tasks", str(len(facts.tasks)))
+    table.add_row("unseen-task examples", str(facts.unseen_examples))
+    table.add_row("heterogeneity", f"{facts.heterogeneity:.3f}  (0: all clients alike; mean total variation)")
+    return table
+
+
+def client_table(facts: Description, most: int = 20) -> Table:
+    """List each client's largest tasks; `most` clients at the most."""
+    table = Table(title="Task mix by client (train examples)", title_justify="left")
+    table.add_column("client")
+    table.add_column("examples", justify="right")
+    table.add_column("tasks, largest first", overflow="fold")
+    for name, row in list(zip(facts.names, facts.counts, strict=True))[:most]:
+        largest = [f"{facts.tasks[t]} {row[t]}" for t in np.argsort(-row, kind="stable")[:4] if row[t]]
+        more = int((row > 0).sum()) - len(largest)
+        table.add_row(name, str(row.sum()), ", ".join(largest) + (f", {more} more" if more > 0 else ""))
+    if len(facts.names) > most:
+        table.add_row(f"… {len(facts.names) - most} more clients", "", "")
+    return table
+
+
+def save_picture(facts: Description, path: Path) -> None:
+    """Draw the clients' task mixes as a heat map; the ending of `path` chooses PNG or SVG."""
+    from matplotlib.figure import Figure
+
+    from fedprofit.files import atomic
+
+    share = facts.counts / np.maximum(facts.counts.sum(1, keepdims=True), 1)
+    size = (min(16, 4 + 0.32 * share.shape[1]), min(14, 2.2 + 0.24 * share.shape[0]))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(share, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    if len(facts.tasks) <= 40:
+        axes.set_xticks(range(len(facts.tasks)), facts.tasks, rotation=60, ha="right", fontsize=7)
+    if len(facts.names) <= 50:
+        axes.set_yticks(range(len(facts.names)), facts.names, fontsize=7)
+    axes.set_xlabel("task")
+    axes.set_title(
+        f"Each client's task mix; heterogeneity {facts.heterogeneity:.2f}", loc="left", fontsize=10
+    )
+    figure.colorbar(image, label="share of the client's train examples")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format=path.suffix.lstrip("."), dpi=150)

@@ -1,0 +1,146 @@
+"""The federated data set: client id -> its train, validation and test examples, lazily.
+
+Made once, from a source, a template and a partition, into two folders of the cache: the tokenized
+examples (`store.py`) and who owns which of them. Both are memory-mapped, so that a million clients cost
+a file and not memory. Folders are addressed by content: the same settings find the same folder.
+"""
+
+import bisect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fedprofit.backbone.load import Backbone
+from fedprofit.config import DataConfig
+from fedprofit.data.partition import Assignment, partition
+from fedprofit.data.pool import SPLITS
+from fedprofit.data.sources import fingerprint, read_source
+from fedprofit.data.store import Examples, ExampleStore, map_arrow, save_arrow, write_store
+from fedprofit.data.template import Template
+from fedprofit.errors import UserError, nearest
+from fedprofit.files import atomic, cache_folder, content_hash
+from fedprofit.seeding import numpy_generator
+from fedprofit.types import ClientId
+
+Group = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test"]
+
+
+class Names(Sequence[ClientId]):
+    """The names of some clients, read one by one from a memory-mapped column."""
+
+    def __init__(self, column: pa.ChunkedArray, positions: NDArray[np.int64] | range) -> None:
+        """View the names at these positions of the column."""
+        self._column, self._positions = column, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, position):  # type: ignore[no-untyped-def]  # int or slice, as Sequence has it
+        if isinstance(position, slice):
+            return Names(self._column, self._positions[position])
+        return self._column[int(self._positions[position])].as_py()
+
+
+class FederatedDataset:
+    """Clients, their examples, and the examples of tasks that no client has."""
+
+    def __init__(self, examples: Path, clients: Path) -> None:
+        """Open the two folders that `open_dataset` makes."""
+        self.store = ExampleStore(examples)
+        self.fingerprint = content_hash([examples.name, clients.name])
+        self._names = map_arrow(clients / "names.arrow")
+        self._groups, self._indptr, self._rows, self._unseen = (
+            np.load(clients / f"{name}.npy", mmap_mode="r") for name in ("groups", "indptr", "rows", "unseen")
+        )
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all tasks of the pool."""
+        return self.store.tasks
+
+    @property
+    def unseen(self) -> Examples:
+        """Test examples of the tasks held out from every client."""
+        return Examples(self.store, self._unseen)
+
+    def clients(self, group: Group) -> Names:
+        """Return the names of the train, validation or test clients, sorted, lazily."""
+        return Names(self._names, np.flatnonzero(self._groups == SPLITS.index(group)))
+
+    def examples(self, client: ClientId, split: Split) -> Examples:
+        """Return one split of a client's examples, lazily; UserError if there is no such client."""
+        names = Names(self._names, range(len(self._names)))
+        position = bisect.bisect_left(names, client)
+        if position == len(names) or names[position] != client:
+            raise UserError(f"client {client!r} is not in this data set ({nearest(client, names[:50])}).")
+        return Examples(self.store, self._slice(position, split))
+
+    def _slice(self, position: int, split: Split) -> NDArray[np.int64]:
+        entry = 3 * position + SPLITS.index(split)
+        rows: NDArray[np.int64] = self._rows[self._indptr[entry] : self._indptr[entry + 1]]
+        return rows
+
+    def pooled(self, group: Group, split: Split) -> Examples:
+        """Return one split of all clients of a group together."""
+        positions = np.flatnonzero(self._groups == SPLITS.index(group))
+        parts = [self._slice(int(position), split) for position in positions]
+        return Examples(self.store, np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
+
+    def task_counts(self) -> NDArray[np.int64]:
+        """Count each client's train examples by task, `[clients, tasks]`."""
+        counts = np.zeros((len(self._names), len(self.tasks)), dtype=np.int64)
+        for position in range(len(self._names)):
+            np.add.at(counts[position], self.store.task_of[self._slice(position, "train")], 1)
+        return counts
+
+
+def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examples:
+    """Draw a fixed, seeded sample stratified by task: shares as in the whole, or nearly.
+
+    Every row gets a random rank within its task, as a fraction of the task's size; the lowest are taken.
+    """
+    tasks = examples.store.task_of[examples.rows]
+    order = numpy_generator(seed, "sample", purpose).permutation(len(examples))
+    rank = np.zeros(len(examples))
+    for task in np.unique(tasks):
+        members = order[tasks[order] == task]
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    taken = np.argsort(rank, kind="stable")[:count]
+    return Examples(examples.store, examples.rows[np.sort(taken)])
+
+
+def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> FederatedDataset:
+    """Open the data set of these settings, making it first where the cache does not hold it.
+
+    Raises UserError for what is wrong with the source, the texts or the partition, naming it.
+    """
+    source = fingerprint(settings.source, seed)
+    tokenizer = content_hash(backbone.tokenizer.backend_tokenizer.to_str())
+    eos = backbone.eos_token_ids[0]
+    texts = content_hash([source, settings.template.model_dump(), tokenizer, eos])
+    owners = content_hash([source, settings.model_dump(mode="json", exclude={"template"}), seed])
+    examples = cache_folder() / "data" / f"examples-{texts}"
+    clients = cache_folder() / "data" / f"clients-{owners}"
+    if not (examples.is_dir() and clients.is_dir()):
+        pool = read_source(settings.source, seed)
+        if not clients.is_dir():
+            assignment = partition(pool, settings, seed)
+            with atomic(clients) as temporary:
+                _write_clients(temporary, assignment)
+        if not examples.is_dir():
+            template = Template(backbone.tokenizer, settings.template, eos)
+            with atomic(examples) as temporary:
+                write_store(temporary, pool, template)
+    return FederatedDataset(examples, clients)
+
+
+def _write_clients(folder: Path, assignment: Assignment) -> None:
+    folder.mkdir(parents=True)
+    save_arrow(folder / "names.arrow", assignment.clients)
+    for name in ("groups", "indptr", "rows", "unseen"):
+        np.save(folder / f"{name}.npy", getattr(assignment, name))

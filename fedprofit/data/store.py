@@ -1,0 +1,139 @@
+"""Tokenized examples on disk: written once, memory-mapped ever after.
+
+A store is a folder of flat arrays. Example i reads
+
+    tokens[starts[i] : cuts[i]]        its source
+    tokens[cuts[i] : starts[i + 1]]    its target
+    prefixes[prefix_starts[p] : prefix_starts[p + 1]], p = prefix_of[i]
+
+so that holding a store costs no memory beyond what is read of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fedprofit.data.template import Instance, Template
+from fedprofit.types import Example, Tokens
+
+CHUNK = 4096  # instances tokenized at a time
+
+
+class ExampleStore:
+    """Random access to the examples of a store folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Map the files; nothing is read yet."""
+        self.tasks: list[str] = (folder / "tasks.txt").read_text(encoding="utf-8").split("\n")
+        self.task_of = _mapped(folder, "task_of")
+        self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
+        self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")
+        self._tokens = _flat(folder / "tokens.bin")
+        self._prefixes = _flat(folder / "prefixes.bin")
+        self._references = map_arrow(folder / "references.arrow")
+
+    def __len__(self) -> int:
+        return len(self._cuts)
+
+    def __getitem__(self, row: int) -> Example:
+        start, cut, stop = self._starts[row], self._cuts[row], self._starts[row + 1]
+        prefix = self._prefix_of[row]
+        return Example(
+            prefix=self._prefixes[self._prefix_starts[prefix] : self._prefix_starts[prefix + 1]],
+            source=self._tokens[start:cut],
+            target=self._tokens[cut:stop],
+            task=self.tasks[self.task_of[row]],
+            references=tuple(self._references[row].as_py()),
+        )
+
+    def longest(self) -> int:
+        """Return the tokens of the longest example, prefix included."""
+        prefix = np.diff(self._prefix_starts)[self._prefix_of]
+        return int((np.diff(self._starts) + prefix).max())
+
+
+class Examples(Sequence[Example]):
+    """Some rows of a store, read one by one when asked for."""
+
+    def __init__(self, store: ExampleStore, rows: NDArray[np.int64]) -> None:
+        """View the given rows of a store."""
+        self.store, self.rows = store, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position):  # type: ignore[no-untyped-def]  # int or slice, as Sequence has it
+        if isinstance(position, slice):
+            return Examples(self.store, self.rows[position])
+        return self.store[int(self.rows[position])]
+
+    def take(self, positions: Sequence[int]) -> list[Example]:
+        """Read the examples at these positions."""
+        return [self[position] for position in positions]
+
+
+def write_store(folder: Path, pool: pa.Table, template: Template) -> None:
+    """Tokenize a pool into a new store folder."""
+    folder.mkdir(parents=True)
+    tasks = pool["task"].combine_chunks().dictionary_encode()
+    (folder / "tasks.txt").write_text("\n".join(tasks.dictionary.to_pylist()), encoding="utf-8")
+    np.save(folder / "task_of.npy", tasks.indices.to_numpy(zero_copy_only=False).astype(np.int32))
+    starts, cuts, prefix_of = [0], [], []
+    prefixes: dict[bytes, int] = {}
+    with open(folder / "tokens.bin", "wb") as tokens, open(folder / "prefixes.bin", "wb") as shared:
+        prefix_starts = [0]
+        for prefix, source, target in _encoded(pool, template):
+            number = prefixes.setdefault(prefix.tobytes(), len(prefixes))
+            if number == len(prefix_starts) - 1:
+                shared.write(prefix.tobytes())
+                prefix_starts.append(prefix_starts[-1] + len(prefix))
+            prefix_of.append(number)
+            tokens.write(source.tobytes() + target.tobytes())
+            cuts.append(starts[-1] + len(source))
+            starts.append(cuts[-1] + len(target))
+    for name, values in (("starts", starts), ("cuts", cuts), ("prefix_starts", prefix_starts)):
+        np.save(folder / f"{name}.npy", np.array(values, dtype=np.int64))
+    np.save(folder / "prefix_of.npy", np.array(prefix_of, dtype=np.int32))
+    save_arrow(folder / "references.arrow", pool["targets"])
+
+
+def _encoded(pool: pa.Table, template: Template) -> Iterator[tuple[Tokens, Tokens, Tokens]]:
+    columns = ["definition", "positives", "input", "targets"]
+    for chunk in pool.select(columns).to_batches(max_chunksize=CHUNK):
+        yield from template.encode(
+            [
+                Instance(
+                    definition=row["definition"],
+                    positives=[(p["input"], p["output"]) for p in row["positives"] or ()],
+                    input=row["input"],
+                    target=row["targets"][0],
+                )
+                for row in chunk.to_pylist()
+            ]
+        )
+
+
+def save_arrow(path: Path, column: pa.ChunkedArray | pa.Array) -> None:
+    """Write one column as an Arrow file that can be memory-mapped."""
+    table = pa.table({"values": column})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def map_arrow(path: Path) -> pa.ChunkedArray:
+    """Memory-map a column written by `save_arrow`."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()["values"]
+
+
+def _mapped(folder: Path, name: str) -> NDArray[np.int64]:
+    return np.load(folder / f"{name}.npy", mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def _flat(path: Path) -> Tokens:
+    # An empty file cannot be mapped; without definitions there is one.
+    if path.stat().st_size == 0:
+        return np.zeros(0, dtype=np.int32)
+    return np.memmap(path, dtype=np.int32, mode="r")

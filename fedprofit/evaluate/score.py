@@ -1,0 +1,83 @@
+"""Score many prompts on many sets of examples at once, every method by this same code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedprofit.backbone.engine import Engine
+from fedprofit.backbone.forward import Row
+from fedprofit.evaluate.text import exact_match, rouge_l
+from fedprofit.types import Example
+
+TEXT_METRICS = {"rouge_l": rouge_l, "exact_match": exact_match}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean that can be merged with others of the same kind.
+
+    >>> Mean(1.0, 1).merge(Mean(5.0, 3)).value
+    1.5
+    """
+
+    total: float
+    count: int
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN of nothing."""
+        return self.total / self.count if self.count else float("nan")
+
+    def merge(self, other: "Mean") -> "Mean":
+        """Return the mean over both."""
+        return Mean(self.total + other.total, self.count + other.count)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Score the prompt of index `owner` on these examples."""
+
+    owner: int
+    examples: Sequence[Example]
+
+
+def score(
+    engine: Engine,
+    prompts: Tensor,
+    jobs: Sequence[Job],
+    metrics: Sequence[str],
+    max_new_tokens: int = 128,
+) -> list[dict[str, Mean]]:
+    """Score prompts on sets of examples.
+
+    Args:
+        engine: the frozen backbone.
+        prompts: `[prompts, length, width]`.
+        jobs: which prompt on which examples.
+        metrics: "loss" (nats per target token, over all tokens of a set), "rouge_l", "exact_match"
+            (0 to 100, mean over instances). Without the latter two nothing is generated.
+        max_new_tokens: of generated answers.
+
+    Returns:
+        For each job, each metric's mean.
+    """
+    rows = [Row(job.owner, example) for job in jobs for example in job.examples]
+    job_of = [number for number, job in enumerate(jobs) for _ in job.examples]
+    results: list[dict[str, Mean]] = [{metric: Mean(0.0, 0) for metric in metrics} for _ in jobs]
+
+    def add(job: int, metric: str, total: float, count: int) -> None:
+        results[job][metric] = results[job][metric].merge(Mean(total, count))
+
+    if "loss" in metrics:
+        sums = engine.score(prompts, rows).tolist()
+        for job, row, total in zip(job_of, rows, sums, strict=True):
+            add(job, "loss", total, len(row.example.target))
+    wanted = [metric for metric in metrics if metric in TEXT_METRICS]
+    if wanted:
+        answers = engine.generate(prompts, rows, max_new_tokens)
+        texts = engine.backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        for job, row, text in zip(job_of, rows, texts, strict=True):
+            for metric in wanted:
+                add(job, metric, TEXT_METRICS[metric](text.strip(), row.example.references), 1)
+    return results

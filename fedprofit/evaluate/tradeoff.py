@@ -1,0 +1,92 @@
+"""From the tidy table to the trade-off: what each condition gains locally and loses globally.
+
+Gain and forgetting compare a personalized prompt with the federated prompt that it started from,
+client by client, and are signed so that a positive gain is better and a positive forgetting is worse,
+for every metric: for a score, gain = after - before and forgetting = before - after; for a loss the
+other way round.
+"""
+
+import polars as pl
+
+KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
+LOWER_IS_BETTER = ("loss",)
+
+
+def by_client(results: pl.DataFrame) -> pl.DataFrame:
+    """Spread scopes into columns: a row per seed, condition, client and metric.
+
+    Columns `local`, `global`, `unseen`, `local_count`, and `gain` and `forgetting` where there is a
+    federated prompt to compare with (null elsewhere).
+    """
+    keys = ["seed", *KEYS, "client"]
+    scores = results.filter(pl.col("scope") != "validation")
+    # One group-by per scope, since a pivot would drop or disorder keys that are null.
+    wide = scores.select(*keys).unique(maintain_order=True)
+    for scope in ("local", "global", "unseen"):
+        one = scores.filter(pl.col("scope") == scope).select(*keys, pl.col("value").alias(scope))
+        wide = wide.join(one, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    counts = scores.filter(pl.col("scope") == "local").select(*keys, pl.col("count").alias("local_count"))
+    notes = scores.group_by(keys, maintain_order=True).agg(pl.col("note").max())
+    wide = wide.join(counts, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    wide = wide.join(notes, on=keys, how="left", nulls_equal=True, maintain_order="left")
+    before = wide.filter(pl.col("condition") == "federated").select(
+        "seed",
+        "algorithm",
+        pl.col("setting").alias("start"),
+        "client",
+        "metric",
+        pl.col("local").alias("local_before"),
+        pl.col("global").alias("global_before"),
+    )
+    pair = ["seed", "algorithm", "start", "client", "metric"]
+    wide = wide.join(before, on=pair, how="left", maintain_order="left")
+    sign = pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-1.0).otherwise(1.0)
+    return wide.with_columns(
+        gain=sign * (pl.col("local") - pl.col("local_before")),
+        forgetting=sign * (pl.col("global_before") - pl.col("global")),
+    ).drop("local_before", "global_before")
+
+
+def summarize(results: pl.DataFrame) -> pl.DataFrame:
+    """Average over clients and seeds: a row per condition and metric.
+
+    Means weigh clients equally; `local_weighted` weighs them by examples; `local_worst_tenth` is the
+    mean over the worst tenth of the clients (at least one); `clients` counts what is behind the means
+    and `stopped` those of them that stopped early.
+    """
+    clients = by_client(results)
+    worst_first = pl.col("local").sort_by(
+        pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
+    )
+    tenth = (pl.len() / 10).ceil().cast(pl.Int64)
+    return clients.group_by(KEYS, maintain_order=True).agg(
+        pl.col("local").mean(),
+        pl.col("global").mean(),
+        pl.col("unseen").mean(),
+        pl.col("gain").mean(),
+        pl.col("forgetting").mean(),
+        ((pl.col("local") * pl.col("local_count")).sum() / pl.col("local_count").sum()).alias("local_weighted"),
+        worst_first.head(tenth).mean().alias("local_worst_tenth"),
+        pl.len().alias("clients"),
+        (pl.col("note") != "").sum().alias("stopped"),
+    )
+
+
+def label(row: dict[str, object]) -> str:
+    """Name a condition for people, in a few words.
+
+    >>> label({"condition": "personalized", "algorithm": "fedavg", "setting": "slow", "alpha": 0.5, "step": 12})
+    'fedavg, slow, alpha 0.5, step 12'
+    """
+    condition = str(row["condition"])
+    if condition == "base":
+        return "base model, no prompt"
+    if condition == "local":
+        return f"local only, step {row['step']}"
+    if condition == "central":
+        return f"central, step {row['step']}"
+    if condition == "federated":
+        which = "" if row["setting"] == "last" else f" (best round {row['step']})"
+        return f"{row['algorithm']}, federated{which}"
+    alpha = "" if row["alpha"] in (None, 1.0) else f", alpha {row['alpha']:g}"
+    return f"{row['algorithm']}, {row['setting']}{alpha}, step {row['step']}"

@@ -1,0 +1,110 @@
+"""Files that are whole or absent: written beside their place, synced, then renamed into it."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedprofit.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Return the folder for models and tokenized data: `FEDPROFIT_CACHE`, else the user's cache."""
+    named = os.environ.get("FEDPROFIT_CACHE")
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "fedprofit"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` (file or folder); rename it into place on success.
+
+    On any error the temporary is removed and `path` is as it was. A full disk is reported as a
+    `UserError` that names the place.
+
+    >>> import tempfile; folder = Path(tempfile.mkdtemp())
+    >>> with atomic(folder / "note.txt") as temporary:
+    ...     _ = temporary.write_text("done")
+    >>> (folder / "note.txt").read_text()
+    'done'
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        _move(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path}: no space is left on the disk ({error.strerror}); nothing was half-written. "
+                "Free some space, or choose another place with --out or the FEDPROFIT_CACHE variable."
+            ) from error
+        raise
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        with open(file, "rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _move(temporary: Path, path: Path) -> None:
+    if temporary.is_dir() and path.is_dir():
+        return  # another process made the same folder meanwhile; what is addressed by content is equal
+    try:
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:  # the same, between the check and the rename
+            raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically (UTF-8)."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file atomically with a library's own writer, for example `frame.write_parquet`."""
+    with atomic(path) as temporary:
+        write(temporary)
+
+
+def content_hash(value: Any) -> str:
+    """Return a short hash of a JSON-like value, equal for equal content whatever the key order.
+
+    >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Local training: the vectorized solver, its sequential reference, and the client optimizers."""

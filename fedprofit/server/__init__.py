@@ -1,0 +1,1 @@
+"""What the server does: draw a cohort, average what comes back, apply it."""

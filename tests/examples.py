@@ -1,0 +1,30 @@
+"""Random examples, ragged on purpose: rows, prefixes and targets of many lengths."""
+
+import numpy as np
+
+from fedprofit.types import Batch, ClientWork, Example
+
+
+def example(draw: np.random.Generator, size: int, prefix: np.ndarray) -> Example:
+    """Make one example over a vocabulary of `size` tokens."""
+
+    def tokens(low: int, high: int) -> np.ndarray:
+        return draw.integers(3, size, int(draw.integers(low, high))).astype(np.int32)
+
+    return Example(prefix, tokens(1, 12), tokens(1, 6), "task", ("",))
+
+
+def ragged_batch(seed: int, rows: int, size: int = 300, prefixes: int = 2) -> Batch:
+    """Make a batch whose rows share `prefixes` prefixes, one of them empty."""
+    draw = np.random.default_rng(seed)
+    shared = [np.zeros(0, np.int32)] + [draw.integers(3, size, 4 + p).astype(np.int32) for p in range(prefixes)]
+    return [example(draw, size, shared[int(draw.integers(len(shared)))]) for _ in range(rows)]
+
+
+def ragged_work(seed: int = 0) -> list[ClientWork]:
+    """Four clients: three steps, one step, none at all, two steps; batches of one to five rows."""
+    plan = [[3, 5, 1], [2], [], [4, 2]]
+    return [
+        ClientWork(f"c{k}", [ragged_batch(100 * seed + 10 * k + s, n) for s, n in enumerate(sizes)], sum(sizes))
+        for k, sizes in enumerate(plan)
+    ]

@@ -1,0 +1,80 @@
+"""The stacked solver against the sequential reference."""
+
+import dataclasses
+
+import pytest
+import torch
+from examples import ragged_work
+from tiny import tiny_backbone
+
+from fedprofit.backbone.engine import Engine
+from fedprofit.config import Optimizer
+from fedprofit.local.reference import solve_sequentially
+from fedprofit.local.solver import gradients, solve
+
+OPTIMIZERS = [
+    Optimizer(optimizer="sgd", rate=0.1),
+    Optimizer(optimizer="momentum", rate=0.05, weight_decay=0.1),
+    Optimizer(optimizer="adam", rate=0.02),
+    Optimizer(optimizer="adamw", rate=0.02, weight_decay=0.1),
+]
+
+
+def start_of(backbone, clients, length=4):
+    generator = torch.Generator().manual_seed(7)
+    return {"prompt": torch.randn(clients, length, backbone.width, generator=generator) * 0.3}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.optimizer)
+@pytest.mark.parametrize("pull", [0.0, 0.5])
+def test_solver_equals_reference(family, optimizer, pull):
+    backbone = tiny_backbone(family)
+    work, start = ragged_work(), start_of(backbone, 4)
+    expected, losses = solve_sequentially(backbone, start, work, optimizer, pull)
+    for budget in (4096, 40):  # one forward pass, and many micro-batches
+        result, _ = solve(Engine(backbone, "packed", budget), start, work, optimizer, pull)
+        torch.testing.assert_close(result.params, expected, rtol=1e-5, atol=1e-5)
+        assert result.steps == [3, 1, 0, 2]
+        for ours, theirs in zip(result.losses, losses, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
+    assert torch.equal(result.params["prompt"][2], start["prompt"][2]), "a client without data must not move"
+
+
+def test_snapshots_are_the_shorter_runs():
+    backbone = tiny_backbone("llama")
+    work, start = ragged_work(), start_of(backbone, 4)
+    engine, optimizer = Engine(backbone, "packed"), OPTIMIZERS[2]
+    _, kept = solve(engine, start, work, optimizer, snapshots=[1, 2, 3])
+    for step, params in kept.items():
+        shorter = [dataclasses.replace(w, batches=w.batches[:step]) for w in work]
+        expected, _ = solve(engine, start, shorter, optimizer)
+        assert torch.equal(params["prompt"], expected.params["prompt"])
+
+
+def test_a_client_that_diverges_stops_alone_and_by_name():
+    backbone = tiny_backbone("llama")
+    work, start = ragged_work(), start_of(backbone, 4)
+    engine, optimizer = Engine(backbone, "packed"), OPTIMIZERS[0]
+    clean, _ = solve(engine, start, work, optimizer)
+    broken = {"prompt": start["prompt"].clone()}
+    broken["prompt"][1] = float("nan")
+    result, _ = solve(engine, broken, work, optimizer)
+    assert list(result.stopped) == ["c1"]
+    assert "step 1" in result.stopped["c1"]
+    assert result.steps == [3, 0, 0, 2]
+    for client in (0, 2, 3):
+        torch.testing.assert_close(result.params["prompt"][client], clean.params["prompt"][client])
+
+
+def test_micro_batches_give_the_same_gradient():
+    backbone = tiny_backbone("llama")
+    start = start_of(backbone, 4)
+    batches = [client.batches[0] if client.batches else () for client in ragged_work()]
+    whole = gradients(Engine(backbone, "packed", 4096), start, batches)
+    split = gradients(Engine(backbone, "packed", 30), start, batches)
+    torch.testing.assert_close(whole.gradients, split.gradients, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(whole.losses, split.losses)
+    assert whole.tokens == split.tokens
+    assert whole.losses[2] == 0
+    assert not whole.gradients["prompt"][2].any()
