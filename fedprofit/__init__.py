@@ -1,0 +1,67 @@
+"""fedprofit: the personalization-robustness trade-off in federated prompt tuning.
+
+Clients hold different text. A soft prompt is trained over all of them federatedly on a frozen language
+model; each client then personalizes it, gains on its own data and forgets what the others know. This
+package measures that trade-off. The way of the data, room by room:
+
+    data          a source, a template and a partition become a federated data set
+    backbone      a frozen language model, computed for many clients in one pass
+    tuner         what a client owns: a soft prompt
+    local         K clients trained at once; the sequential reference beside it
+    server        cohort, average, server optimizer
+    algorithm     FedAvg and FedSGD, as values built from parts
+    personalize   fine-tuning by client, L2 pull, interpolation
+    evaluate      local, global and unseen-task scores; the trade-off
+    study         the run: its loop, checkpoints and folder
+    report        tables and pictures
+
+From Python:
+
+    from pathlib import Path
+    import fedprofit
+
+    config = fedprofit.load_config(Path("configs/quickstart.yaml"), ["training.rounds=3"])
+    folder = fedprofit.run(config, out=Path("runs/mine"))
+    results = fedprofit.read_results(folder.path)  # a polars table, one row a client, condition, metric
+    print(fedprofit.summarize(results))
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fedprofit.errors import UserError
+
+if TYPE_CHECKING:
+    from fedprofit.config import Config, from_mapping, load_config
+    from fedprofit.evaluate.results import read_results
+    from fedprofit.evaluate.tradeoff import by_client, summarize
+    from fedprofit.study.run import run
+
+__all__ = [
+    "Config",
+    "UserError",
+    "by_client",
+    "from_mapping",
+    "load_config",
+    "read_results",
+    "run",
+    "summarize",
+]
+
+_HOMES = {
+    "Config": "fedprofit.config",
+    "from_mapping": "fedprofit.config",
+    "load_config": "fedprofit.config",
+    "read_results": "fedprofit.evaluate.results",
+    "by_client": "fedprofit.evaluate.tradeoff",
+    "summarize": "fedprofit.evaluate.tradeoff",
+    "run": "fedprofit.study.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch takes seconds, `fedprofit --help` should not."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedprofit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedprofit.config_errors import explain
+from fedprofit.config_errors import explain, shown
 from fedprofit.errors import UserError
 from fedprofit.files import content_hash
 
@@ -150,7 +150,7 @@ class TunerConfig(Section):
     @model_validator(mode="after")
     def _text_is_given(self) -> Self:
         if (self.init == "text") != (self.text is not None):
-            raise ValueError("init: text and a text go together; give both or neither")
+            raise ValueError("init: text needs a text, and no other init takes one")
         return self
 
 
@@ -298,25 +298,47 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Return the whole configuration, defaults included, as YAML."""
-        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.to_mapping(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML reads 1e-3 as text (YAML 1.1 wants a dot); here it is a number."""
+    """PyYAML reads 1e-3 as text (YAML 1.1 wants a dot) and takes the last of equal keys; not here."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"the key {key.value!r} appears twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `_Loader` would take for numbers."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def from_mapping(mapping: Any, place: str = "configuration") -> Config:
     """Check a mapping and return the configuration; `place` is named in errors (UserError)."""
     if not isinstance(mapping, dict):
-        raise UserError(f"{place}: expected keys and values, found {type(mapping).__name__}. See configs/.")
+        raise UserError(f"{place}: expected keys and values, found {shown(mapping)}. See configs/.")
     try:
         # Through JSON: strict types, yet a YAML list may become a tuple.
-        return Config.model_validate_json(json.dumps(mapping, default=str))
+        text = json.dumps(mapping, default=str)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{place}: {error}. Write keys as plain words and no anchors that refer back."
+        ) from None
+    try:
+        return Config.model_validate_json(text)
     except ValidationError as error:
         raise UserError(explain(error, Config, place)) from None
 
@@ -333,10 +355,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(
             f"{path}: cannot read the configuration ({error.strerror}). Check the path."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = f" at line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""  # type: ignore[union-attr]
+    except (UnicodeDecodeError, yaml.reader.ReaderError):
+        raise UserError(f"{path}: holds characters that are no text. Save it as UTF-8.") from None
+    except yaml.MarkedYAMLError as error:
+        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(
-            f"{path}: not valid YAML{where}. Check the indentation and the quotes there."
+            f"{path}: not valid YAML{where}: {error.problem}. Check the indentation and the quotes there."
         ) from None
     for override in overrides:
         override_value(mapping, override)
@@ -354,9 +378,16 @@ def override_value(mapping: Any, override: str) -> None:
     if not equals or not key:
         raise UserError(f"--set {override}: expected key=value, for example training.rounds=3.")
     *parents, last = key.split(".")
+    if not isinstance(mapping, dict):
+        raise UserError(f"--set {override}: the configuration holds no keys and values to change.")
     for parent in parents:
         mapping = _child(mapping, parent, override)
-    value = yaml.load(text, Loader=_Loader)
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        raise UserError(
+            f"--set {override}: {text!r} is not a YAML value. Check its brackets and quotes."
+        ) from None
     if isinstance(mapping, list):
         mapping[_index(mapping, last, override)] = value
     else:
@@ -377,6 +408,6 @@ def _child(mapping: Any, key: str, override: str) -> Any:
 
 
 def _index(items: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(items):
+    if not key.isdecimal() or int(key) >= len(items):
         raise UserError(f"--set {override}: {key!r} is not a position in a list of {len(items)} (from 0).")
     return int(key)

@@ -1,65 +1,130 @@
 """Words for what pydantic found wrong with a configuration: the key, the value, the remedy."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from fedprofit.errors import nearest
 
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "string": "text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "model": "a section with keys of its own",
+    "dict": "a section with keys of its own",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an error lies: the keys as the user writes them, and what is known to be valid there."""
+
+    keys: tuple[int | str, ...]
+    union: int | None  # how many of the keys lead to a choice of plain types that the error is one branch of
+    known: list[str]  # the valid keys of the last section on the way
+
+    def __str__(self) -> str:
+        return ".".join(str(key) for key in self.keys)
+
 
 def explain(error: ValidationError, model: type[BaseModel], place: str) -> str:
     """Return one paragraph that names each wrong key of `place`, its value and what to write."""
-    problems = [_problem(detail, model) for detail in error.errors(include_url=False)]
+    found = [(locate(model, detail["loc"]), detail) for detail in error.errors(include_url=False)]
+    problems: list[str] = []
+    for at, detail in found:
+        # Pydantic reports every branch of a choice such as `number or 'full'`: they are one problem.
+        branches = [
+            (a, d) for a, d in found if at.union and a.union and a.keys[: a.union] == at.keys[: at.union]
+        ]
+        deepest = [(a, d) for a, d in branches if len(a.keys) > (a.union or 0)]
+        if deepest and len(at.keys) == at.union:
+            continue  # the value is a list; what is wrong is in it
+        same = [d for a, d in branches if a.keys == at.keys] or [detail]
+        text = _problem(at, same)
+        if text not in problems:
+            problems.append(text)
     return f"{place}: " + "; ".join(problems) + "."
 
 
-def _problem(detail: Any, model: type[BaseModel]) -> str:
-    location = [part for part in detail["loc"] if not _is_tag(part, detail["loc"])]
-    key = ".".join(str(part) for part in location) or "the configuration"
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {key!r} ({nearest(str(location[-1]), _keys_at(model, detail['loc'][:-1]))})"
-    if detail["type"] == "missing":
-        return f"{key!r} is missing and has no default"
-    message = detail["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    value = detail["input"]
-    shown = "" if isinstance(value, dict | list) else f" (found {value!r})"
-    return f"{key!r}: {message}{shown}"
-
-
-def _is_tag(part: Any, location: Any) -> bool:
-    """Pydantic puts the tag of a union member, such as 'fedavg' or 'int', into the location."""
-    position = location.index(part)
-    if not isinstance(part, str) or position == 0:
-        return False
-    tags = {"lexicon", "sni", "table", "hub", "fedavg", "fedsgd", "int", "str", "Groups", "constrained-int"}
-    return part in tags or part.startswith(("tuple[", "literal[", "constrained-"))
-
-
-def _keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """Return the valid keys of the section that a location leads to."""
-    found: list[type[BaseModel]] = [model]
+def locate(model: type[BaseModel], location: Sequence[int | str]) -> Place:
+    """Follow pydantic's location through the model; leave out the tags that it adds to name a branch."""
+    keys: list[int | str] = []
+    options: list[Any] = [model]
+    union, known = None, list(model.model_fields)
     for part in location:
-        step: list[type[BaseModel]] = []
-        for candidate in found:
-            if part in candidate.model_fields:
-                step += _models(candidate.model_fields[part].annotation)
-        if step:
-            found = step
-        elif isinstance(part, str):
-            found = [m for m in found if _has_tag(m, part)] or found
-    return sorted({key for candidate in found for key in candidate.model_fields})
+        models = [option for option in options if _is_model(option)]
+        if len(models) > 1:  # sections told apart by `kind`: the part is the kind
+            options = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
+            known = sorted(options[0].model_fields)
+        elif models:
+            keys.append(part)
+            known = sorted(models[0].model_fields)
+            field = models[0].model_fields.get(str(part))
+            options = _options(field.annotation) if field else []
+        elif len(options) > 1 and union is None:  # the name of a plain type, such as "int"
+            union = len(keys)
+        else:
+            keys.append(part)
+            options = [
+                o for option in options if get_origin(option) is tuple for o in _options(get_args(option)[0])
+            ]
+    return Place(tuple(keys), union, known)
 
 
-def _has_tag(model: type[BaseModel], tag: str) -> bool:
-    kind = model.model_fields.get("kind")
-    return kind is not None and tag in get_args(kind.annotation)
+def _is_model(option: Any) -> bool:
+    return isinstance(option, type) and issubclass(option, BaseModel)
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType, tuple, list, Annotated):
-        return [model for part in get_args(annotation) for model in _models(part)]
-    return []
+def _options(annotation: Any) -> list[Any]:
+    """Return the types that a value may have, None left out."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [option for member in get_args(annotation) for option in _options(member)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def _problem(at: Place, details: Sequence[Any]) -> str:
+    detail, context = details[0], details[0].get("ctx", {})
+    kind: str = detail["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key '{at}' ({nearest(str(at.keys[-1]), at.known)})"
+    if kind == "missing":
+        return f"'{at}' is missing and has no default"
+    if kind == "union_tag_not_found":
+        return f"'{at}.kind' is missing; it says which keys the section has"
+    if kind == "union_tag_invalid":
+        return f"'{at}.kind': should be one of {context['expected_tags']} (found {context['tag']!r})"
+    if kind == "value_error":
+        return f"'{at}': {context['error']}" if at.keys else str(context["error"])
+    expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
+    return f"'{at}': should be {expected} (found {shown(detail['input'])})"
+
+
+def _expected(detail: Any) -> str:
+    kind: str = detail["type"]
+    if kind == "string_pattern_mismatch":
+        return (
+            "a name of letters, digits, '.', '_', '+' and '-' that begins with a letter or digit, 64 at most"
+        )
+    if kind.startswith(("greater_than", "less_than")) or kind == "literal_error":
+        return str(detail["msg"]).removeprefix("Input should be ")
+    return EXPECTED.get(kind.split("_")[0]) or str(detail["msg"]).removeprefix("Input should be ")
+
+
+def shown(value: Any) -> str:
+    """Write a value as a configuration would, if it is short."""
+    words: dict[Literal["null", "true", "false"], Any] = {"null": None, "true": True, "false": False}
+    for word, meaning in words.items():
+        if value is meaning:
+            return word
+    if isinstance(value, dict | list):
+        return "keys and values" if isinstance(value, dict) else "a list"
+    return repr(value)

@@ -17,7 +17,9 @@ def example(draw: np.random.Generator, size: int, prefix: np.ndarray) -> Example
 def ragged_batch(seed: int, rows: int, size: int = 300, prefixes: int = 2) -> Batch:
     """Make a batch whose rows share `prefixes` prefixes, one of them empty."""
     draw = np.random.default_rng(seed)
-    shared = [np.zeros(0, np.int32)] + [draw.integers(3, size, 4 + p).astype(np.int32) for p in range(prefixes)]
+    shared = [np.zeros(0, np.int32)] + [
+        draw.integers(3, size, 4 + p).astype(np.int32) for p in range(prefixes)
+    ]
     return [example(draw, size, shared[int(draw.integers(len(shared)))]) for _ in range(rows)]
 
 
@@ -25,6 +27,8 @@ def ragged_work(seed: int = 0) -> list[ClientWork]:
     """Four clients: three steps, one step, none at all, two steps; batches of one to five rows."""
     plan = [[3, 5, 1], [2], [], [4, 2]]
     return [
-        ClientWork(f"c{k}", [ragged_batch(100 * seed + 10 * k + s, n) for s, n in enumerate(sizes)], sum(sizes))
+        ClientWork(
+            f"c{k}", [ragged_batch(100 * seed + 10 * k + s, n) for s, n in enumerate(sizes)], sum(sizes)
+        )
         for k, sizes in enumerate(plan)
     ]

@@ -35,14 +35,20 @@ def effective_weights(work: Sequence[ClientWork], result: LocalResult, uniform: 
     ]
 
 
-def report(work: Sequence[ClientWork], result: LocalResult, weights: Sequence[float], params: Params) -> RoundReport:
+def report(
+    work: Sequence[ClientWork], result: LocalResult, weights: Sequence[float], params: Params
+) -> RoundReport:
     """Account for a round: its loss and what it cost.
 
     Bytes are those of the parameters, down to every client of the cohort and up from those that
     returned something.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in params.values())
-    means = [(sum(losses) / len(losses), weight) for losses, weight in zip(result.losses, weights, strict=True) if weight]
+    means = [
+        (sum(losses) / len(losses), weight)
+        for losses, weight in zip(result.losses, weights, strict=True)
+        if weight
+    ]
     total = sum(weight for _, weight in means)
     return RoundReport(
         loss=sum(loss * weight for loss, weight in means) / total if means else float("nan"),

@@ -29,9 +29,11 @@ def fedsgd(engine: Engine, settings: FedSgdConfig) -> Algorithm:
         result = LocalResult(
             params=here,
             losses=[[loss] if w.batches else [] for w, loss in zip(work, found.losses.tolist(), strict=True)],
-            steps=[int(bool(client.batches)) for client in work],
+            steps=[int(bool(w.batches) and ok) for w, ok in zip(work, finite, strict=True)],
             tokens=found.tokens,
-            stopped={w.client: "gradient not finite" for w, ok in zip(work, finite, strict=True) if not ok},
+            stopped={
+                w.client: "loss or gradient not finite" for w, ok in zip(work, finite, strict=True) if not ok
+            },
         )
         weights = effective_weights(work, result, settings.weights == "uniform")
         delta = weighted_mean({key: -gradient for key, gradient in found.gradients.items()}, weights)

@@ -85,8 +85,7 @@ def packing_holds(backbone: Backbone) -> bool:
         Row(owner, Example(prefix, tokens(length), tokens(2), "", ()))
         for owner, prefix, length in ((0, shared, 7), (0, shared, 3), (1, tokens(0), 4))
     ]
-    weights = backbone.model.get_input_embeddings().weight
-    prompts = weights[torch.as_tensor(tokens(6), dtype=torch.long)].reshape(2, 3, -1).float()
+    prompts = backbone.embed(torch.as_tensor(tokens(6), dtype=torch.long)).reshape(2, 3, -1).float()
     with torch.no_grad():
         try:
             packed = packed_losses(backbone, prompts, rows)

@@ -122,7 +122,7 @@ def pack(rows: Sequence[Row], prompt_length: int, device: torch.device, capture:
 
 def embed(backbone: Backbone, prompts: Tensor, packed: Packed) -> Tensor:
     """Return the input embeddings `[1, T, width]`, soft prompts in their places."""
-    tokens = backbone.model.get_input_embeddings()(packed.ids)
+    tokens = backbone.embed(packed.ids)
     soft = prompts[packed.owners].flatten(0, 1).to(tokens.dtype)
     return tokens.index_copy(0, packed.prompt_at, soft).unsqueeze(0)
 
@@ -165,7 +165,7 @@ def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> T
     nll = torch.nn.functional.cross_entropy(
         logits.float(), torch.cat(labels).to(backbone.device), reduction="none"
     )
-    sums = torch.stack([part.sum() for part in nll.split(lengths)])
+    sums = torch.stack([part.sum() for part in torch.split(nll, lengths)])
     inverse = torch.empty(len(rows), dtype=torch.long)
     inverse[torch.tensor(packed.order)] = torch.arange(len(rows))
     return sums[inverse.to(sums.device)]
@@ -177,12 +177,11 @@ def plain_losses(
     """The same as `packed_losses` the obvious way: concatenate, pad on the right, run the model."""
     if backbone.model.config._attn_implementation != attention:
         backbone.model.set_attn_implementation(attention)
-    table = backbone.model.get_input_embeddings()
     inputs = []
     for row in rows:
         parts = (row.example.prefix, row.example.source, row.example.target[:-1])
         ids = torch.cat([torch.as_tensor(part.copy(), dtype=torch.long) for part in parts])
-        tokens = table(ids.to(backbone.device))
+        tokens = backbone.embed(ids)
         inputs.append(torch.cat([prompts[row.owner].to(tokens.dtype), tokens]))
     lengths = torch.tensor([len(sequence) for sequence in inputs], device=backbone.device)
     padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)

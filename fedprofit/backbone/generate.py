@@ -126,7 +126,7 @@ def _generate_batch(
     gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
     assert packed.layout.captured is not None
     cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device))
-    table, stop = backbone.model.get_input_embeddings(), set(backbone.eos_token_ids)
+    stop = set(backbone.eos_token_ids)
     context = backbone.context_length or math.inf
     done: dict[int, list[int]] = {number: [] for number in numbers}
     active = numbers
@@ -143,7 +143,7 @@ def _generate_batch(
             active, chosen = [active[j] for j in going], chosen[keep]
             cache.keep(keep)
         logits = backbone.model(
-            inputs_embeds=table(chosen).unsqueeze(0),
+            inputs_embeds=backbone.embed(chosen).unsqueeze(0),
             position_ids=cache.lengths.unsqueeze(0),
             use_cache=False,
             layout=cache,
@@ -170,14 +170,14 @@ def plain_generate(
     """The same as `packed_generate` with the model's own `generate`, one row at a time."""
     if backbone.model.config._attn_implementation != attention:
         backbone.model.set_attn_implementation(attention)
-    table, stop = backbone.model.get_input_embeddings(), set(backbone.eos_token_ids)
+    stop = set(backbone.eos_token_ids)
     context = backbone.context_length or math.inf
     outputs = []
     for row in rows:
         ids = torch.cat(
             [torch.as_tensor(p.copy(), dtype=torch.long) for p in (row.example.prefix, row.example.source)]
         )
-        tokens = table(ids.to(backbone.device))
+        tokens = backbone.embed(ids)
         inputs = torch.cat([prompts[row.owner].to(tokens.dtype), tokens]).unsqueeze(0)
         with torch.no_grad():
             new = backbone.model.generate(  # type: ignore[operator]

@@ -66,6 +66,13 @@ class Backbone:
         bos = self.tokenizer.bos_token_id
         return bos if isinstance(bos, int) else None
 
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """Look up token embeddings: ids of any shape to `[..., width]` on the backbone's device."""
+        # Through the module, not its table: some models scale their embeddings there.
+        embedded = self.model.get_input_embeddings()(ids.to(self.device))
+        assert isinstance(embedded, torch.Tensor)
+        return embedded
+
     @property
     def _embedding(self) -> torch.Tensor:
         weight = self.model.get_input_embeddings().weight

@@ -10,6 +10,7 @@ from rich.table import Table
 from fedprofit.data.federated import FederatedDataset
 from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
+from fedprofit.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,17 @@ class Description:
 
 def describe(dataset: FederatedDataset) -> Description:
     """Collect the facts. Reads every client once, so it is not for a million of them."""
-    groups = {group: dataset.clients(group) for group in SPLITS}  # type: ignore[arg-type]
+    groups = {group: dataset.clients(group) for group in SPLITS}
     counts = dataset.task_counts()
-    used = counts.sum(0) > 0
+    used = np.flatnonzero(counts.sum(0))
     group_of = {name: group for group, names in groups.items() for name in names}
     ordered = sorted(group_of)
     order = sorted(range(len(ordered)), key=lambda c: (SPLITS.index(group_of[ordered[c]]), c))
     return Description(
         clients={group: len(names) for group, names in groups.items()},
-        examples={
-            split: sum(len(dataset.pooled(group, split)) for group in SPLITS)  # type: ignore[arg-type]
-            for split in SPLITS
-        },
-        tasks=[task for task, some in zip(dataset.tasks, used, strict=True) if some],
-        counts=counts[np.ix_(order, used)],
+        examples={split: sum(len(dataset.pooled(group, split)) for group in SPLITS) for split in SPLITS},
+        tasks=[dataset.tasks[task] for task in used],
+        counts=counts[order][:, used],
         names=[f"{ordered[c]} ({group_of[ordered[c]]})" for c in order],
         heterogeneity=heterogeneity(counts),
         unseen_examples=len(dataset.unseen),
@@ -74,7 +72,13 @@ def client_table(facts: Description, most: int = 20) -> Table:
 
 
 def save_picture(facts: Description, path: Path) -> None:
-    """Draw the clients' task mixes as a heat map; the ending of `path` chooses PNG or SVG."""
+    """Draw the clients' task mixes as a heat map; the ending of `path` chooses PNG, SVG or PDF.
+
+    Raises UserError for another ending.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in ("png", "svg", "pdf"):
+        raise UserError(f"{path}: a picture's name ends in .png, .svg or .pdf. Choose one of them.")
     from matplotlib.figure import Figure
 
     from fedprofit.files import atomic
@@ -94,4 +98,4 @@ def save_picture(facts: Description, path: Path) -> None:
     )
     figure.colorbar(image, label="share of the client's train examples")
     with atomic(path) as temporary:
-        figure.savefig(temporary, format=path.suffix.lstrip("."), dpi=150)
+        figure.savefig(temporary, format=kind, dpi=150)

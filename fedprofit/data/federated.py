@@ -8,7 +8,6 @@ a file and not memory. Folders are addressed by content: the same settings find 
 import bisect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,17 +16,16 @@ from numpy.typing import NDArray
 from fedprofit.backbone.load import Backbone
 from fedprofit.config import DataConfig
 from fedprofit.data.partition import Assignment, partition
-from fedprofit.data.pool import SPLITS
+from fedprofit.data.pool import SPLITS, Split
 from fedprofit.data.sources import fingerprint, read_source
-from fedprofit.data.store import Examples, ExampleStore, map_arrow, save_arrow, write_store
+from fedprofit.data.store import FORMAT, Examples, ExampleStore, map_arrow, save_arrow, write_store
 from fedprofit.data.template import Template
 from fedprofit.errors import UserError, nearest
 from fedprofit.files import atomic, cache_folder, content_hash
 from fedprofit.seeding import numpy_generator
 from fedprofit.types import ClientId
 
-Group = Literal["train", "validation", "test"]
-Split = Literal["train", "validation", "test"]
+Group = Split  # train, validation and test clients
 
 
 class Names(Sequence[ClientId]):
@@ -122,7 +120,7 @@ def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> Federat
     source = fingerprint(settings.source, seed)
     tokenizer = content_hash(backbone.tokenizer.backend_tokenizer.to_str())
     eos = backbone.eos_token_ids[0]
-    texts = content_hash([source, settings.template.model_dump(), tokenizer, eos])
+    texts = content_hash([FORMAT, source, settings.template.model_dump(), tokenizer, eos])
     owners = content_hash([source, settings.model_dump(mode="json", exclude={"template"}), seed])
     examples = cache_folder() / "data" / f"examples-{texts}"
     clients = cache_folder() / "data" / f"clients-{owners}"

@@ -45,6 +45,7 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
     Raises UserError: unknown unseen tasks, too few clients, too few rows of a task, a client without
     train rows, a validation or test client without test rows.
     """
+    settings = _with_kind(settings)
     if settings.clients.train + settings.clients.validation + settings.clients.test == 0:
         raise UserError("data.clients asks for no client at all. Set data.clients.train to one or more.")
     tasks, task = encode(pool["task"])
@@ -74,6 +75,15 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
         counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
         names, groups = _numbered(sum(counts)), np.repeat(np.arange(3, dtype=np.int8), counts)
     return _assemble(names, groups, client, split[rows], rows, unseen)
+
+
+def _with_kind(settings: DataConfig) -> DataConfig:
+    """Replace kind auto: the source's own clients where it names a column of them, else one task each."""
+    if settings.partition.kind != "auto":
+        return settings
+    columns = getattr(settings.source, "columns", None)
+    kind = "natural" if columns is not None and columns.client else "task"
+    return settings.model_copy(update={"partition": settings.partition.model_copy(update={"kind": kind})})
 
 
 def task_mix(pool: pa.Table, assignment: Assignment) -> tuple[list[str], Ints]:

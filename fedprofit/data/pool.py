@@ -4,6 +4,8 @@ A source reads texts and nothing else. Tokens, clients and splits that the sourc
 made later (`store.py`, `partition.py`), the same way for every source.
 """
 
+from typing import Literal
+
 import pyarrow as pa
 
 POOL_SCHEMA = pa.schema(
@@ -18,4 +20,7 @@ POOL_SCHEMA = pa.schema(
         ("client", pa.string()),  # the owner, or null: made by a partition
     ]
 )
-SPLITS = ("train", "validation", "test")
+Split = Literal[
+    "train", "validation", "test"
+]  # of a client's examples; clients come in groups of the same names
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")

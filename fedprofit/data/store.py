@@ -9,6 +9,7 @@ A store is a folder of flat arrays. Example i reads
 so that holding a store costs no memory beyond what is read of it.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fedprofit.data.template import Instance, Template
 from fedprofit.types import Example, Tokens
 
 CHUNK = 4096  # instances tokenized at a time
+FORMAT = 1  # part of a cached folder's name; raise it when the text of an example or the files change
 
 
 class ExampleStore:
@@ -27,7 +29,7 @@ class ExampleStore:
 
     def __init__(self, folder: Path) -> None:
         """Map the files; nothing is read yet."""
-        self.tasks: list[str] = (folder / "tasks.txt").read_text(encoding="utf-8").split("\n")
+        self.tasks: list[str] = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
         self.task_of = _mapped(folder, "task_of")
         self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
         self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")
@@ -79,7 +81,7 @@ def write_store(folder: Path, pool: pa.Table, template: Template) -> None:
     """Tokenize a pool into a new store folder."""
     folder.mkdir(parents=True)
     tasks = pool["task"].combine_chunks().dictionary_encode()
-    (folder / "tasks.txt").write_text("\n".join(tasks.dictionary.to_pylist()), encoding="utf-8")
+    (folder / "tasks.json").write_text(json.dumps(tasks.dictionary.to_pylist()), encoding="utf-8")
     np.save(folder / "task_of.npy", tasks.indices.to_numpy(zero_copy_only=False).astype(np.int32))
     starts, cuts, prefix_of = [0], [], []
     prefixes: dict[bytes, int] = {}

@@ -77,7 +77,8 @@ class Template:
         begin = tokenizer.bos_token_id
         begins = begin is not None and begin in tokenizer("")["input_ids"]
         self._begin = [begin] if begins else []
-        self._cue = self._ids([CUE])[0]
+        field, self._cue = self._ids(["Input:", CUE])
+        self._least = len(field) + 1  # tokens of "Input: …" that say something of the input
         self._prefixes: dict[str, Tokens] = {}
 
     def encode(self, instances: Sequence[Instance]) -> list[tuple[Tokens, Tokens, Tokens]]:
@@ -104,7 +105,7 @@ class Template:
             examples.pop()
             prefix = self._prefix(definition, examples)
         room = limit - len(prefix) - fixed
-        if room < min(len(source), 1):
+        if room < min(len(source), self._least):
             raise UserError(
                 f"data.template: the instance with input {instance.input[:60]!r} has {len(prefix)} tokens of "
                 f"definition and {len(target)} of target, so nothing of its input fits into max_tokens = "

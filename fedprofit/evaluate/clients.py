@@ -63,8 +63,8 @@ def score_clients(
     scores = []
     for client in sets.clients:
         for scope in ("local", *sets.shared, "validation"):
-            result = found.get((client, scope)) or (found.get((first, scope)) if one else None)
-            for metric, mean in (result or {}).items():
+            held = found.get((client, scope)) or (found.get((first, scope)) if one else None) or {}
+            for metric, mean in held.items():
                 if mean.count:
                     note = (notes or {}).get(client, "")
                     scores.append(Score(condition, client, scope, metric, mean.value, mean.count, note))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 
+from fedprofit.errors import UserError
 from fedprofit.files import write_with
 
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -71,3 +72,15 @@ def to_frame(seed: int, scores: Sequence[Score]) -> pl.DataFrame:
 def write_frame(path: Path, frame: pl.DataFrame) -> None:
     """Write a table as Parquet, atomically."""
     write_with(path, frame.write_parquet)
+
+
+def read_results(path: Path) -> pl.DataFrame:
+    """Read the tidy table of a complete run's folder; UserError if there is none."""
+    file = path / "results.parquet"
+    try:
+        return pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(
+            f"{file}: no readable results ({error}). Give the folder of a complete run, or complete it "
+            "with --resume."
+        ) from None

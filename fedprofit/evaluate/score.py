@@ -76,8 +76,8 @@ def score(
     wanted = [metric for metric in metrics if metric in TEXT_METRICS]
     if wanted:
         answers = engine.generate(prompts, rows, max_new_tokens)
-        texts = engine.backbone.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        for job, row, text in zip(job_of, rows, texts, strict=True):
+        for job, row, answer in zip(job_of, rows, answers, strict=True):
+            text = str(engine.backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
             for metric in wanted:
-                add(job, metric, TEXT_METRICS[metric](text.strip(), row.example.references), 1)
+                add(job, metric, TEXT_METRICS[metric](text, row.example.references), 1)
     return results

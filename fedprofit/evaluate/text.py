@@ -14,8 +14,8 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     >>> rouge_l("the capital of France", ["Paris", "capital of France"])
     85.71428571428571
     """
-    scorer = _scorer()
-    return 100 * max(scorer.score(reference, prediction)["rougeL"].fmeasure for reference in references)
+    scores = [_scorer().score(reference, prediction)["rougeL"].fmeasure for reference in references]
+    return 100 * float(max(scores))
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:

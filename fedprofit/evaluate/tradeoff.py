@@ -55,9 +55,11 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
     and `stopped` those of them that stopped early.
     """
     clients = by_client(results)
-    worst_first = pl.col("local").sort_by(
+    quality = (
         pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
     )
+    # What is no number is the worst there is.
+    worst_first = pl.col("local").sort_by(quality.fill_nan(float("-inf")), nulls_last=True)
     tenth = (pl.len() / 10).ceil().cast(pl.Int64)
     return clients.group_by(KEYS, maintain_order=True).agg(
         pl.col("local").mean(),
@@ -65,7 +67,9 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
         pl.col("unseen").mean(),
         pl.col("gain").mean(),
         pl.col("forgetting").mean(),
-        ((pl.col("local") * pl.col("local_count")).sum() / pl.col("local_count").sum()).alias("local_weighted"),
+        ((pl.col("local") * pl.col("local_count")).sum() / pl.col("local_count").sum()).alias(
+            "local_weighted"
+        ),
         worst_first.head(tenth).mean().alias("local_worst_tenth"),
         pl.len().alias("clients"),
         (pl.col("note") != "").sum().alias("stopped"),
@@ -75,7 +79,8 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
 def label(row: dict[str, object]) -> str:
     """Name a condition for people, in a few words.
 
-    >>> label({"condition": "personalized", "algorithm": "fedavg", "setting": "slow", "alpha": 0.5, "step": 12})
+    >>> slow = {"condition": "personalized", "algorithm": "fedavg", "setting": "slow"}
+    >>> label({**slow, "alpha": 0.5, "step": 12})
     'fedavg, slow, alpha 0.5, step 12'
     """
     condition = str(row["condition"])

@@ -39,9 +39,9 @@ def client_optimizer(settings: Optimizer) -> ClientOptimizer:
     """Make SGD, SGD with momentum, Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
 
     >>> optimizer = client_optimizer(Optimizer(optimizer="sgd", rate=0.5))
-    >>> params = {"prompt": torch.ones(2, 1)}
-    >>> state = optimizer.init(params)
-    >>> params, state = optimizer.update(params, {"prompt": torch.ones(2, 1)}, state, torch.tensor([True, False]))
+    >>> ones = {"prompt": torch.ones(2, 1)}
+    >>> state = optimizer.init(ones)
+    >>> params, state = optimizer.update(ones, ones, state, active=torch.tensor([True, False]))
     >>> params["prompt"].flatten().tolist(), state.steps.tolist()
     ([0.5, 1.0], [1, 0])
     """
@@ -94,7 +94,9 @@ def _momentum(settings: Optimizer) -> Rule:
 def _adam(settings: Optimizer, decoupled: bool) -> Rule:
     beta1, beta2 = settings.beta1, settings.beta2
 
-    def rule(p: Tensor, g: Tensor, moments: dict[str, Tensor], steps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def rule(
+        p: Tensor, g: Tensor, moments: dict[str, Tensor], steps: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if decoupled:
             p = p * (1 - settings.rate * settings.weight_decay)
         else:

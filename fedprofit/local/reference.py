@@ -28,7 +28,7 @@ def solve_one(
         loss = plain_losses(backbone, prompt[None], rows).sum() / sum(len(e.target) for e in batch)
         objective = loss + pull / 2 * (prompt - start).square().sum()
         optimizer.zero_grad()
-        objective.backward()
+        torch.autograd.backward(objective)
         optimizer.step()
         losses.append(float(loss.detach()))
     return {KEY: prompt.detach()}, losses

@@ -47,7 +47,7 @@ def gradients(engine: Engine, params: Params, batches: Sequence[Batch]) -> Gradi
         owner = torch.tensor([row.owner for row in members], device=prompts.device)
         share = torch.tensor([1 / targets[row.owner] for row in members], device=prompts.device)
         shares = engine.losses(prompts, members) * share
-        shares.sum().backward()
+        torch.autograd.backward(shares.sum())
         losses = losses.index_add(0, owner, shares.detach())
     found = {key: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for key, leaf in leaves.items()}
     length = prompts.shape[1]

@@ -40,13 +40,14 @@ def server_optimizer(settings: Settings) -> ServerOptimizer:
     >>> state.params["prompt"].item(), state.round
     (1.0, 1)
     """
-    start, rule = {
-        "sgd": ({}, lambda delta, moments: (delta, moments)),
+    choices: dict[str, tuple[dict[str, float], Rule]] = {
+        "sgd": ({}, _plain),
         "momentum": ({"first": 0.0}, _momentum(settings)),
         "adam": ({"first": 0.0, "second": settings.tau**2}, _adaptive(settings, _adam_second(settings))),
         "yogi": ({"first": 0.0, "second": settings.tau**2}, _adaptive(settings, _yogi_second(settings))),
         "adagrad": ({"second": settings.tau**2}, _adagrad(settings)),
-    }[settings.optimizer]
+    }
+    start, rule = choices[settings.optimizer]
 
     def init(params: Params) -> ServerState:
         moments = {n: {k: torch.full_like(p, v) for k, p in params.items()} for n, v in start.items()}
@@ -63,6 +64,10 @@ def server_optimizer(settings: Settings) -> ServerOptimizer:
         return replace(state, params=params, optimizer=moments, round=state.round + 1)
 
     return ServerOptimizer(init, apply)
+
+
+def _plain(delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
+    return delta, moments
 
 
 def _momentum(settings: Settings) -> Rule:

@@ -18,19 +18,27 @@ from fedprofit.types import Params, ServerState
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON-like facts to one safetensors file."""
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Cloned: safetensors refuses tensors that share memory, as the last and the best prompt may.
+    held = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     with atomic(path) as temporary:
         save_file(held, temporary, metadata={"fedprofit": json.dumps(facts, sort_keys=True)})
 
 
-def load_tensors(path: Path, device: torch.device | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def load_tensors(
+    path: Path, device: torch.device | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote; UserError if it is damaged."""
     try:
         with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, json.loads((file.metadata() or {})["fedprofit"])
     except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable parameter file ({error}). Delete it and run with --resume.") from None
+        raise UserError(
+            f"{path}: not a readable parameter file ({error}). Delete it and run with --resume."
+        ) from None
 
 
 def save_state(path: Path, state: ServerState, best: Params, facts: dict[str, Any]) -> None:
@@ -49,5 +57,9 @@ def load_state(path: Path, device: torch.device) -> tuple[ServerState, Params, d
     for name, tensor in tensors.items():
         group, _, key = name.rpartition("/")
         groups.setdefault(group, {})[key] = tensor
-    moments = {name.removeprefix("optimizer/"): value for name, value in groups.items() if name.startswith("optimizer/")}
+    moments = {
+        name.removeprefix("optimizer/"): value
+        for name, value in groups.items()
+        if name.startswith("optimizer/")
+    }
     return ServerState(groups["params"], moments, facts["round"]), groups["best"], facts

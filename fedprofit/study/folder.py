@@ -1,14 +1,14 @@
 """A run is a folder: what was run, on what, and what came out.
 
-    config.yaml           the configuration as run, defaults included
-    environment.json      versions, machine, seed, hashes of data and model
-    checkpoints/          the server's state after each round; what --resume goes on from
-    prompts/              federated and personalized prompts (safetensors)
-    parts/                results by stage, and each algorithm's history
-    results.parquet       the tidy table of all stages
-    summary.json          means by condition, and the budget
-    timing.json           seconds by stage
-    run.log
+config.yaml           the configuration as run, defaults included
+environment.json      versions, machine, seed, hashes of data and model
+checkpoints/          the server's state after each round; what --resume goes on from
+prompts/              federated and personalized prompts (safetensors)
+parts/                results by stage, and each algorithm's history
+results.parquet       the tidy table of all stages
+summary.json          means by condition, and the budget
+timing.json           seconds by stage
+run.log
 """
 
 import json
@@ -83,8 +83,8 @@ def claim_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     if kept.exists():
         if load_config(kept).hash != config.hash:
             raise UserError(
-                f"{path}: holds a run of another configuration ({kept} says which). Choose another place with "
-                "--out, or run that configuration."
+                f"{path}: holds a run of another configuration ({kept} says which). Choose another "
+                "place with --out, or run that configuration."
             )
         if not resume:
             raise UserError(
@@ -96,7 +96,9 @@ def claim_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     try:
         write_text(kept, config.to_yaml())
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}). Choose another place with --out.") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}). Choose another place with --out."
+        ) from None
     return RunFolder(path)
 
 
@@ -106,15 +108,20 @@ def open_folder(path: Path) -> RunFolder:
     if not (path / "config.yaml").exists():
         raise UserError(f"{path}: holds no run (no config.yaml). Give the folder that `fedprofit run` named.")
     if not folder.summary.exists() or not folder.results.exists():
-        raise UserError(f"{path}: the run is not complete. Go on with it: fedprofit run {path}/config.yaml "
-                        f"--out {path} --resume")
+        raise UserError(
+            f"{path}: the run is not complete. Go on with it: fedprofit run {path}/config.yaml "
+            f"--out {path} --resume"
+        )
     return folder
 
 
 def environment(config: Config, backbone: Backbone, data_fingerprint: str) -> dict[str, Any]:
     """Collect what a result depends on beyond the configuration."""
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in PACKAGES},
+        },
         "machine": {
             "system": platform.platform(),
             "processor": processor(),
@@ -140,7 +147,9 @@ def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
         for section in ("versions", "machine", "model")
         for key, value in facts[section].items()
         if before[section].get(key) != value
-    ] + [f"{key} was {before[key]!r}, is {facts[key]!r}" for key in ("data_hash",) if before[key] != facts[key]]
+    ] + [
+        f"{key} was {before[key]!r}, is {facts[key]!r}" for key in ("data_hash",) if before[key] != facts[key]
+    ]
 
 
 def processor() -> str:
@@ -154,7 +163,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return an installed package's version, or "unknown"."""
     try:
         return version(package)
     except PackageNotFoundError:

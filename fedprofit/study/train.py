@@ -27,7 +27,9 @@ class Trained:
     best_round: int
 
 
-def train(bench: Bench, algorithm: Algorithm, folder: RunFolder, report: Reporter, work_a_round: float) -> Trained:
+def train(
+    bench: Bench, algorithm: Algorithm, folder: RunFolder, report: Reporter, work_a_round: float
+) -> Trained:
     """Train from the common initialization, or go on from the folder's checkpoint.
 
     After every round the server's state is on disk, so that a run killed at any moment repeats at most
@@ -43,7 +45,9 @@ def train(bench: Bench, algorithm: Algorithm, folder: RunFolder, report: Reporte
     while state.round < settings.rounds:
         number = state.round + 1
         cohort = draw_cohort(bench.dataset.clients("train"), settings.cohort, bench.config.seed, number)
-        state, done = algorithm.round(state, [client_work(bench, algorithm, client, number) for client in cohort])
+        state, done = algorithm.round(
+            state, [client_work(bench, algorithm, client, number) for client in cohort]
+        )
         row: dict[str, Any] = {"round": number, **done.to_mapping(), "loss": _known(done.loss)}
         if number % settings.evaluate_every == 0 or number == settings.rounds:
             row["validation_loss"] = _known(mean_loss(bench.engine, state.params[KEY], bench.validation))

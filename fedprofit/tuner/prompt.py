@@ -32,8 +32,8 @@ def initial_prompt(backbone: Backbone, length: int, seed: int, text: str | None 
         if not tokens:
             raise UserError(f"tuner.text: {text!r} has no tokens. Give a text that says what the task is.")
         ids = torch.tensor((tokens * length)[:length])
-    table = backbone.model.get_input_embeddings().weight
-    return {KEY: table.detach()[ids.to(table.device)].float().clone()}
+    with torch.no_grad():
+        return {KEY: backbone.embed(ids).float().clone()}
 
 
 def no_prompt(backbone: Backbone) -> Params:

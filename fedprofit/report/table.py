@@ -1,0 +1,88 @@
+"""The trade-off as a table: for the terminal, and in Markdown for documents."""
+
+from typing import Any
+
+from rich.table import Table
+
+COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
+METRICS = {
+    "rouge_l": "ROUGE-L, 0 to 100, higher is better",
+    "exact_match": "Exact match in percent, higher is better",
+    "loss": "Loss in nats per target token, lower is better",
+}
+EXPLANATION = (
+    "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
+    "has. gain and forget: what personalization adds locally and loses globally, against the federated "
+    "prompt it started from. Means over test clients."
+)
+
+
+def rows_of(summary: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+    """Return the conditions worth a line: every one at its last step, and what is equal only once.
+
+    The best-on-validation prompt is left out where it is the last round's.
+    """
+    rows = [row for row in summary["conditions"] if row["metric"] == metric]
+    last: dict[tuple[Any, ...], int] = {}
+    federated = {r["algorithm"]: r["step"] for r in rows if _is(r, "federated", "last")}
+    for row in rows:
+        key = (row["algorithm"], row["condition"], row["setting"])
+        last[key] = max(last.get(key, 0), row["step"] or 0)
+    return [
+        row
+        for row in rows
+        if (row["step"] or 0) == last[row["algorithm"], row["condition"], row["setting"]]
+        and not (_is(row, "federated", "best") and row["step"] == federated[row["algorithm"]])
+    ]
+
+
+def _is(row: dict[str, Any], condition: str, setting: str) -> bool:
+    return bool(row["condition"] == condition and row["setting"] == setting)
+
+
+def cell(value: float | None, metric: str) -> str:
+    """Write a number for a table; an absent one as a dash.
+
+    >>> cell(12.345, "rouge_l"), cell(1.2345, "loss"), cell(None, "loss")
+    ('12.3', '1.23', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if metric == "loss" else f"{value:.1f}"
+
+
+def terminal_table(summary: dict[str, Any], metric: str) -> Table:
+    """Lay one metric out for a terminal of 80 columns."""
+    table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("method", overflow="fold", max_width=37)
+    for name in COLUMNS.values():
+        table.add_column(name, justify="right", no_wrap=True)
+    previous = None
+    for row in rows_of(summary, metric):
+        group = row["algorithm"] or row["condition"]
+        if previous is not None and group != previous and row["algorithm"] != previous:
+            table.add_section()
+        previous = group
+        table.add_row(_name(row), *[cell(row[key], metric) for key in COLUMNS])
+    return table
+
+
+def markdown_table(summary: dict[str, Any], metric: str) -> str:
+    """Lay one metric out as a Markdown table with its heading."""
+    lines = [f"### {METRICS[metric]}", "", "| method | " + " | ".join(COLUMNS) + " |"]
+    lines.append("|---|" + "---:|" * len(COLUMNS))
+    for row in rows_of(summary, metric):
+        cells = " | ".join(cell(row[key], metric) for key in COLUMNS)
+        lines.append(f"| {_name(row)} | {cells} |")
+    return "\n".join(lines)
+
+
+def metrics_of(summary: dict[str, Any]) -> list[str]:
+    """Return the metrics that a run has, in the order of `METRICS`."""
+    present = {row["metric"] for row in summary["conditions"]}
+    return [metric for metric in METRICS if metric in present]
+
+
+def _name(row: dict[str, Any]) -> str:
+    stopped = f" [{row['stopped']} of {row['clients']} stopped: not finite]" if row["stopped"] else ""
+    return str(row["label"]) + stopped.replace("[", "(").replace("]", ")")

@@ -1,0 +1,45 @@
+"""The report of a complete run: the tables on the terminal, the picture and a page beside the results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedprofit.errors import UserError
+from fedprofit.files import write_text
+from fedprofit.report.table import EXPLANATION, markdown_table, metrics_of, terminal_table
+from fedprofit.study.folder import RunFolder, open_folder
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any]:
+    """Read a run's summary; UserError if it is damaged."""
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+        return summary
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder.summary}: cannot be read ({error}). Delete it and go on with the run: fedprofit run "
+            f"{folder.path}/config.yaml --out {folder.path} --resume"
+        ) from None
+
+
+def write_report(path: Path, console: Console) -> None:
+    """Print the tables of the run in `path`, and write its picture and table.md beside its results."""
+    from fedprofit.report.figure import save_tradeoff
+
+    folder = open_folder(path)
+    summary = read_summary(folder)
+    for metric in metrics_of(summary):
+        console.print(terminal_table(summary, metric))
+    console.print(EXPLANATION, style="dim", highlight=False)
+    pages = [markdown_table(summary, metric) for metric in metrics_of(summary)]
+    write_text(path / "table.md", "\n\n".join([*pages, EXPLANATION]) + "\n")
+    pictures = save_tradeoff(summary, path)
+    for title, file in (
+        ("run", path),
+        ("picture", pictures[0]),
+        ("", pictures[1]),
+        ("results", folder.results),
+    ):
+        console.print(f"{title:8} {file}", soft_wrap=True, highlight=False)

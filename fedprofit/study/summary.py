@@ -1,0 +1,57 @@
+"""summary.json: means by condition, the budget of each algorithm, and what the data was."""
+
+import json
+import math
+from typing import Any
+
+import polars as pl
+
+from fedprofit.data.describe import describe
+from fedprofit.evaluate.tradeoff import label, summarize
+from fedprofit.files import write_json
+from fedprofit.study.bench import Bench
+from fedprofit.study.folder import RunFolder
+
+BUDGET = ("clients", "steps", "tokens", "bytes_down", "bytes_up")
+
+
+def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> None:
+    """Write the summary; it is the last file of a run, so that where it is, all is."""
+    config, facts = bench.config, describe(bench.dataset)
+    rows = summarize(results).to_dicts()
+    write_json(
+        folder.summary,
+        {
+            "name": config.name,
+            "seed": config.seed,
+            "config_hash": config.hash,
+            "model": bench.engine.backbone.name,
+            "attention": bench.engine.attention,
+            "data": {
+                "clients": facts.clients,
+                "examples": facts.examples,
+                "tasks": facts.tasks,
+                "heterogeneity": round(facts.heterogeneity, 6),
+                "global_examples": len(bench.sets.shared["global"]),
+                "unseen_examples": len(bench.sets.shared["unseen"]),
+            },
+            "budget": {a.name: _budget(folder, a.name) for a in config.training.algorithms},
+            "conditions": [{"label": label(row), **_clean(row)} for row in rows],
+        },
+    )
+
+
+def _budget(folder: RunFolder, algorithm: str) -> dict[str, Any]:
+    """Add up what federated training cost, so that comparisons hold at an equal budget."""
+    rounds = json.loads(folder.history(algorithm).read_text(encoding="utf-8"))
+    total: dict[str, Any] = {key: sum(row[key] for row in rounds) for key in BUDGET}
+    stopped = sum(len(row["stopped"]) for row in rounds)
+    return {"rounds": len(rounds), **total, "stopped_client_rounds": stopped}
+
+
+def _clean(row: dict[str, Any]) -> dict[str, Any]:
+    """Round for reading; JSON has no NaN."""
+    return {
+        key: (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,112 @@
+"""The description of a data set against numbers worked out by hand."""
+
+import json
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny import tiny_backbone
+
+from fedprofit.config import from_mapping
+from fedprofit.data.describe import Description, client_table, describe, save_picture, summary_table
+from fedprofit.data.federated import open_dataset
+from fedprofit.errors import UserError
+
+# Train examples by client and task. The pool has a: 8, b: 6, c: 2 of 16.
+MIX = {"ann": {"a": 4}, "bob": {"b": 4}, "cid": {"a": 2, "b": 2}, "dan": {"a": 2, "c": 2}}
+# Total variation from (1/2, 3/8, 1/8): ann 1/2, bob 5/8, cid 1/8, dan 3/8; mean 13/32.
+HETEROGENEITY = 13 / 32
+
+
+@pytest.fixture
+def facts(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"who": who, "task": task, "part": "train", "input": f"{who} {task} {n}", "target": "x"}
+        for who, mix in MIX.items()
+        for task, count in mix.items()
+        for n in range(count)
+    ]
+    for who in MIX:
+        rows.append({"who": who, "task": "a", "part": "test", "input": f"{who} test", "target": "x"})
+        rows.append({"who": who, "task": "hidden", "part": "test", "input": f"{who} unseen", "target": "x"})
+    rows.append({"who": "cid", "task": "b", "part": "validation", "input": "check", "target": "x"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"client": "who", "task": "task", "split": "part"}
+    data = {
+        "source": {"kind": "table", "path": str(path), "columns": columns},
+        "clients": {"train": 2, "validation": 1, "test": 1},
+        "examples": None,
+        "unseen_tasks": ["hidden"],
+    }
+    run = {"name": "t", "data": data, "training": {"algorithms": [{"kind": "fedsgd", "name": "a"}]}}
+    return describe(open_dataset(from_mapping(run).data, tiny_backbone(), seed=0))
+
+
+def test_counts_and_heterogeneity(facts):
+    assert facts.clients == {"train": 2, "validation": 1, "test": 1}
+    assert facts.examples == {"train": 16, "validation": 1, "test": 4}
+    assert facts.unseen_examples == 4
+    assert facts.tasks == ["a", "b", "c"]
+    assert facts.heterogeneity == pytest.approx(HETEROGENEITY)
+    names = [re.fullmatch(r"(\w+) \((\w+)\)", name).groups() for name in facts.names]
+    assert [group for _, group in names] == ["train", "train", "validation", "test"]
+    assert sorted(name for name, _ in names) == sorted(MIX)
+    for (name, _), row in zip(names, facts.counts.tolist(), strict=True):
+        assert {task: n for task, n in zip(facts.tasks, row, strict=True) if n} == MIX[name]
+
+
+def printed(table):
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_tables(facts):
+    summary = printed(summary_table(facts))
+    for words in ("2 train, 1 validation, 1 test", "16 train, 1 validation, 4 test", "0.406"):
+        assert words in summary
+    clients = printed(client_table(facts, most=3))
+    assert len(re.findall(r"\((train|validation|test)\)", clients)) == 3
+    assert "1 more clients" in clients
+    assert "a 2, b 2" in printed(client_table(facts))
+
+
+def test_png_picture(facts, tmp_path):
+    save_picture(facts, tmp_path / "mix.png")
+    pixels = matplotlib.image.imread(tmp_path / "mix.png")
+    assert pixels.shape[0] > 200
+    assert pixels.shape[1] > 200
+    # The mixes hold the shares 0, 1/2 and 1: the ends and the middle of the colours are there.
+    colours = {tuple(np.round(c, 2)) for c in pixels[::3, ::3, :3].reshape(-1, 3)}
+    for share in (0.0, 0.5, 1.0):
+        wanted = np.array(matplotlib.colormaps["cividis"](share)[:3])
+        assert min(np.abs(np.array(c) - wanted).max() for c in colours) < 0.02
+    assert [p.name for p in tmp_path.glob("*mix*")] == ["mix.png"]
+
+
+def test_svg_picture(facts, tmp_path):
+    save_picture(facts, tmp_path / "mix.svg")
+    text = (tmp_path / "mix.svg").read_text()
+    assert text.startswith("<?xml")
+    assert text.rstrip().endswith("</svg>")
+    assert "heterogeneity 0.41" in text
+
+
+@pytest.mark.parametrize("name", ["mix", "mix.txt", "mix."])
+def test_another_ending_is_refused(facts, tmp_path, name):
+    with pytest.raises(UserError, match=r"\.png, \.svg or \.pdf"):
+        save_picture(facts, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_picture_of_many_clients_and_tasks(tmp_path):
+    counts = np.eye(60, 50, dtype=np.int64)
+    names = [f"client-{n} (train)" for n in range(60)]
+    facts = Description({"train": 60}, {"train": 50}, [f"t{n}" for n in range(50)], counts, names, 0.98, 0)
+    save_picture(facts, tmp_path / "many.png")
+    assert matplotlib.image.imread(tmp_path / "many.png").shape[1] < 3000
+    assert "40 more clients" in printed(client_table(facts))

@@ -1,0 +1,168 @@
+"""From instance to tokens: the text, the order of trimming, the tokens that begin and end it."""
+
+import copy
+
+import numpy as np
+import pytest
+from tiny import tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
+
+from fedprofit.config import TemplateConfig
+from fedprofit.data.template import Instance, Template
+from fedprofit.errors import UserError
+
+TOKENIZER = tiny_tokenizer()
+EOS = TOKENIZER.eos_token_id
+POSITIVES = [(" Chad ", "N'Djamena"), ("Peru", " Lima"), ("Kenya", "Nairobi")]
+CAPITAL = Instance("Name the capital city", POSITIVES, " the old house\nby the river ", " Paris ")
+
+
+def template(tokenizer=TOKENIZER, **settings):
+    return Template(tokenizer, TemplateConfig(**settings), EOS)
+
+
+def encode(instance=CAPITAL, **settings):
+    return template(**settings).encode([instance])[0]
+
+
+def text(*parts):
+    return TOKENIZER.decode(np.concatenate(parts).tolist())
+
+
+def ids(string):
+    return TOKENIZER(string, add_special_tokens=False)["input_ids"]
+
+
+WRITTEN = """Definition: Name the capital city.
+
+Positive Example 1 -
+Input: Chad
+Output: N'Djamena
+
+Positive Example 2 -
+Input: Peru
+Output: Lima
+
+Now complete the following example -
+Input: the old house
+by the river
+Output: Paris</s>"""
+
+
+def test_the_text_is_as_documented():
+    prefix, source, target = encode(positive_examples=2)
+    assert text(prefix, source, target) == WRITTEN
+    assert text(prefix).endswith("example -\n")
+    assert text(source) == "Input: the old house\nby the river\nOutput:"
+    assert text(target) == " Paris</s>"
+    assert target[-1] == EOS
+    assert EOS not in target[:-1]
+    assert all(part.dtype == np.int32 for part in (prefix, source, target))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "Definition: Name the capital city.\n\nNow complete the following example -\n"),
+        ({"definition": False}, ""),
+        (
+            {"definition": False, "positive_examples": 1},
+            "Positive Example 1 -\nInput: Chad\nOutput: N'Djamena\n\nNow complete the following example -\n",
+        ),
+    ],
+)
+def test_definition_and_examples_can_be_left_out(settings, expected):
+    prefix, source, target = encode(**settings)
+    assert text(prefix) == expected
+    assert text(source, target) == WRITTEN[WRITTEN.index("Input: the") :]
+
+
+def test_no_more_examples_than_there_are():
+    assert np.array_equal(encode(positive_examples=9)[0], encode(positive_examples=3)[0])
+
+
+@pytest.mark.parametrize("definition", ["", "Say it!", "Why? ", "End.", "no end"])
+@pytest.mark.parametrize("given", ["", "x", "a b  c\t d", "é 漢字 🙂", "12 or 345?\n\n- yes", "ends with:"])
+@pytest.mark.parametrize("wanted", ["345.", "été", "two\nlines", "(", "</s>"])
+def test_tokens_of_the_parts_are_those_of_the_whole(definition, given, wanted):
+    """Tokenizing part by part must not put token borders where the whole text has none."""
+    parts = encode(Instance(definition, POSITIVES[:1], given, wanted), positive_examples=1)
+    joined = np.concatenate(parts).tolist()
+    assert joined == [*ids(text(*parts).removesuffix("</s>")), EOS]
+
+
+LONG = Instance("Name the capital.", POSITIVES, "the old house by the river " * 3, "the new house")
+
+
+def sizes(count):
+    """Tokens of the prefix with so many examples, of input and cue, and of the target."""
+    return [len(part) for part in encode(LONG, positive_examples=count)]
+
+
+def test_examples_go_first_and_the_last_one_foremost():
+    for kept in (3, 2, 1, 0):
+        fits = sum(sizes(kept))
+        for limit in (fits, sum(sizes(kept + 1)) - 1 if kept < 3 else fits + 50):
+            prefix, source, target = encode(LONG, positive_examples=3, max_tokens=limit)
+            assert np.array_equal(prefix, encode(LONG, positive_examples=kept)[0])
+            assert text(source) == "Input: " + LONG.input.strip() + "\nOutput:"
+            assert text(target) == " the new house</s>"
+
+
+def test_then_the_end_of_the_input_but_never_cue_or_target():
+    whole = sum(sizes(0))
+    _, source, _ = encode(LONG)
+    cue = len(ids("\nOutput:"))
+    for missing in (1, 2, 7):
+        prefix, cut, target = encode(LONG, positive_examples=3, max_tokens=whole - missing)
+        assert len(prefix) + len(cut) + len(target) == whole - missing
+        assert np.array_equal(prefix, encode(LONG)[0])
+        assert np.array_equal(cut, [*source[: len(source) - cue - missing], *ids("\nOutput:")])
+        assert text(target) == " the new house</s>"
+
+
+def test_what_still_does_not_fit_is_named_and_what_just_fits_has_input():
+    prefix, _, target = encode(LONG)
+    least = len(prefix) + len(ids("Input:")) + 1 + len(ids("\nOutput:")) + len(target)
+    _, source, _ = encode(LONG, max_tokens=least)
+    assert text(source).startswith("Input: t"), "one token of the input itself is left"
+    with pytest.raises(UserError) as caught:
+        encode(LONG, max_tokens=least - 1)
+    assert "'the old house by the river" in str(caught.value)
+    assert f"{len(prefix)} tokens of definition and {len(target)} of target" in str(caught.value)
+    assert f"max_tokens = {least - 1}" in str(caught.value)
+    assert len(encode(LONG, definition=False, max_tokens=least - 1)[0]) == 0
+
+
+def test_an_empty_input_needs_no_room():
+    instance = Instance("Say hello.", [], "", "hello")
+    whole = sum(len(part) for part in encode(instance))
+    assert text(*encode(instance, max_tokens=whole)).endswith("Input: \nOutput: hello</s>")
+    with pytest.raises(UserError, match="max_tokens"):
+        encode(instance, max_tokens=whole - 2)
+
+
+def test_a_token_that_begins_texts_stands_once_in_front():
+    begins = copy.deepcopy(TOKENIZER)
+    begin = begins.bos_token_id
+    begins.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", begin)]
+    )
+    assert begins("x")["input_ids"][0] == begin
+    for settings in ({}, {"definition": False}, {"positive_examples": 2}):
+        ours = template(begins, **settings).encode([CAPITAL])[0]
+        plain = encode(**settings)
+        assert ours[0].tolist() == [begin, *plain[0]]
+        assert ours[1].tolist() == plain[1].tolist()
+        assert ours[2].tolist() == plain[2].tolist()
+    assert begin not in np.concatenate(encode(positive_examples=2)), "a tokenizer that adds none gets none"
+
+
+def test_a_batch_is_its_instances():
+    instances = [CAPITAL, LONG, Instance("", [], "x", "y"), CAPITAL]
+    made = template(positive_examples=1)
+    together = made.encode(instances)
+    for instance, parts in zip(instances, together, strict=True):
+        for ours, alone in zip(parts, encode(instance, positive_examples=1), strict=True):
+            assert np.array_equal(ours, alone)
+    assert together[0][0] is together[3][0], "a prefix is tokenized once"

@@ -1,0 +1,110 @@
+"""Scores of many prompts on many sets against plain losses and plain generation, row by row."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_backbone, tiny_tokenizer
+
+from examples import ragged_batch
+from fedprofit.backbone import engine as engine_module
+from fedprofit.backbone.engine import Engine
+from fedprofit.backbone.forward import Row, plain_losses
+from fedprofit.backbone.generate import plain_generate
+from fedprofit.evaluate.score import Job, Mean, score
+from fedprofit.evaluate.text import exact_match, rouge_l
+
+METRICS = ["loss", "rouge_l", "exact_match"]
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone("llama")
+
+
+@pytest.fixture(scope="module")
+def prompts(backbone):
+    return torch.randn(3, 4, backbone.width, generator=torch.Generator().manual_seed(1)) * 0.3
+
+
+def jobs():
+    """Every prompt on its own set and on a shared one; one set is empty, and one prompt has two jobs."""
+    shared = ragged_batch(9, 3)
+    own = [ragged_batch(number, size) for number, size in enumerate((4, 1, 0))]
+    return [*(Job(owner, own[owner]) for owner in range(3)), *(Job(owner, shared) for owner in (2, 0))]
+
+
+@pytest.mark.parametrize("budget", [4096, 40])
+def test_loss_is_that_of_plain_losses_per_target_token(backbone, prompts, budget):
+    found = score(Engine(backbone, "packed", budget), prompts, jobs(), ["loss"])
+    for job, result in zip(jobs(), found, strict=True):
+        assert result.keys() == {"loss"}
+        sums = [plain_losses(backbone, prompts, [Row(job.owner, e)]).item() for e in job.examples]
+        tokens = sum(len(example.target) for example in job.examples)
+        assert result["loss"].count == tokens
+        assert result["loss"].total == pytest.approx(sum(sums), rel=1e-5)
+        if tokens:
+            assert result["loss"].value == pytest.approx(sum(sums) / tokens, rel=1e-5)
+        else:
+            assert math.isnan(result["loss"].value)
+
+
+def test_generation_metrics_are_those_of_plain_generation(backbone, prompts):
+    answers = [
+        [
+            tiny_tokenizer().decode(plain_generate(backbone, prompts, [Row(job.owner, e)], 6)[0]).strip()
+            for e in job.examples
+        ]
+        for job in jobs()
+    ]
+    # References made of the answers themselves: some right, some half right, some wrong.
+    draw = np.random.default_rng(0)
+    wanted = []
+    for job, texts in zip(jobs(), answers, strict=True):
+        changed = [
+            dataclasses.replace(e, references=("nothing", [t, t + " house", "wrong"][draw.integers(3)]))
+            for e, t in zip(job.examples, texts, strict=True)
+        ]
+        wanted.append(Job(job.owner, changed))
+    found = score(Engine(backbone, "packed"), prompts, wanted, METRICS, max_new_tokens=6)
+    seen = set()
+    for job, texts, result in zip(wanted, answers, found, strict=True):
+        assert list(result) == METRICS
+        for name, metric in (("rouge_l", rouge_l), ("exact_match", exact_match)):
+            values = [metric(t, e.references) for t, e in zip(texts, job.examples, strict=True)]
+            assert result[name].count == len(values)
+            assert result[name].total == pytest.approx(sum(values))
+            seen.update(values)
+    assert {0.0, 100.0} < seen, "right, wrong and half right answers should be among them"
+
+
+def test_without_text_metrics_nothing_is_generated(backbone, prompts, monkeypatch):
+    def never(*_):
+        raise AssertionError("generated")
+
+    monkeypatch.setattr(engine_module, "packed_generate", never)
+    engine = Engine(backbone, "packed")
+    assert len(score(engine, prompts, jobs(), ["loss"])) == 5
+    with pytest.raises(AssertionError, match="generated"):
+        score(engine, prompts, jobs(), ["exact_match"])
+
+
+def test_no_jobs_and_empty_sets(backbone, prompts):
+    engine = Engine(backbone, "packed")
+    assert score(engine, prompts, [], METRICS) == []
+    (result,) = score(engine, prompts, [Job(0, ())], METRICS)
+    assert all(mean == Mean(0.0, 0) for mean in result.values())
+
+
+def test_means_merge_in_any_grouping():
+    draw = np.random.default_rng(0)
+    values = draw.random(20).tolist()
+    parts = [Mean(sum(values[a:b]), b - a) for a, b in ((0, 3), (3, 3), (3, 12), (12, 20))]
+    left = parts[0].merge(parts[1]).merge(parts[2]).merge(parts[3])
+    right = parts[3].merge(parts[2].merge(parts[1].merge(parts[0])))
+    for merged in (left, right):
+        assert merged.count == 20
+        assert merged.value == pytest.approx(np.mean(values))
+    assert math.isnan(Mean(0.0, 0).value)

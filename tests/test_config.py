@@ -1,0 +1,327 @@
+"""Configuration: what is refused and in which words, overrides, round trips, hashes."""
+
+import copy
+from typing import Any
+
+import pytest
+import yaml
+
+from fedprofit.config import from_mapping, load_config, override_value
+from fedprofit.errors import UserError
+
+BASE: dict[str, Any] = {
+    "name": "demo",
+    "data": {"source": {"kind": "lexicon"}},
+    "training": {
+        "algorithms": [
+            {"kind": "fedavg", "name": "avg", "steps": 2},
+            {"kind": "fedsgd", "name": "sgd", "batch_size": "full"},
+        ]
+    },
+    "personalization": [{"name": "slow", "steps": 3, "interpolation": [0.5]}],
+}
+
+
+def changed(*overrides):
+    mapping = copy.deepcopy(BASE)
+    for override in overrides:
+        override_value(mapping, override)
+    return mapping
+
+
+def without(*path):
+    mapping = inner = copy.deepcopy(BASE)
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return mapping
+
+
+def message(mapping):
+    with pytest.raises(UserError) as caught:
+        from_mapping(mapping, "run.yaml")
+    text = str(caught.value)
+    assert text.startswith("run.yaml: ")
+    assert text.endswith(".")
+    assert "\n" not in text
+    return text.removeprefix("run.yaml: ").removesuffix(".")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sed=1", "unknown key 'sed' (did you mean 'seed'?)"),
+        ("training.round=3", "unknown key 'training.round' (did you mean 'rounds'?)"),
+        ("data.sourc=x", "unknown key 'data.sourc' (did you mean 'source'?)"),
+        ("data.source.instance=3", "unknown key 'data.source.instance' (did you mean 'instances'?)"),
+        (
+            "data.source={kind: sni, path: x, max_word: 3}",
+            "unknown key 'data.source.max_word' (did you mean 'max_words'?)",
+        ),
+        (
+            "data.source={kind: table, path: x, columns: {inpt: y}}",
+            "unknown key 'data.source.columns.inpt' (did you mean 'input'?)",
+        ),
+        (
+            "training.algorithms.0.client.rat=1",
+            "unknown key 'training.algorithms.0.client.rat' (did you mean 'rate'?)",
+        ),
+        (
+            "training.algorithms.1.server.optimiser=sgd",
+            "unknown key 'training.algorithms.1.server.optimiser' (did you mean 'optimizer'?)",
+        ),
+        # A key of the other kind of algorithm is unknown here, and only this kind's keys are named.
+        (
+            "training.algorithms.1.steps=3",
+            "unknown key 'training.algorithms.1.steps' (known: batch_size, kind, name, server, weights)",
+        ),
+        ("personalization.0.pul=1", "unknown key 'personalization.0.pul' (did you mean 'pull'?)"),
+        # These are named like the tags that pydantic puts into its locations.
+        ("data.table=3", "unknown key 'data.table' (known: clients, examples, partition, "),
+        ("training.algorithms.0.hub=3", "unknown key 'training.algorithms.0.hub' (known: batch_size, "),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
+    assert message(changed(override)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.rounds='3'", "'training.rounds': should be a whole number (found '3')"),
+        ("training.rounds=3.0", "'training.rounds': should be a whole number (found 3.0)"),
+        ("training.rounds=true", "'training.rounds': should be a whole number (found true)"),
+        ("training.rounds=", "'training.rounds': should be a whole number (found null)"),
+        ("training.rounds=0", "'training.rounds': should be greater than or equal to 1 (found 0)"),
+        ("training=3", "'training': should be a section with keys of its own (found 3)"),
+        ("training.algorithms=x", "'training.algorithms': should be a list (found 'x')"),
+        ("training.algorithms=[]", "'training': algorithms is empty; name at least one"),
+        ("training.algorithms.0.epochs=1", "'training.algorithms.0': give either steps or epochs"),
+        (
+            "training.algorithms.1.server.rate=.nan",
+            "'training.algorithms.1.server.rate': should be a finite number (found nan)",
+        ),
+        (
+            "training.algorithms.1.server.optimizer=admm",
+            "'training.algorithms.1.server.optimizer': should be "
+            "'sgd', 'momentum', 'adam', 'yogi' or 'adagrad' (found 'admm')",
+        ),
+        (
+            "training.algorithms.1.batch_size=fulll",
+            "'training.algorithms.1.batch_size': should be a whole number or 'full' (found 'fulll')",
+        ),
+        (
+            "training.algorithms.0.kind=fedag",
+            "'training.algorithms.0.kind': should be one of 'fedavg', 'fedsgd' (found 'fedag')",
+        ),
+        ("data.source={path: x}", "'data.source.kind' is missing; it says which keys the section has"),
+        ("data.source={kind: table}", "'data.source.path' is missing and has no default"),
+        ("data.unseen_tasks=abc", "'data.unseen_tasks': should be a whole number or a list (found 'abc')"),
+        ("data.unseen_tasks=[a, 2]", "'data.unseen_tasks.1': should be text (found 2)"),
+        ("data.partition.alpha=0", "'data.partition.alpha': should be greater than 0 (found 0)"),
+        (
+            "personalization.0.interpolation=[0.5, 2]",
+            "'personalization.0.interpolation.1': should be less than or equal to 1 (found 2)",
+        ),
+        ("tuner.init=text", "'tuner': init: text needs a text, and no other init takes one"),
+        ("name=a b", "'name': should be a name of letters, digits, "),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_should_be(override, expected):
+    assert message(changed(override)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (("name",), "'name'"),
+        (("data",), "'data'"),
+        (("training", "algorithms"), "'training.algorithms'"),
+        (("training", "algorithms", 1, "name"), "'training.algorithms.1.name'"),
+        (("personalization", 0, "name"), "'personalization.0.name'"),
+    ],
+)
+def test_a_missing_key_is_named(path, expected):
+    assert message(without(*path)) == f"{expected} is missing and has no default"
+
+
+def test_all_problems_are_named_at_once():
+    text = message(changed("sed=1", "training.rounds=0", "personalization.0.name=/"))
+    assert text.count("; ") == 2
+    assert "'training.rounds'" in text
+    assert "'personalization.0.name'" in text
+    assert "'sed'" in text
+
+
+@pytest.mark.parametrize("entries", ["training.algorithms", "personalization"])
+def test_names_must_be_distinct(entries):
+    mapping = changed()
+    for key in entries.split("."):
+        last = mapping = mapping[key]
+    twice = changed(f"{entries}={[{**last[0], 'name': 'n'}, {**last[-1], 'name': 'n'}]}")
+    assert message(twice) == f"{entries}: two entries have the same name; names must be distinct"
+
+
+@pytest.mark.parametrize("value", [None, [], 3, "text"])
+def test_what_is_no_mapping_is_refused(value):
+    assert message(value).startswith("expected keys and values, found")
+
+
+def test_keys_that_are_no_words_are_refused(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("2020-01-31: x\n")
+    with pytest.raises(UserError, match=r"run.yaml: keys must be"):
+        load_config(path)
+
+
+def test_overrides_reach_lists_and_make_sections():
+    mapping = changed(
+        "training.algorithms.0.client.rate=0.5",
+        "training.algorithms.0.server.optimizer=yogi",
+        "evaluation.metrics=[loss]",
+        "data.examples=null",
+        "data.unseen_tasks=[a, b]",
+        "name=other=x",
+    )
+    assert mapping.pop("name") == "other=x"
+    config = from_mapping({**mapping, "name": "other"})
+    assert config.training.algorithms[0].client.rate == 0.5
+    assert config.training.algorithms[0].client.optimizer == "adam", "the other keys keep their defaults"
+    assert config.training.algorithms[0].server.optimizer == "yogi"
+    assert config.training.algorithms[1] == from_mapping(BASE).training.algorithms[1]
+    assert config.evaluation.metrics == ("loss",)
+    assert config.data.examples is None
+    assert config.data.unseen_tasks == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("training.rounds", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("training.algorithms.2.name=x", "'2' is not a position in a list of 2 (from 0)"),
+        ("training.algorithms.-1.name=x", "'-1' is not a position"),
+        ("training.algorithms.first=x", "'first' is not a position"),
+        ("training.algorithms.²=x", "'²' is not a position"),
+        ("name.x=3", "'name' holds the value 'demo', so nothing can be set below it"),
+        ("training.rounds=[3", "'[3' is not a YAML value"),
+        ("training.rounds=a: b: c", "'a: b: c' is not a YAML value"),
+    ],
+)
+def test_a_bad_override_is_named(override, reason):
+    with pytest.raises(UserError) as caught:
+        changed(override)
+    assert str(caught.value).startswith(f"--set {override}: {reason}")
+
+
+@pytest.mark.parametrize("text", ["", "just text", "- 1"])
+def test_an_override_of_what_has_no_keys_is_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="--set seed=3: the configuration holds no keys"):
+        load_config(path, ["seed=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("1e+3", 1000.0), ("2.5E-3", 0.0025), ("3", 3.0)]
+)
+def test_scientific_notation_is_a_number(tmp_path, text, value):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        yaml.safe_dump(changed("training.algorithms.0.client.rate=7")).replace("rate: 7", f"rate: {text}")
+    )
+    assert load_config(path).training.algorithms[0].client.rate == value
+    assert load_config(path, [f"personalization.0.pull={text}"]).personalization[0].pull == value
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("name='1e3'", "tuner={init: text, text: 'yes: \"no\"\n1e-5'}", "personalization.0.client.rate=1e-7"),
+        ("data.source={kind: table, path: '0x10', columns: {client: 'null', input: '2020-01-31'}}",),
+        (
+            "data.partition={kind: flwr, partitioner: P, "
+            "options: {alpha: 0.5, names: ['1e-3', a], deep: {x: null}}}",
+        ),
+        (
+            "data.unseen_tasks=['007', 'ü']",
+            "data.examples=null",
+            "baselines.local=null",
+            "evaluation.metrics=[loss]",
+        ),
+    ],
+)
+def test_to_yaml_and_back_is_the_same(tmp_path, overrides):
+    config = from_mapping(changed(*overrides))
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_config(path) == config
+    assert load_config(path).hash == config.hash
+
+
+def reversed_keys(value):
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(value)}
+    return [reversed_keys(item) for item in value] if isinstance(value, list) else value
+
+
+def test_the_hash_is_of_the_content():
+    config = from_mapping(BASE)
+    assert from_mapping(reversed_keys(BASE)).hash == config.hash
+    assert from_mapping(changed("training.rounds=10", "seed=0")).hash == config.hash, "a default, written out"
+    assert from_mapping(changed("training.algorithms.0.server.rate=1")).hash == config.hash, "1 is 1.0"
+    others = ["seed=1", "training.algorithms.0.steps=3", "personalization.0.pull=1", "data.unseen_tasks=1"]
+    hashes = {from_mapping(changed(other)).hash for other in others}
+    assert len(hashes | {config.hash}) == 5
+    swapped = changed(f"training.algorithms={BASE['training']['algorithms'][::-1]}")
+    assert from_mapping(swapped).hash != config.hash, "the order of a list counts"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason"),
+    [
+        ("name: x\ndata: [1\nseed: 2\n", 3, "expected"),
+        ("name: x\n\tseed: 3\n", 2, "'\\t'"),
+        ("name: 'x\n", 2, "end of stream"),
+        ("name: x\nseed: 1\nname: y\n", 3, "the key 'name' appears twice"),
+        ("data:\n  clients: {train: 1, test: 2, train: 3}\n", 2, "the key 'train' appears twice"),
+        ("name: x\n? [1]\n: 2\n", 2, "unhashable"),
+        ("name: !!python/object/apply:os.getcwd []\n", 1, "python/object"),
+    ],
+)
+def test_yaml_errors_name_file_and_line(tmp_path, text, line, reason):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert str(caught.value).startswith(f"{path}: not valid YAML at line {line}: ")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_merge_keys_may_be_overridden(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "name: x\ndata: {source: {kind: lexicon}}\ntraining:\n  algorithms:\n"
+        "  - &one {kind: fedsgd, name: one, batch_size: 4}\n  - {<<: *one, name: two}\n"
+    )
+    assert [(a.name, a.batch_size) for a in load_config(path).training.algorithms] == [("one", 4), ("two", 4)]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \x01\n"])
+def test_what_is_no_text_is_named(tmp_path, content):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.yaml: holds characters that are no text"):
+        load_config(path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: cannot read .*No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        from_mapping(BASE).seed = 3

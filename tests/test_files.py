@@ -1,0 +1,174 @@
+"""Files that are whole or absent, content hashes, and randomness as a function."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedprofit.errors import UserError
+from fedprofit.files import atomic, cache_folder, content_hash, file_hash, write_json, write_text, write_with
+from fedprofit.seeding import numpy_generator, torch_generator
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def fail(path: Path, write: Callable[[Path, str], object], error: type[BaseException]) -> None:
+    with atomic(path) as temporary:
+        write(temporary, "half")
+        raise error
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_an_error_leaves_a_file_as_it_was(tmp_path, before):
+    path = tmp_path / "deep" / "note.txt"
+    if before is not None:
+        write_text(path, before)
+    with pytest.raises(KeyError):
+        fail(path, Path.write_text, KeyError)
+    assert tree(tmp_path) == ({} if before is None else {"deep/note.txt": "old"})
+
+
+def test_an_error_leaves_no_folder(tmp_path):
+    path = tmp_path / "store"
+
+    def write(temporary: Path, text: str) -> None:
+        (temporary / "inner").mkdir(parents=True)
+        (temporary / "inner" / "a.bin").write_text(text)
+
+    with pytest.raises(KeyError):
+        fail(path, write, KeyError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_leaves_nothing_either(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fail(tmp_path / "note.txt", Path.write_text, KeyboardInterrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_success_replaces_a_file_and_is_not_seen_before(tmp_path):
+    path = tmp_path / "note.txt"
+    write_text(path, "old")
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent, "a rename must not cross file systems"
+    assert tree(tmp_path) == {"note.txt": "new"}
+
+
+def test_a_folder_made_meanwhile_by_another_stands(tmp_path):
+    path = tmp_path / "store"
+    with atomic(path) as temporary:
+        temporary.mkdir()
+        (temporary / "a").write_text("ours")
+        with atomic(path) as other:
+            other.mkdir()
+            (other / "a").write_text("theirs")
+    assert tree(tmp_path) == {"store/a": "theirs"}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["write", "sync", "rename"])
+def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch, code, where):
+    path = tmp_path / "results.json"
+    write_text(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    if where != "write":
+        monkeypatch.setattr(os, {"sync": "fsync", "rename": "replace"}[where], full)
+    with pytest.raises(UserError, match=r"results\.json: no space is left .* FEDPROFIT_CACHE"):
+        write_with(path, full if where == "write" else lambda temporary: temporary.write_text("new"))
+    assert tree(tmp_path) == {"results.json": "old"}
+
+
+def test_other_errors_of_the_disk_are_not_disguised(tmp_path):
+    def broken(_: Path) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with pytest.raises(OSError, match="input/output"):
+        write_with(tmp_path / "a", broken)
+
+
+def test_json_is_strict(tmp_path):
+    write_json(tmp_path / "a.json", {"é": [1, None]})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    null\n  ]\n}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "b.json", float("nan"))
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_hashes(tmp_path):
+    value = {"a": [1, {"x": None, "y": "é"}], "b": 0.5}
+    assert content_hash(value) == content_hash({"b": 0.5, "a": [1, {"y": "é", "x": None}]})
+    others = [
+        {**value, "b": 1},
+        {**value, "c": 0},
+        {**value, "a": [{"x": None, "y": "é"}, 1]},
+        [value],
+        "a",
+        1,
+        "1",
+    ]
+    assert len({content_hash(other) for other in [value, *others]}) == len(others) + 1
+    (tmp_path / "empty").write_bytes(b"")
+    assert file_hash(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_the_cache_folder_is_named_or_the_users(monkeypatch):
+    monkeypatch.setenv("FEDPROFIT_CACHE", "~/models")
+    assert cache_folder() == Path.home() / "models"
+    monkeypatch.delenv("FEDPROFIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/fedprofit")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "fedprofit"
+
+
+def numpy_draw(*key: object) -> tuple[float, ...]:
+    return tuple(numpy_generator(*key).random(3))
+
+
+def torch_draw(*key: object) -> tuple[float, ...]:
+    return tuple(torch.rand(3, generator=torch_generator(*key), dtype=torch.float64).tolist())
+
+
+@pytest.mark.parametrize("draw", [numpy_draw, torch_draw])
+def test_a_draw_depends_on_its_key_alone(draw):
+    keys = [
+        (0, "batches"),
+        (1, "batches"),
+        (0, "cohort"),
+        (0, "batches", 1),
+        (0, "batches", "1"),
+        (0, "batches", 1, 2),
+        (0, "batches", 2, 1),
+        (0, "batches", 12),
+        (0, "batches", "1", "2"),
+        (0, "batches", ""),
+        (-1, "batches"),
+    ]
+    first = [draw(*key) for key in keys]
+    np.random.seed(5)
+    torch.manual_seed(5)
+    again = [draw(*key) for key in reversed(keys)][::-1]
+    assert first == again
+    assert len(set(first)) == len(keys)
+    state = torch.get_rng_state()
+    draw(0, "batches")
+    assert torch.equal(torch.get_rng_state(), state), "the global generators are left alone"
+
+
+def test_draws_are_pinned():
+    """Results must not change from version to version of this package."""
+    assert numpy_generator(0, "cohort", 3).bit_generator.random_raw(2).tolist() == [
+        11903006433042278135,
+        3230665877034791306,
+    ]
