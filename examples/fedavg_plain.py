@@ -2,7 +2,7 @@
 
 This is what the package computes, without what makes it fast: one client after another, the model's
 own forward pass on concatenated embeddings, torch.optim, averaging by hand, greedy decoding of one
-example at a time. Read it from top to bottom, then run it (two to three minutes on two cores):
+example at a time. Read it from top to bottom, then run it (about two minutes on two idle cores):
 
     python examples/fedavg_plain.py
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, or a folder")
     parser.add_argument("--clients", type=int, default=4, choices=range(1, len(TASKS) + 1))
     parser.add_argument("--cohort", type=int, default=3, help="clients a round")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=4, help="local steps a round")
     parser.add_argument("--batch", type=int, default=4, help="examples a step")
     parser.add_argument("--length", type=int, default=10, help="vectors of the soft prompt")

@@ -62,7 +62,6 @@ def locate(model: type[BaseModel], location: Sequence[int | str]) -> Place:
         models = [option for option in options if _is_model(option)]
         if len(models) > 1:  # sections told apart by `kind`: the part is the kind
             options = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
-            known = sorted(options[0].model_fields)
         elif models:
             keys.append(part)
             known = sorted(models[0].model_fields)

@@ -87,7 +87,7 @@ def save_picture(facts: Description, path: Path) -> None:
     size = (min(16, 4 + 0.32 * share.shape[1]), min(14, 2.2 + 0.24 * share.shape[0]))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(share, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    image = axes.imshow(share, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if len(facts.tasks) <= 40:
         axes.set_xticks(range(len(facts.tasks)), facts.tasks, rotation=60, ha="right", fontsize=7)
     if len(facts.names) <= 50:

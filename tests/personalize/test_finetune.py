@@ -85,6 +85,10 @@ def test_the_batches_are_the_same_for_every_rate_start_and_company(monkeypatch, 
     longer = works(monkeypatch, engine, start, steps=9)
     assert all(longer[client][:5] == first[client] for client in CLIENTS), "more steps go on, not anew"
     assert works(monkeypatch, engine, start, seed=1) != first
+    with monkeypatch.context() as patch:
+        patch.setitem(DATA, "cid", DATA["ann"])
+        same = works(monkeypatch, engine, start)
+    assert same["cid"] != same["ann"], "each client has an order of its own"
     own = {id(example) for example in DATA["ann"]}
     assert {number for batch in first["ann"][:4] for number in batch} == own, "an epoch reads all once"
 

@@ -1,0 +1,152 @@
+"""A whole run on a tiny model: the folder, the table, the errors; by command line and from Python."""
+
+import json
+import math
+
+import polars as pl
+import pytest
+import yaml
+from tiny_run import call, tiny_config, write_config
+
+import fedprofit
+from fedprofit.errors import UserError
+from fedprofit.evaluate.results import SCHEMA
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("run")
+    return fedprofit.run(fedprofit.from_mapping(tiny_config(place)), out=place / "out").path
+
+
+def test_the_folder_holds_what_it_says(folder):
+    for name in ("config.yaml", "environment.json", "results.parquet", "summary.json", "timing.json", "run.log"):
+        assert (folder / name).stat().st_size > 0, name
+    stages = {"federated-avg", "federated-sgd", "personalized-avg-tune", "personalized-sgd-tune", "local", "central"}
+    assert {path.stem for path in (folder / "prompts").iterdir()} == stages
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["torch"]
+    assert environment["model"]["hash"]
+    assert environment["data_hash"]
+    assert not list(folder.rglob("*.part")), "temporary files are left"
+
+
+def test_the_table_has_a_row_for_everything(folder):
+    results = fedprofit.read_results(folder)
+    assert dict(results.schema) == SCHEMA
+    keys = [name for name in SCHEMA if name not in ("value", "count", "note")]
+    assert not results.select(keys).is_duplicated().any()
+    assert results["value"].is_finite().all()
+    assert results["client"].n_unique() == 2
+    last = results.filter(pl.col("condition") == "personalized", pl.col("step") == 3)
+    # 2 algorithms x 2 alphas x 2 clients x (3 scopes x 3 metrics + validation loss)
+    assert len(last) == 2 * 2 * 2 * 10
+    first = results.filter(pl.col("condition") == "personalized", pl.col("step") == 1)
+    assert set(first["metric"]) == {"loss"}
+    assert set(results["condition"]) == {"base", "federated", "personalized", "local", "central"}
+
+
+def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder):
+    shared = fedprofit.read_results(folder).filter(
+        pl.col("condition") == "federated", pl.col("scope") == "global"
+    )
+    per_condition = shared.group_by("algorithm", "setting", "metric").agg(pl.col("value").n_unique(), pl.len())
+    assert per_condition["value"].to_list() == [1] * len(per_condition)
+    assert set(per_condition["len"]) == {2}
+
+
+def test_the_budget_is_accounted(folder):
+    budget = json.loads((folder / "summary.json").read_text())["budget"]
+    assert budget["avg"]["rounds"] == budget["sgd"]["rounds"] == 3
+    assert budget["avg"]["steps"] == 3 * 2 * 2
+    assert budget["sgd"]["steps"] == 3 * 2
+    prompt_bytes = 3 * 32 * 4
+    assert budget["avg"]["bytes_up"] == budget["avg"]["bytes_down"] == 3 * 2 * prompt_bytes
+    assert budget["avg"]["tokens"] > 0
+
+
+def test_a_diverging_client_stops_by_name_and_the_run_goes_on(tmp_path):
+    wild = {"name": "wild", "steps": 12, "client": {"optimizer": "sgd", "rate": 1e6, "weight_decay": 1e6}}
+    config = tiny_config(tmp_path, personalization=[wild])
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    tuned = fedprofit.read_results(folder).filter(pl.col("condition") == "personalized")
+    assert tuned["note"].str.contains("not finite").any()
+    rows = [r for r in json.loads((folder / "summary.json").read_text())["conditions"] if r["stopped"]]
+    assert rows
+    assert call("report", folder, cwd=tmp_path).returncode == 0
+    assert "stopped: not finite" in (folder / "table.md").read_text()
+
+
+def test_resuming_a_complete_run_changes_nothing(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    config = fedprofit.load_config(folder / "config.yaml")
+    assert fedprofit.run(config, out=folder, resume=True).path == folder
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+
+
+def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
+    config = fedprofit.load_config(folder / "config.yaml")
+    with pytest.raises(UserError, match="--resume"):
+        fedprofit.run(config, out=folder)
+    other = fedprofit.load_config(folder / "config.yaml", ["seed=1"])
+    with pytest.raises(UserError, match="another configuration"):
+        fedprofit.run(other, out=folder, resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a run"):
+        fedprofit.run(config, out=tmp_path / "mine", resume=True)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_report_prints_tables_and_draws(folder, tmp_path):
+    done = call("report", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines()[:-8])) <= 80
+    for text in ("ROUGE-L", "base model", "avg, federated", "forget"):
+        assert text in done.stdout
+    assert (folder / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "tradeoff.svg").read_text().lstrip().startswith("<?xml")
+    assert "| base model, no prompt |" in (folder / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("training.round=3", ["training.round", "rounds"]),
+        ("training.rounds=many", ["training.rounds", "many"]),
+        ("backbone.name=smollm", ["smollm"]),
+        ("data.source.path=nowhere.jsonl", ["nowhere.jsonl"]),
+        ("data.source.columns.input=asks", ["asks", "ask"]),
+        ("data.clients.train=50", ["50"]),
+        ("tuner.length=400", ["256", "tuner.length"]),
+    ],
+)
+def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words):
+    config = write_config(tmp_path)
+    done = call("run", config, "--out", tmp_path / "out", "--set", change, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    message = " ".join(done.stderr.split())
+    assert message.startswith("error")
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "out" / "results.parquet").exists()
+
+
+def test_a_run_without_validation_clients_or_baselines(tmp_path):
+    config = tiny_config(tmp_path, baselines={"local": None, "central": None})
+    config["data"] |= {"clients": {"train": 4, "validation": 0, "test": 2}, "unseen_tasks": 0}
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    results = fedprofit.read_results(folder)
+    assert set(results["condition"]) == {"base", "federated", "personalized"}
+    assert "unseen" not in set(results["scope"])
+    federated = results.filter(pl.col("condition") == "federated", pl.col("setting") == "best")
+    assert set(federated["step"]) == {3}, "without validation the last round stands"
+    assert not math.isnan(federated["value"].sum())
+
+
+def test_config_as_run_can_be_run_again(folder, tmp_path):
+    again = fedprofit.load_config(folder / "config.yaml")
+    assert again.to_mapping() == yaml.safe_load((folder / "config.yaml").read_text())
+    repeated = fedprofit.run(again, out=tmp_path / "again").path
+    assert (repeated / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()

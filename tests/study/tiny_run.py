@@ -1,0 +1,89 @@
+"""A whole run on a tiny random model and a small table, for the tests of runs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tiny import tiny_folder
+
+WORDS = "red green blue grey pink gold teal navy plum lime rose sand".split()
+
+
+def write_table(path: Path, clients: int = 6, rows: int = 20) -> Path:
+    """Each client has a task of its own over the same kind of inputs."""
+    draw = np.random.default_rng(0)
+    lines = []
+    for client in range(clients):
+        seen = set()
+        while len(seen) < rows:
+            seen.add(" ".join(draw.choice(WORDS, 3)))
+        for number, text in enumerate(sorted(seen)):
+            target = [text.split()[client % 3], text.upper()][client % 2]
+            row = {"who": f"c{client}", "ask": text, "want": target, "job": f"job{(client + number) % 4}", "rule": "Pick a word"}
+            lines.append(json.dumps(row))
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return a run of a few seconds; `changes` replace whole sections."""
+    columns = {"client": "who", "input": "ask", "target": "want", "task": "job", "definition": "rule"}
+    table = write_table(folder / "table.jsonl")
+    config = {
+        "name": "tiny",
+        "backbone": {"name": str(tiny_folder(folder)), "dtype": "float32", "device": "cpu"},
+        "data": {
+            "source": {"kind": "table", "path": str(table), "columns": columns},
+            "clients": {"train": 3, "validation": 1, "test": 2},
+            "examples": None,
+            "unseen_tasks": ["job3"],
+        },
+        "tuner": {"length": 3},
+        "training": {
+            "rounds": 3,
+            "cohort": 2,
+            "evaluate_every": 1,
+            "algorithms": [
+                {"kind": "fedavg", "name": "avg", "steps": 2, "server": {"optimizer": "adam", "rate": 0.1}},
+                {"kind": "fedsgd", "name": "sgd", "server": {"rate": 0.5}},
+            ],
+        },
+        "personalization": [
+            {"name": "tune", "steps": 3, "pull": 0.01, "evaluate_at": [1], "interpolation": [0.5]}
+        ],
+        "baselines": {
+            "local": {"name": "local", "steps": 2},
+            "central": {"name": "central", "steps": 2, "batch_size": 8},
+        },
+        "evaluation": {"max_new_tokens": 4, "global_examples": 6, "unseen_examples": 4},
+    }
+    return config | changes
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """Write the configuration as YAML and return its path."""
+    path = folder / "config-in.yaml"
+    path.write_text(yaml.safe_dump(tiny_config(folder, **changes)), encoding="utf-8")
+    return path
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """Return the command line of a real process."""
+    return [sys.executable, "-m", "fedprofit", *map(str, arguments)]
+
+
+def surroundings() -> dict[str, str]:
+    """Return the environment of a real process: one thread, plain text of 80 columns."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "NO_COLOR": "1"}
+
+
+def call(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=surroundings(), capture_output=True, text=True, check=False
+    )
