@@ -125,7 +125,7 @@ def padded(backbone: Backbone, batch: Sequence[Example]) -> dict[str, torch.Tens
     return {name: tensor.to(backbone.device) for name, tensor in made.items()}
 
 
-def make_methods(backbone: Backbone, length: int, seed: int, work: Sequence[ClientWork]) -> dict[str, Method]:
+def make_methods(engine: Engine, length: int, seed: int, work: Sequence[ClientWork]) -> dict[str, Method]:
     """Build the three ways to train, each a function that runs all clients and returns their losses."""
     backbone = engine.backbone
     prompt = initial_prompt(backbone, length, seed)[KEY]
@@ -290,4 +290,5 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"throughput.py: {error}")
+        print(f"throughput.py: {error}", file=sys.stderr)
+        sys.exit(2)
