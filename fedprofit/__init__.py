@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 from fedprofit.errors import UserError
 
 if TYPE_CHECKING:
-    from fedprofit.config import Config, from_mapping, load_config
+    from fedprofit.config import Config
+    from fedprofit.config_file import from_mapping, load_config
     from fedprofit.evaluate.results import read_results
     from fedprofit.evaluate.tradeoff import by_client, summarize
     from fedprofit.study.run import run
@@ -49,8 +50,8 @@ __all__ = [
 
 _HOMES = {
     "Config": "fedprofit.config",
-    "from_mapping": "fedprofit.config",
-    "load_config": "fedprofit.config",
+    "from_mapping": "fedprofit.config_file",
+    "load_config": "fedprofit.config_file",
     "read_results": "fedprofit.evaluate.results",
     "by_client": "fedprofit.evaluate.tradeoff",
     "summarize": "fedprofit.evaluate.tradeoff",

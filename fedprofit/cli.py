@@ -48,7 +48,7 @@ def run(
 
 
 def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bool, quiet: bool) -> None:
-    from fedprofit.config import load_config
+    from fedprofit.config_file import load_config
 
     settings = load_config(config, overrides or [])
 
@@ -79,7 +79,7 @@ def data(
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
     from fedprofit.backbone.load import load_backbone
-    from fedprofit.config import load_config
+    from fedprofit.config_file import load_config
     from fedprofit.data.describe import client_table, describe, save_picture, summary_table
     from fedprofit.data.federated import open_dataset
 
@@ -104,7 +104,7 @@ def doctor(
 
     console.print(machine())
     if config is not None:
-        from fedprofit.config import load_config
+        from fedprofit.config_file import load_config
 
         console.print(estimate(load_config(config, overrides or [])))
 
@@ -141,8 +141,9 @@ def get_model(name: Annotated[str, typer.Argument(help="A named backbone.", show
 
 def main() -> None:
     """Run the command line; a user's error is one paragraph and exit status 2."""
-    # Tokenizers' own threads and this program's would compete for the same cores.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Read by torch when it is first imported. Threads that wait by spinning take the cores from those that
+    # work wherever anything else runs too: a step of 1.2 s was seen to take 62 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except UserError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fedprofit.config import from_mapping, load_config, override_value
+from fedprofit.config_file import from_mapping, load_config, override_value, to_yaml
 from fedprofit.errors import UserError
 
 BASE: dict[str, Any] = {
@@ -255,7 +255,7 @@ def test_scientific_notation_is_a_number(tmp_path, text, value):
 def test_to_yaml_and_back_is_the_same(tmp_path, overrides):
     config = from_mapping(changed(*overrides))
     path = tmp_path / "config.yaml"
-    path.write_text(config.to_yaml(), encoding="utf-8")
+    path.write_text(to_yaml(config), encoding="utf-8")
     assert load_config(path) == config
     assert load_config(path).hash == config.hash
 

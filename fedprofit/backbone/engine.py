@@ -24,7 +24,7 @@ class Engine:
 
     backbone: Backbone
     attention: str  # "packed", or an implementation of the model's own: "eager", "sdpa"
-    token_budget: int = 2048
+    token_budget: int = 1024
 
     def losses(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
         """Return each row's summed negative log-likelihood `[rows]` in one differentiable pass."""
@@ -53,7 +53,7 @@ class Engine:
         return plain_generate(self.backbone, prompts, rows, max_new_tokens, self.attention)
 
 
-def make_engine(backbone: Backbone, attention: str = "auto", token_budget: int = 2048) -> Engine:
+def make_engine(backbone: Backbone, attention: str = "auto", token_budget: int = 1024) -> Engine:
     """Choose how the backbone is computed.
 
     `packed` and `auto` are verified on a few tokens: packing must give the model's own losses. Where it

@@ -50,9 +50,9 @@ def by_client(results: pl.DataFrame) -> pl.DataFrame:
 def summarize(results: pl.DataFrame) -> pl.DataFrame:
     """Average over clients and seeds: a row per condition and metric.
 
-    Means weigh clients equally; `local_weighted` weighs them by examples; `local_worst_tenth` is the
-    mean over the worst tenth of the clients (at least one); `clients` counts what is behind the means
-    and `stopped` those of them that stopped early.
+    Means weigh clients equally; `local_weighted` weighs them by test examples (a loss: by target
+    tokens); `local_worst_tenth` is the mean over the worst tenth of the clients (at least one);
+    `clients` counts what is behind the means and `stopped` those of them that stopped early.
     """
     clients = by_client(results)
     quality = (

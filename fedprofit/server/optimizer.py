@@ -8,7 +8,8 @@ The delta d points where the clients want to go, so it is added:
     yogi      m as adam;  v = v - (1 - b2) d^2 sign(v - d^2);           x += rate * m / (sqrt(v) + tau)
     adagrad   v = v + d^2;                                             x += rate * d / (sqrt(v) + tau)
 
-The moments start at m = 0, v = tau^2, without bias correction, as in the paper's Algorithm 2.
+The moments start at m = 0, v = tau^2, without bias correction, as in the paper's Algorithm 2. Adagrad
+has no first moment (beta1 = 0).
 """
 
 from collections.abc import Callable

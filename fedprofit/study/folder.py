@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from fedprofit.backbone.load import Backbone
-from fedprofit.config import Config, load_config
+from fedprofit.config import Config
+from fedprofit.config_file import load_config, to_yaml
 from fedprofit.errors import UserError
 from fedprofit.files import write_json, write_text
 
@@ -94,7 +95,7 @@ def claim_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     elif path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty and not a run. Choose another place with --out.")
     try:
-        write_text(kept, config.to_yaml())
+        write_text(kept, to_yaml(config))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}). Choose another place with --out."

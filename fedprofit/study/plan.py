@@ -30,11 +30,10 @@ class Work:
         shared = self.prompt + self.prefix
         return TRAINED * clients * steps * (shared + rows * (self.source + self.target))
 
-    def scored(self, examples: float, generate: bool, max_new_tokens: int) -> float:
-        """Work of scoring that many examples."""
+    def scored(self, examples: float, generate: bool, new_tokens: float) -> float:
+        """Work of scoring that many examples, with so many new tokens each where generated."""
         read = self.source + self.target + (self.prompt + self.prefix) / 8
-        # Trained prompts answer at about the length of the references; untrained ones run on.
-        new = min(max_new_tokens, 1.5 * self.target) if generate else 0
+        new = new_tokens if generate else 0
         return examples * (read + (read if generate else 0) + GENERATED * new)
 
 
@@ -66,8 +65,12 @@ def stages(bench: Bench) -> dict[str, float]:
     shared_prompt = work.clients * (work.per_prompt - _shared(bench)) + _shared(bench)
     generates = any(metric != "loss" for metric in config.evaluation.metrics)
 
-    def scored(examples: float, generate: bool) -> float:
-        return work.scored(examples, generate and generates, config.evaluation.max_new_tokens)
+    def scored(examples: float, generate: bool, trained: bool = True) -> float:
+        # Trained prompts answer at about the length of the references; the base model runs on.
+        most = config.evaluation.max_new_tokens
+        return work.scored(
+            examples, generate and generates, min(most, 1.5 * work.target) if trained else most
+        )
 
     def tuned(settings: FineTune) -> float:
         """Work of fine-tuning by every test client and scoring it."""
@@ -80,7 +83,7 @@ def stages(bench: Bench) -> dict[str, float]:
         rows = min(settings.batch_size, train_examples)
         return work.trained(work.clients, steps, rows) + rest + generated * alphas * scored(one, True)
 
-    plan = {"base": scored(shared_prompt, True)}
+    plan = {"base": scored(shared_prompt, True, trained=False)}
     for algorithm in config.training.algorithms:
         if isinstance(algorithm, FedSgdConfig):
             full = algorithm.batch_size == "full"

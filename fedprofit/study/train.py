@@ -1,6 +1,7 @@
 """Federated training of one algorithm: rounds, validation, a checkpoint after each."""
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ def train(
     while state.round < settings.rounds:
         number = state.round + 1
         cohort = draw_cohort(bench.dataset.clients("train"), settings.cohort, bench.config.seed, number)
+        began = time.monotonic()
         state, done = algorithm.round(
             state, [client_work(bench, algorithm, client, number) for client in cohort]
         )
@@ -58,7 +60,9 @@ def train(
         save_state(path, state, best, facts)
         for client, reason in done.stopped.items():
             report.log(f"round {number}: client {client} stopped: {reason}")
-        report.advance(work_a_round, f"round {number}/{settings.rounds}, loss {done.loss:.3f}")
+        speed = done.tokens / (time.monotonic() - began)
+        figures = f"round {number}/{settings.rounds}, loss {done.loss:.3f}, {speed:.0f} tokens/s"
+        report.advance(work_a_round, figures)
     write_json(folder.history(algorithm.name), facts["history"])
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.

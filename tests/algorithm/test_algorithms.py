@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from ragged import ragged_batch, ragged_work
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
-from examples import ragged_batch, ragged_work
 from fedprofit.algorithm import build
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses

@@ -3,9 +3,9 @@
 import peft
 import pytest
 import torch
+from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_model
 
-from examples import ragged_batch
 from fedprofit.backbone.forward import Row, count_tokens, micro_batches, packed_losses, plain_losses
 
 FAMILIES = ["llama", "gpt2", "qwen2"]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from tiny import tiny_backbone, tiny_tokenizer
 
-from fedprofit.config import from_mapping
+from fedprofit.config_file import from_mapping
 from fedprofit.data import federated
 from fedprofit.data.federated import FederatedDataset, Names, open_dataset, stratified
 from fedprofit.data.partition import Assignment

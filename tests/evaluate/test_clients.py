@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from ragged import ragged_batch
 from tiny import tiny_backbone
 
-from examples import ragged_batch
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.evaluate import clients as clients_module

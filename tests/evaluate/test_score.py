@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_tokenizer
 
-from examples import ragged_batch
 from fedprofit.backbone import engine as engine_module
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses

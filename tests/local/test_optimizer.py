@@ -26,5 +26,7 @@ def test_stacked_equals_torch(name, decay):
             if active[k]:
                 alone[k].grad = gradient[k]
                 theirs[k].step()
-    torch.testing.assert_close(params["prompt"], torch.stack([p.detach() for p in alone]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        params["prompt"], torch.stack([p.detach() for p in alone]), rtol=1e-6, atol=1e-6
+    )
     assert state.steps.tolist() == [3, 2, 4]

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from ragged import ragged_work
 from tiny import tiny_backbone
 
-from examples import ragged_work
 from fedprofit.backbone.engine import Engine
 from fedprofit.config import Optimizer
 from fedprofit.local.reference import solve_sequentially

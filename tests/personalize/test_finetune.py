@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from ragged import ragged_batch
 from tiny import tiny_backbone
 
-from examples import ragged_batch
 from fedprofit.backbone.engine import Engine
 from fedprofit.config import FineTune, Optimizer
 from fedprofit.local.reference import solve_one

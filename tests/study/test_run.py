@@ -20,9 +20,23 @@ def folder(tmp_path_factory):
 
 
 def test_the_folder_holds_what_it_says(folder):
-    for name in ("config.yaml", "environment.json", "results.parquet", "summary.json", "timing.json", "run.log"):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "results.parquet",
+        "summary.json",
+        "timing.json",
+        "run.log",
+    ):
         assert (folder / name).stat().st_size > 0, name
-    stages = {"federated-avg", "federated-sgd", "personalized-avg-tune", "personalized-sgd-tune", "local", "central"}
+    stages = {
+        "federated-avg",
+        "federated-sgd",
+        "personalized-avg-tune",
+        "personalized-sgd-tune",
+        "local",
+        "central",
+    }
     assert {path.stem for path in (folder / "prompts").iterdir()} == stages
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["torch"]
@@ -50,7 +64,9 @@ def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder
     shared = fedprofit.read_results(folder).filter(
         pl.col("condition") == "federated", pl.col("scope") == "global"
     )
-    per_condition = shared.group_by("algorithm", "setting", "metric").agg(pl.col("value").n_unique(), pl.len())
+    per_condition = shared.group_by("algorithm", "setting", "metric").agg(
+        pl.col("value").n_unique(), pl.len()
+    )
     assert per_condition["value"].to_list() == [1] * len(per_condition)
     assert set(per_condition["len"]) == {2}
 

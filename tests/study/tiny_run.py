@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from tiny import tiny_folder
 
-WORDS = "red green blue grey pink gold teal navy plum lime rose sand".split()
+WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "navy", "plum", "lime", "rose", "sand"]
 
 
 def write_table(path: Path, clients: int = 6, rows: int = 20) -> Path:
@@ -24,7 +24,13 @@ def write_table(path: Path, clients: int = 6, rows: int = 20) -> Path:
             seen.add(" ".join(draw.choice(WORDS, 3)))
         for number, text in enumerate(sorted(seen)):
             target = [text.split()[client % 3], text.upper()][client % 2]
-            row = {"who": f"c{client}", "ask": text, "want": target, "job": f"job{(client + number) % 4}", "rule": "Pick a word"}
+            row = {
+                "who": f"c{client}",
+                "ask": text,
+                "want": target,
+                "job": f"job{(client + number) % 4}",
+                "rule": "Pick a word",
+            }
             lines.append(json.dumps(row))
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
