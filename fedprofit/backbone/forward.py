@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.packing import NAME, Layout, Segment
+from fedprofit.backbone.packing import FLAT, NAME, Layout, Segment, rounded
 from fedprofit.types import Example, Tokens
 
 
@@ -31,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed batch before the backbone: T tokens, of which some are soft prompts."""
+    """A packed batch before the backbone: T tokens, of which some are soft prompts, some padding."""
 
     order: list[int]  # the rows as laid out: packed row j is the caller's row order[j]
     ids: Tensor  # [T]; 0 where a soft prompt stands
@@ -107,16 +107,18 @@ def pack(rows: Sequence[Row], prompt_length: int, device: torch.device, capture:
             at += row.tokens
         segments.append(segment)
         start = segment.stop
+    layout = Layout(segments, device, capture)
+    behind = (0, layout.length - start)
     flat = torch.cat([torch.as_tensor(part.copy(), dtype=torch.long) for part in ids])
     return Packed(
         order=order,
-        ids=flat.to(device),
-        positions=torch.cat(positions).to(device),
+        ids=torch.nn.functional.pad(flat, behind).to(device),
+        positions=torch.nn.functional.pad(torch.cat(positions), behind).to(device),
         prompt_at=torch.cat(prompt_at).to(device),
         owners=owners,
         row_starts=row_starts,
         row_prefixes=row_prefixes,
-        layout=Layout(segments, device, capture),
+        layout=layout,
     )
 
 
@@ -135,11 +137,11 @@ def packed_logits(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tenso
         inputs_embeds=embed(backbone, prompts, packed),
         position_ids=packed.positions.unsqueeze(0),
         use_cache=False,
-        logits_to_keep=at,
+        logits_to_keep=torch.nn.functional.pad(at, (0, rounded(len(at), FLAT) - len(at))),
         layout=packed.layout,
     )
     logits: Tensor = output.logits[0]
-    return logits
+    return logits[: len(at)]
 
 
 def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> Tensor:

@@ -5,7 +5,7 @@ each step feeds one token a row, all rows in one flat row again, and attention l
 cache. Rows that are finished are dropped from the batch, so that late ones cost only themselves.
 """
 
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fedprofit.backbone.forward import Row, pack, packed_logits
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.packing import Rule
+from fedprofit.backbone.packing import Rule, rounded
 
 GROWTH = 16  # cache positions added at a time: few copies, little room unused
+TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see packing.FLAT)
 
 
 class RowCache:
@@ -51,17 +52,19 @@ class RowCache:
         row = torch.arange(len(key), device=key.device)
         keys[row, :, self.lengths] = key
         values[row, :, self.lengths] = value
-        seen = int(self.lengths.max()) + 1
         rows, heads, size = query.shape
         grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
-        scores = grouped @ keys[:, :, :seen].transpose(2, 3)
-        distance = self.lengths[:, None, None, None] - torch.arange(seen, device=key.device)
-        weights = rule.softmax(scores, distance)
-        return (weights @ values[:, :, :seen]).reshape(rows, heads, size)
+        scores = grouped @ keys.transpose(2, 3)
+        distance = self.lengths[:, None, None, None] - torch.arange(keys.shape[2], device=key.device)
+        weights = rule.softmax(scores, rule.hidden(distance))
+        return (weights @ values).reshape(rows, heads, size)
 
 
 def _grown(cache: Tensor) -> Tensor:
-    room = cache.new_zeros(*cache.shape[:2], GROWTH, cache.shape[3])
+    """Add room for at least one position; the capacity stays a multiple of `GROWTH`."""
+    room = cache.new_zeros(
+        *cache.shape[:2], rounded(cache.shape[2] + 1, GROWTH) - cache.shape[2], cache.shape[3]
+    )
     return torch.cat([cache, room], dim=2)
 
 
@@ -127,24 +130,30 @@ def _generate_batch(
     assert packed.layout.captured is not None
     cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device))
     stop = set(backbone.eos_token_ids)
-    context = backbone.context_length or math.inf
+    context = backbone.context_length or sys.maxsize
     done: dict[int, list[int]] = {number: [] for number in numbers}
+    ended: set[int] = set()
     active = numbers
     for step in range(max_new_tokens):
         chosen = logits.argmax(-1)
-        tokens, room = chosen.tolist(), (cache.lengths < context).tolist()
-        going = [j for j in range(len(active)) if tokens[j] not in stop and room[j]]
-        for j in going:
-            done[active[j]].append(tokens[j])
-        if not going or step == max_new_tokens - 1:
+        for number, token, length in zip(active, chosen.tolist(), cache.lengths.tolist(), strict=True):
+            if token in stop or length >= context:
+                ended.add(number)
+            elif number not in ended:
+                done[number].append(token)
+        if len(ended) == len(numbers) or step == max_new_tokens - 1:
             break
+        going = [j for j, number in enumerate(active) if number not in ended]
+        fill = [j for j, number in enumerate(active) if number in ended]
+        going = sorted(going + fill[: rounded(len(going), TOGETHER) - len(going)])
         if len(going) < len(active):
             keep = torch.tensor(going, device=device)
             active, chosen = [active[j] for j in going], chosen[keep]
             cache.keep(keep)
         logits = backbone.model(
             inputs_embeds=backbone.embed(chosen).unsqueeze(0),
-            position_ids=cache.lengths.unsqueeze(0),
+            # Rows that ended at the end of the context go along for a while; nobody reads them.
+            position_ids=cache.lengths.clamp(max=context - 1).unsqueeze(0),
             use_cache=False,
             layout=cache,
         ).logits[0]
@@ -171,7 +180,7 @@ def plain_generate(
     if backbone.model.config._attn_implementation != attention:
         backbone.model.set_attn_implementation(attention)
     stop = set(backbone.eos_token_ids)
-    context = backbone.context_length or math.inf
+    context = backbone.context_length or sys.maxsize
     outputs = []
     for row in rows:
         ids = torch.cat(
@@ -184,7 +193,7 @@ def plain_generate(
                 inputs_embeds=inputs,
                 attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=backbone.device),
                 do_sample=False,
-                max_new_tokens=int(min(max_new_tokens, context - inputs.shape[1])),
+                max_new_tokens=min(max_new_tokens, context - inputs.shape[1]),
                 eos_token_id=sorted(stop),
                 pad_token_id=min(stop),
             )[0].tolist()

@@ -13,7 +13,7 @@ prefix and causally to itself. Segments of similar shape are padded to each othe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,8 +23,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 NAME = "fedprofit_packed"
 
 
+# Sizes are rounded up to multiples of these. A kernel library compiles for each new size and keeps what
+# it compiled (5 ms and 1 MB a matrix product were measured): few sizes, little of either.
+FLAT, LONGEST = 64, 8
+
 # Segments are computed together, padded to each other, while padding adds at most this share.
-MOST_PADDING = 0.5
+MOST_PADDING = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,13 @@ class Group:
     row_distance: Tensor  # [S, 1, 1, 1, n, P + n]: the same for a row's queries over prefix and row
     valid: Tensor  # the padded outputs to keep, of S * P prefix tokens, then of S * R * n row tokens
     flat: Tensor  # their flat positions
+    masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by window
+
+    def hidden(self, rule: "Rule") -> tuple[Tensor, Tensor]:
+        """Return which keys the prefix's and the rows' queries must not see; made once a window."""
+        if rule.window not in self.masks:
+            self.masks[rule.window] = (rule.hidden(self.prefix_distance), rule.hidden(self.row_distance))
+        return self.masks[rule.window]
 
 
 class Layout:
@@ -60,7 +71,10 @@ class Layout:
         """Lay the segments out in groups of similar shape."""
         self.segments = tuple(segments)
         self.groups = [make_group(members, device) for members in similar(segments)]
-        self._order = torch.argsort(torch.cat([group.flat for group in self.groups]))
+        self.length = rounded(segments[-1].stop, FLAT)
+        order = torch.argsort(torch.cat([group.flat for group in self.groups]))
+        # The padding behind the last segment gets anybody's output: nobody reads it.
+        self._order = torch.nn.functional.pad(order, (0, self.length - len(order)))
         self.captured: list[tuple[Tensor, Tensor]] | None = [] if capture else None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: "Rule") -> Tensor:
@@ -69,6 +83,15 @@ class Layout:
             self.captured.append((key, value))
         parts = [_group_attention(query, key, value, group, rule) for group in self.groups]
         return torch.cat(parts).index_select(0, self._order)
+
+
+def rounded(size: int, multiple: int) -> int:
+    """Round up to a multiple.
+
+    >>> rounded(65, 64), rounded(64, 64), rounded(0, 8)
+    (128, 64, 0)
+    """
+    return -(-size // multiple) * multiple
 
 
 def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
@@ -90,8 +113,9 @@ def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 def make_group(segments: Sequence[Segment], device: torch.device) -> Group:
     """Lay out the attention of some segments, padded to each other."""
-    count, prefix = len(segments), max(s.prefix for s in segments)
-    rows, longest = max(len(s.lengths) for s in segments), max(max(s.lengths) for s in segments)
+    count, prefix = len(segments), rounded(max(s.prefix for s in segments), LONGEST)
+    rows = max(len(s.lengths) for s in segments)
+    longest = rounded(max(max(s.lengths) for s in segments), LONGEST)
     start = torch.tensor([s.start for s in segments])[:, None]
     own = torch.tensor([s.prefix for s in segments])[:, None]
     size = torch.tensor([[*s.lengths, *[0] * (rows - len(s.lengths))] for s in segments])
@@ -123,14 +147,15 @@ class Rule:
     window: int | None = None  # sliding window: keys this many positions back are out of sight
     softcap: float | None = None
 
-    def softmax(self, scores: Tensor, distance: Tensor) -> Tensor:
-        """Softmax of scores over the keys, which lie `distance` tokens back; later ones are hidden."""
-        scores = scores * self.scale
+    def hidden(self, distance: Tensor) -> Tensor:
+        """Tell which keys are out of sight: later ones, and those beyond the window."""
+        hidden = distance < 0
+        return hidden if self.window is None else hidden | (distance >= self.window)
+
+    def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
+        """Softmax over the keys of scores whose queries were scaled; hidden keys get no weight."""
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        hidden = distance < 0
-        if self.window is not None:
-            hidden = hidden | (distance >= self.window)
         scores = scores.masked_fill(hidden, float("-inf"))
         # In float32, as the models' own attention does.
         return torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
@@ -150,7 +175,7 @@ def _group_attention(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) 
 
     q_prefix, k_prefix, v_prefix = (at(tensor, group.prefix_at) for tensor in (q, k, v))
     q_rows, k_rows, v_rows = (at(tensor, group.rows_at) for tensor in (q, k, v))
-    weights = rule.softmax(q_prefix @ k_prefix.transpose(-1, -2), group.prefix_distance)
+    weights = rule.softmax(q_prefix @ k_prefix.transpose(-1, -2), group.hidden(rule)[0])
     mixed_prefix = (weights @ v_prefix).permute(0, 3, 1, 2, 4)
 
     # All rows and heads of a group ask the same prefix: fold them into one product a segment.
@@ -158,7 +183,7 @@ def _group_attention(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) 
     folded = (segments, kv, rows, heads // kv, longest, prefix)
     to_prefix = (asked @ k_prefix.squeeze(2).transpose(-1, -2)).reshape(folded).transpose(1, 2)
     scores = torch.cat([to_prefix, q_rows @ k_rows.transpose(-1, -2)], dim=-1)
-    weights = rule.softmax(scores, group.row_distance)
+    weights = rule.softmax(scores, group.hidden(rule)[1])
     from_prefix = weights[..., :prefix].transpose(1, 2).reshape(*asked.shape[:-1], prefix)
     mixed = (from_prefix @ v_prefix.squeeze(2)).reshape(*folded[:-1], size).transpose(1, 2)
     mixed = (mixed + weights[..., prefix:] @ v_rows).permute(0, 1, 4, 2, 3, 5)
@@ -180,7 +205,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: `[1, heads, tokens, size]` to `[1, tokens, heads, size]`."""
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    flat = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    flat = (tensor[0].transpose(0, 1) for tensor in (query * rule.scale, key, value))
     return layout.attend(*flat, layer=module.layer_idx, rule=rule).unsqueeze(0), None
 
 

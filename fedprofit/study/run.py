@@ -10,6 +10,7 @@ except through files.
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -147,11 +148,13 @@ def federated(bench: Bench, folder: RunFolder, name: str, trained: Trained) -> l
     tensors = {f"{which}.{KEY}": getattr(trained, which)[KEY] for which in ("last", "best")}
     rounds = {"last": trained.rounds, "best": trained.best_round}
     save_tensors(folder.prompts(f"federated-{name}"), tensors, {"algorithm": name, "rounds": rounds})
-    scores = []
-    for which in ("last", "best"):
-        condition = Condition("federated", name, setting=which, step=rounds[which])
-        scores += score_shared(bench, getattr(trained, which), condition)
-    return scores
+    last = score_shared(
+        bench, trained.last, Condition("federated", name, setting="last", step=trained.rounds)
+    )
+    what = Condition("federated", name, setting="best", step=trained.best_round)
+    if trained.best_round == trained.rounds:  # the same prompt need not be scored twice
+        return last + [replace(score, condition=what) for score in last]
+    return last + score_shared(bench, trained.best, what)
 
 
 def personalized(
