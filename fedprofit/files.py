@@ -38,22 +38,32 @@ def atomic(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        _move(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{path}: no space is left on the disk ({error.strerror}); nothing was half-written. "
-                "Free some space, or choose another place with --out or the FEDPROFIT_CACHE variable."
-            ) from error
-        raise
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _sync(temporary)
+            _move(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn "no space left", whichever library reports it, into a `UserError` that names the place."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors and polars write with code of their own and keep only the text.
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            raise UserError(
+                f"{path}: no space is left on the disk; nothing was half-written. Free some space, or choose "
+                "another place with --out or the FEDPROFIT_CACHE variable."
+            ) from error
+        raise
 
 
 def _sync(path: Path) -> None:

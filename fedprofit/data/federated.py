@@ -8,6 +8,7 @@ a file and not memory. Folders are addressed by content: the same settings find 
 import bisect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -38,10 +39,15 @@ class Names(Sequence[ClientId]):
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __getitem__(self, position):  # type: ignore[no-untyped-def]  # int or slice, as Sequence has it
+    @overload
+    def __getitem__(self, position: int) -> ClientId: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Names": ...
+    def __getitem__(self, position: int | slice) -> "ClientId | Names":
         if isinstance(position, slice):
             return Names(self._column, self._positions[position])
-        return self._column[int(self._positions[position])].as_py()
+        name: ClientId = self._column[int(self._positions[position])].as_py()
+        return name
 
 
 class FederatedDataset:

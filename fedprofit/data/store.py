@@ -12,6 +12,7 @@ so that holding a store costs no memory beyond what is read of it.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,11 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, position):  # type: ignore[no-untyped-def]  # int or slice, as Sequence has it
+    @overload
+    def __getitem__(self, position: int) -> Example: ...
+    @overload
+    def __getitem__(self, position: slice) -> "Examples": ...
+    def __getitem__(self, position: int | slice) -> "Example | Examples":
         if isinstance(position, slice):
             return Examples(self.store, self.rows[position])
         return self.store[int(self.rows[position])]

@@ -23,7 +23,7 @@ from fedprofit.data.store import Examples
 from fedprofit.errors import UserError
 from fedprofit.evaluate.clients import score_clients
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
-from fedprofit.files import write_json
+from fedprofit.files import naming_full_disk, write_json
 from fedprofit.personalize.finetune import Personalized, finetune
 from fedprofit.personalize.interpolate import interpolate
 from fedprofit.study.bench import Bench, pooled_train, prepare
@@ -52,13 +52,17 @@ def run(
 
     Raises UserError for anything that is wrong with the configuration, its data, its model or the folder.
     """
-    folder = claim_folder(out or default_folder(config), config, resume)
+    place = out or default_folder(config)
+    with naming_full_disk(place):
+        return _run(config, claim_folder(place, config, resume), report or Quiet())
+
+
+def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
     if folder.summary.exists() and folder.results.exists():
         return folder
     try:
         bench = prepare(config)
         plan = stages(bench)
-        report = report or Quiet()
         report.plan(folder.log, sum(plan.values()))
         facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)
         for difference in write_environment(folder, facts):

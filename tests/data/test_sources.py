@@ -111,6 +111,12 @@ def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -
         read_rows(tmp_path, [first, first | row], client="client", task="task", split="split")
 
 
+def test_a_client_under_two_ids_is_named(tmp_path: Path) -> None:
+    rows = [{"input": "x", "target": "y", "client": client} for client in ("bob", "ann", "bob ")]
+    with pytest.raises(UserError, match=r"'bob' appears under several ids, \['bob', 'bob '\]"):
+        read_rows(tmp_path, rows, client="client")
+
+
 def test_an_empty_reference_is_found_in_a_later_chunk(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     targets = [["a"]] * 7 + [["a", ""]] + [[]]

@@ -38,7 +38,8 @@ def to_pool(table: pa.Table, columns: Columns, place: str) -> pa.Table:
     belongs to the task "task". `place` (a file or data set) begins every error message.
 
     Raises UserError: a missing column, a column that is not text, an unknown split, an empty task,
-    client or target, an input that is empty together with its definition.
+    client or target, a client under two ids that differ in white space alone, an input that is empty
+    together with its definition.
 
     >>> rows = pa.table({"question": ["1 + 1"], "answer": [2]})
     >>> to_pool(rows, Columns(input="question", target="answer"), "sums")["targets"].to_pylist()
@@ -65,6 +66,7 @@ def to_pool(table: pa.Table, columns: Columns, place: str) -> pa.Table:
     }
     if columns.client is not None:
         _none_empty(pool["client"], f"the client (column {columns.client!r})", place)
+        _none_twice(pool["client"], place)
     if columns.task is not None:
         _none_empty(pool["task"], f"the task (column {columns.task!r})", place)
     return check(pa.table(pool, schema=POOL_SCHEMA), place)
@@ -117,6 +119,20 @@ def _none_empty(column: pa.ChunkedArray, what: str, place: str) -> None:
         raise UserError(
             f"{place}: in row {row + 1} {what} is {'null' if value is None else repr(value)}. "
             "Give every row one, or set that column to null in data.source.columns."
+        )
+
+
+def _none_twice(clients: pa.ChunkedArray, place: str) -> None:
+    """Refuse client ids that differ in surrounding white space alone: one client would become two."""
+    ids = pc.unique(clients)
+    trimmed = pc.utf8_trim_whitespace(ids)
+    if pc.count_distinct(trimmed).as_py() < len(ids):
+        counts = pc.value_counts(trimmed)
+        name = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()]
+        spelled = ids.filter(pc.equal(trimmed, name)).to_pylist()
+        raise UserError(
+            f"{place}: the client {name.as_py()!r} appears under several ids, {spelled}, that differ in "
+            "white space alone. Spell it one way, or rename one of them."
         )
 
 

@@ -1,0 +1,30 @@
+"""A disk that is really full: a small file system of its own, where the machine lets us mount one."""
+
+import subprocess
+
+import pytest
+from tiny_run import call, write_config
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=40k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("this machine does not let the tests mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, small_disk):
+    config = write_config(tmp_path)
+    done = call("run", config, "--out", small_disk / "run", "--quiet", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "no space is left on the disk" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not list(small_disk.rglob("*.part")), "half-written files are left"
