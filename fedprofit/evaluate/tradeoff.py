@@ -81,7 +81,7 @@ def label(row: dict[str, object]) -> str:
 
     >>> slow = {"condition": "personalized", "algorithm": "fedavg", "setting": "slow"}
     >>> label({**slow, "alpha": 0.5, "step": 12})
-    'fedavg, slow, alpha 0.5, step 12'
+    'fedavg, slow, α=0.5, step 12'
     """
     condition = str(row["condition"])
     if condition == "base":
@@ -93,5 +93,5 @@ def label(row: dict[str, object]) -> str:
     if condition == "federated":
         which = "" if row["setting"] == "last" else f" (best round {row['step']})"
         return f"{row['algorithm']}, federated{which}"
-    alpha = "" if row["alpha"] in (None, 1.0) else f", alpha {row['alpha']:g}"
+    alpha = "" if row["alpha"] in (None, 1.0) else f", α={row['alpha']:g}"
     return f"{row['algorithm']}, {row['setting']}{alpha}, step {row['step']}"

@@ -4,6 +4,8 @@ from typing import Any
 
 from rich.table import Table
 
+from fedprofit.evaluate.tradeoff import label
+
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
 METRICS = {
     "rouge_l": "ROUGE-L, 0 to 100, higher is better",
@@ -84,5 +86,5 @@ def metrics_of(summary: dict[str, Any]) -> list[str]:
 
 
 def _name(row: dict[str, Any]) -> str:
-    stopped = f" [{row['stopped']} of {row['clients']} stopped: not finite]" if row["stopped"] else ""
-    return str(row["label"]) + stopped.replace("[", "(").replace("]", ")")
+    stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
+    return label(row) + stopped

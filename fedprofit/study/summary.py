@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from fedprofit.data.describe import describe
-from fedprofit.evaluate.tradeoff import label, summarize
+from fedprofit.evaluate.tradeoff import summarize
 from fedprofit.files import write_json
 from fedprofit.study.bench import Bench
 from fedprofit.study.folder import RunFolder
@@ -36,7 +36,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
                 "unseen_examples": len(bench.sets.shared["unseen"]),
             },
             "budget": {a.name: _budget(folder, a.name) for a in config.training.algorithms},
-            "conditions": [{"label": label(row), **_clean(row)} for row in rows],
+            "conditions": [_clean(row) for row in rows],
         },
     )
 
