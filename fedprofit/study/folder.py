@@ -72,11 +72,11 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{config.name}-{config.hash[:8]}"
 
 
-def claim_folder(path: Path, config: Config, resume: bool) -> RunFolder:
-    """Make a run's folder, or check that it may be gone on with.
+def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
+    """Check that a run may be made, or gone on with, in this folder; write nothing.
 
-    Raises UserError if it holds another run, holds this run and `resume` is not asked for, or cannot be
-    written.
+    Raises UserError if it holds another run or anything else, or holds this run and `resume` is not
+    asked for.
     """
     kept = path / "config.yaml"
     if path.exists() and not path.is_dir():
@@ -92,15 +92,25 @@ def claim_folder(path: Path, config: Config, resume: bool) -> RunFolder:
                 f"{path}: holds this run already. Add --resume to go on with it (a complete one is shown "
                 "again), or choose another place with --out."
             )
-    elif path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):
         raise UserError(f"{path}: is not empty and not a run. Choose another place with --out.")
+    return RunFolder(path)
+
+
+def claim_folder(folder: RunFolder, config: Config) -> None:
+    """Make the folder and write the configuration into it; UserError if it cannot be written.
+
+    What a killed process left half-written is removed; one process at a time works on a run.
+    """
+    path = folder.path
     try:
-        write_text(kept, to_yaml(config))
+        for stale in path.rglob(".*.part"):
+            stale.unlink()
+        write_text(path / "config.yaml", to_yaml(config))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}). Choose another place with --out."
         ) from None
-    return RunFolder(path)
 
 
 def open_folder(path: Path) -> RunFolder:

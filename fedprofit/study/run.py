@@ -28,7 +28,14 @@ from fedprofit.personalize.finetune import Personalized, finetune
 from fedprofit.personalize.interpolate import interpolate
 from fedprofit.study.bench import Bench, pooled_train, prepare
 from fedprofit.study.checkpoint import save_tensors
-from fedprofit.study.folder import RunFolder, claim_folder, default_folder, environment, write_environment
+from fedprofit.study.folder import (
+    RunFolder,
+    check_folder,
+    claim_folder,
+    default_folder,
+    environment,
+    write_environment,
+)
 from fedprofit.study.plan import stages
 from fedprofit.study.progress import Quiet, Reporter, duration
 from fedprofit.study.summary import write_summary
@@ -54,7 +61,7 @@ def run(
     """
     place = out or default_folder(config)
     with naming_full_disk(place):
-        return _run(config, claim_folder(place, config, resume), report or Quiet())
+        return _run(config, check_folder(place, config, resume), report or Quiet())
 
 
 def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
@@ -62,6 +69,8 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
         return folder
     try:
         bench = prepare(config)
+        # Only now: a configuration that cannot run leaves no folder behind.
+        claim_folder(folder, config)
         plan = stages(bench)
         report.plan(folder.log, sum(plan.values()))
         facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)

@@ -146,7 +146,7 @@ def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words):
     assert "Traceback" not in message
     for word in words:
         assert word in message
-    assert not (tmp_path / "out" / "results.parquet").exists()
+    assert not (tmp_path / "out").exists(), "a run that cannot start leaves no folder"
 
 
 def test_a_run_without_validation_clients_or_baselines(tmp_path):
