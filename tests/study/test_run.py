@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import polars as pl
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from tiny_run import call, tiny_config, write_config
 
 import fedprofit
+from fedprofit.cli import main
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
 
@@ -137,11 +139,15 @@ def test_report_prints_tables_and_draws(folder, tmp_path):
         ("tuner.length=400", ["256", "tuner.length"]),
     ],
 )
-def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words):
+def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words, monkeypatch, capsys):
     config = write_config(tmp_path)
-    done = call("run", config, "--out", tmp_path / "out", "--set", change, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    message = " ".join(done.stderr.split())
+    line = ["fedprofit", "run", str(config), "--out", str(tmp_path / "out"), "--set", change]
+    monkeypatch.setattr(sys, "argv", line)
+    capsys.readouterr()  # what saving the model printed
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    message = " ".join(capsys.readouterr().err.split())
     assert message.startswith("error")
     assert "Traceback" not in message
     for word in words:
