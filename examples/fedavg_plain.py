@@ -2,7 +2,7 @@
 
 This is what the package computes, without what makes it fast: one client after another, the model's
 own forward pass on concatenated embeddings, torch.optim, averaging by hand, greedy decoding of one
-example at a time. Read it from top to bottom, then run it (about two minutes on two idle cores):
+example at a time. Read it from top to bottom, then run it:
 
     python examples/fedavg_plain.py
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny import tiny_folder
-from tiny_run import surroundings
+from tiny_run import call, surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,14 +47,7 @@ def test_commands(line, folder):
     words = line.replace("path/to/model", "./model").split()[1:]
     if words[0] == "run" and "--set" in words:
         words += ["--out", "runs/own-model"]  # the stand-in makes it the same run as the one before
-    done = subprocess.run(
-        [sys.executable, "-m", "fedprofit", *words],
-        cwd=folder,
-        env=surroundings(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = call(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
