@@ -36,7 +36,9 @@ class BackboneConfig(Section):
     # packed: all tokens of all clients in one flat row; eager, sdpa: the model's own padded attention;
     # auto: packed where it is verified, at load, to equal the model's own, else eager.
     attention: Literal["auto", "packed", "eager", "sdpa"] = "auto"
-    token_budget: Positive = 1024  # tokens in one forward pass: bounds memory, changes no result
+    token_budget: Positive = 1024  # tokens in flight at once: bounds memory, changes no result
+    # processes that share the budget, one core each; auto: one a core, on a GPU one
+    workers: Positive | Literal["auto"] = "auto"
 
 
 class LexiconSource(Section):

@@ -1,67 +1,84 @@
-"""The throughput benchmark runs on a tiny model, writes what it promises, and refuses unequal losses."""
+"""The benchmarks run on a tiny model, write what they promise, and refuse unequal losses."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
+from importlib.util import find_spec
 
 import pytest
+import throughput
+import whole_process
 from tiny import tiny_folder
+from work import Settings, check_losses, prepare
 
-THROUGHPUT = Path(__file__).resolve().parent.parent / "benchmarks" / "throughput.py"
-
-
-@pytest.fixture(scope="module")
-def throughput():
-    spec = importlib.util.spec_from_file_location("throughput", THROUGHPUT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["throughput"] = module  # its dataclass looks its own module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["throughput"]
+IN_PROCESS = ["engine", "sequential", "peft"] + ["pfl"] * bool(find_spec("pfl"))
+SMALL = "--data lexicon --dtype float32 --clients 2 --rows 2 --steps 2 --threads 1 --no-definitions"
 
 
-def test_throughput_measures_three_methods(throughput, tmp_path, capsys):
-    options = "--data lexicon --dtype float32 --clients 2 --rows 2 --steps 2 --length 3 --repetitions 1"
+@pytest.fixture(autouse=True)
+def forget():
+    """Models are kept by path and settings; the next test's folder is another."""
+    yield
+    prepare.cache_clear()
+
+
+def check_table(folder, name, methods, lengths):
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert [measurement["facts"]["length"] for measurement in found["measurements"]] == lengths
+    for measurement in found["measurements"]:
+        assert [result["method"] for result in measurement["results"]] == methods
+        engine = measurement["results"][0]
+        for result in measurement["results"]:
+            ratios = [one / other for one, other in zip(result["seconds"], engine["seconds"], strict=True)]
+            assert result["ratios"] == pytest.approx(ratios)
+    table = (folder / f"{name}.md").read_text().splitlines()
+    assert len({line.count("|") for line in table if line.startswith("|")}) == 1
+    assert sum(line.startswith("|") for line in table) == (2 + len(methods)) * len(lengths)
+    return found["measurements"]
+
+
+def test_throughput_measures_all_methods(tmp_path, capsys):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
-    throughput.main([*options.split(), "--threads", "1", "--no-definitions", *places])
+    throughput.main([*SMALL.split(), "--length", "3", "5", "--repetitions", "2", *places])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    found = json.loads((tmp_path / "out" / "throughput.json").read_text())
-    assert [result["method"] for result in found["results"]] == ["engine", "sequential", "peft"]
-    assert found["examples"] == 2 * 2 * 2
-    engine = found["results"][0]
-    for result in found["results"]:
-        (rate,), (tokens,), (ratio,) = (
-            result[name] for name in ("examples_per_second", "tokens_per_second", "ratios")
-        )
-        assert rate > 0
-        assert tokens / rate == pytest.approx(found["tokens"] / found["examples"])
-        assert ratio == pytest.approx(engine["examples_per_second"][0] / rate)
-        assert any(result["method"] in line and f"{rate:.2f}" in line for line in lines)
-    table = (tmp_path / "out" / "throughput.md").read_text().splitlines()
-    assert len({line.count("|") for line in table if line.startswith("|")}) == 1
-    assert sum(line.startswith("|") for line in table) == 2 + 3
+    short, long = check_table(tmp_path / "out", "throughput", IN_PROCESS, [3, 5])
+    assert short["examples"] == long["examples"] == 2 * 2 * 2
+    assert long["tokens"] - short["tokens"] == (5 - 3) * 8
+    assert all(any(method in line for line in lines) for method in IN_PROCESS)
 
 
-def test_unequal_losses_are_refused_by_name(throughput):
+def test_a_subset_of_the_methods_keeps_the_engine(tmp_path):
+    places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
+    throughput.main([*SMALL.split(), "--length", "3", "--repetitions", "1", "--methods", "peft", *places])
+    check_table(tmp_path / "out", "throughput", ["engine", "peft"], [3])
+
+
+def test_whole_processes_of_the_engine_are_timed(tmp_path):
+    places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
+    sizes = ["--length", "3", "--repetitions", "1", "--rounds", "2"]
+    whole_process.main([*SMALL.split(), *sizes, "--methods", "engine", *places])
+    (measurement,) = check_table(tmp_path / "out", "whole_process", ["engine"], [3])
+    assert measurement["examples"] == 2 * 2 * 2 * 2
+    ((first, second),) = measurement["facts"]["losses"]["engine"]
+    assert second < first
+
+
+def test_a_method_that_fails_says_so(tmp_path):
+    settings = Settings(str(tmp_path), "float32", "lexicon", False, 2, 2, 2, 3, 1, 0)
+    with pytest.raises(SystemExit, match=r"engine failed \(exit status 1\)(.|\n)*no config.json"):
+        whole_process.run("engine", settings, 1)
+
+
+def test_unequal_losses_are_refused_by_name():
     same = [[1.0, 2.0], [3.0]]
-    throughput.check_losses({"engine": same, "sequential": same, "peft": [[1.0005, 2.0], [3.0]]}, 1e-3)
+    places = "client {0} at step {1}"
+    good = {"engine": same, "sequential": same, "peft": [[1.0005, 2.0], [3.0]]}
+    check_losses(good, "sequential", 1e-3, places)
     for wrong in (3.1, float("nan")):
         with pytest.raises(SystemExit, match="peft: the loss of client 1 at step 1"):
-            throughput.check_losses({"sequential": same, "peft": [[1.0, 2.0], [wrong]]}, 1e-3)
+            check_losses({"sequential": same, "peft": [[1.0, 2.0], [wrong]]}, "sequential", 1e-3, places)
 
 
-def test_too_many_clients_is_said_before_anything_runs(throughput, tmp_path):
-    options = [
-        "--model",
-        str(tiny_folder(tmp_path)),
-        "--data",
-        "lexicon",
-        "--clients",
-        "1000",
-        "--threads",
-        "1",
-    ]
+def test_too_many_clients_is_said_before_anything_runs(tmp_path):
+    options = ["--model", str(tiny_folder(tmp_path)), "--data", "lexicon", "--clients", "1000"]
     with pytest.raises(throughput.UserError, match="--clients 1000: only"):
-        throughput.main(options)
+        throughput.main([*options, "--dtype", "float32", "--threads", "1"])

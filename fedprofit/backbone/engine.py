@@ -1,15 +1,21 @@
-"""The engine: a frozen backbone and how it is computed, with memory bounded by a token budget."""
+"""The engine: a frozen backbone and how it is computed, with memory bounded by a token budget.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+What is asked of it (losses, gradients, answers) is split into micro-batches, each a pure function of
+some prompts and rows; workers compute them side by side.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedprofit.backbone.forward import Row, micro_batches, packed_losses, plain_losses
-from fedprofit.backbone.generate import packed_generate, plain_generate
+from fedprofit.backbone.generate import cache_batches, packed_generate, plain_generate
 from fedprofit.backbone.load import Backbone
+from fedprofit.backbone.packing import rounded
+from fedprofit.backbone.workers import LEAST_TOKENS, Workers, shared_workers, worker_count
 from fedprofit.errors import UserError
 from fedprofit.types import Example
 
@@ -17,59 +23,161 @@ from fedprofit.types import Example
 # keeps about this many times more per token than a key-value cache does.
 CACHE_PER_TOKEN = 8
 
+Batches = list[list[int]]  # row numbers
+
 
 @dataclass(frozen=True)
 class Engine:
-    """A backbone, computed packed or plain, in micro-batches of at most `token_budget` tokens."""
+    """A backbone, computed packed or plain, with at most `token_budget` tokens in flight."""
 
     backbone: Backbone
     attention: str  # "packed", or an implementation of the model's own: "eager", "sdpa"
     token_budget: int = 1024
+    workers: int = 1  # processes that share the budget; 1: all in this one
 
-    def losses(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
-        """Return each row's summed negative log-likelihood `[rows]` in one differentiable pass."""
-        if self.attention == "packed":
-            return packed_losses(self.backbone, prompts, rows)
-        return plain_losses(self.backbone, prompts, rows, self.attention)
+    def gradients(self, prompts: Tensor, rows: Sequence[Row], weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Differentiate a weighted sum of the rows' losses by the prompts.
 
-    def batches(self, prompts: Tensor, rows: Sequence[Row]) -> list[list[int]]:
-        """Split rows into micro-batches: lists of row numbers, each within the token budget."""
-        return list(micro_batches(rows, prompts.shape[1], self.token_budget))
+        Args:
+            prompts: `[clients, length, width]`.
+            rows: what to read under which prompt.
+            weights: `[rows]`, of each row's loss in the sum.
+
+        Returns:
+            Each row's summed negative log-likelihood `[rows]`, and the gradient, shaped as the prompts.
+        """
+        losses, gradient = torch.zeros(len(rows), device=prompts.device), torch.zeros_like(prompts)
+        batches = self.batches(prompts, rows)
+        parts = [part(prompts, rows, batch) for batch in batches]
+        tasks = [
+            (self.attention, own, members, weights[batch])
+            for (_, own, members), batch in zip(parts, batches, strict=True)
+        ]
+        found = self._pool.map(_gradients, tasks)
+        for batch, (owners, _, _), (sums, slopes) in zip(batches, parts, found, strict=True):
+            losses[batch] = sums
+            gradient[owners] += slopes
+        return losses, gradient
 
     def score(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
         """Return each row's summed negative log-likelihood `[rows]`, float64, without gradient."""
-        result = torch.zeros(len(rows), dtype=torch.float64)
-        with torch.no_grad():
-            for batch in self.batches(prompts, rows):
-                sums = self.losses(prompts, [rows[number] for number in batch])
-                result[batch] = sums.double().cpu()
-        return result
+        losses = torch.zeros(len(rows), dtype=torch.float64)
+        batches = self.batches(prompts, rows)
+        tasks = [(self.attention, *part(prompts, rows, batch)[1:]) for batch in batches]
+        for batch, (sums,) in zip(batches, self._pool.map(_score, tasks), strict=True):
+            losses[batch] = sums.double().cpu()
+        return losses
 
-    def generate(self, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
-        """Continue each row greedily; return the new tokens without the end-of-sequence token."""
-        if self.attention == "packed":
-            budget = CACHE_PER_TOKEN * self.token_budget
-            return packed_generate(self.backbone, prompts, rows, max_new_tokens, budget)
-        return plain_generate(self.backbone, prompts, rows, max_new_tokens, self.attention)
+    def answer(
+        self, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int
+    ) -> tuple[Tensor, list[list[int]]]:
+        """Score each row's target and continue the row greedily, from one reading.
+
+        Returns the losses, as `score` does, and the new tokens without the end-of-sequence token.
+        """
+        budget = CACHE_PER_TOKEN * self.token_budget
+        batches = self._even(
+            lambda cap: list(cache_batches(rows, prompts.shape[1], max_new_tokens, cap)), budget
+        )
+        tasks = [
+            (self.attention, *part(prompts, rows, batch)[1:], max_new_tokens, budget) for batch in batches
+        ]
+        losses = torch.zeros(len(rows), dtype=torch.float64)
+        answers: list[list[int]] = [[] for _ in rows]
+        for batch, (sums, found) in zip(batches, self._pool.map(_answer, tasks), strict=True):
+            losses[batch] = sums.double().cpu()
+            for number, answer in zip(batch, found, strict=True):
+                answers[number] = answer
+        return losses, answers
+
+    def batches(self, prompts: Tensor, rows: Sequence[Row]) -> Batches:
+        """Split rows into micro-batches: lists of row numbers, each within a worker's token budget."""
+        return self._even(lambda cap: list(micro_batches(rows, prompts.shape[1], cap)), self.token_budget)
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the workers that run now."""
+        return self._pool.processes()
+
+    @property
+    def _pool(self) -> Workers:
+        return shared_workers(self.backbone, self.workers)
+
+    def _even(self, split: Callable[[int], Batches], budget: int) -> Batches:
+        """Split by the least budget whose batches the workers share without one left over."""
+        high = max(1, budget // self.workers)
+        batches = split(high)
+        if self.workers == 1:
+            return batches
+        most = rounded(len(batches), self.workers)
+        low = min(high, LEAST_TOKENS)
+        while low < high:
+            middle = (low + high) // 2
+            tried = split(middle)
+            if len(tried) <= most:
+                batches, high = tried, middle
+            else:
+                low = middle + 1
+        return batches
 
 
-def make_engine(backbone: Backbone, attention: str = "auto", token_budget: int = 1024) -> Engine:
+def part(prompts: Tensor, rows: Sequence[Row], batch: Sequence[int]) -> tuple[list[int], Tensor, list[Row]]:
+    """Take a batch with its own prompts alone: their numbers, the prompts, and the rows on them."""
+    owners = sorted({rows[number].owner for number in batch})
+    place = {owner: j for j, owner in enumerate(owners)}
+    members = [replace(rows[number], owner=place[rows[number].owner]) for number in batch]
+    return owners, prompts[owners], members
+
+
+def _losses(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+    if attention == "packed":
+        return packed_losses(backbone, prompts, rows)
+    return plain_losses(backbone, prompts, rows, attention)
+
+
+def _gradients(
+    backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row], weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    leaf = prompts.detach().requires_grad_()
+    losses = _losses(backbone, attention, leaf, rows)
+    torch.autograd.backward((losses * weights).sum())
+    assert leaf.grad is not None
+    return losses.detach(), leaf.grad
+
+
+def _score(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> tuple[Tensor]:
+    with torch.no_grad():
+        return (_losses(backbone, attention, prompts, rows),)
+
+
+def _answer(
+    backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row], most: int, budget: int
+) -> tuple[Tensor, list[list[int]]]:
+    if attention == "packed":
+        return packed_generate(backbone, prompts, rows, most, budget)
+    (losses,) = _score(backbone, attention, prompts, rows)
+    return losses, plain_generate(backbone, prompts, rows, most, attention)
+
+
+def make_engine(
+    backbone: Backbone, attention: str = "auto", token_budget: int = 1024, workers: int | str = "auto"
+) -> Engine:
     """Choose how the backbone is computed.
 
     `packed` and `auto` are verified on a few tokens: packing must give the model's own losses. Where it
     does not (a model with attention of its own kind), `auto` falls back to eager attention and `packed`
-    raises a UserError.
+    raises a UserError. `workers` is a number of processes, or "auto" (see `worker_count`).
     """
+    count = worker_count(workers, backbone, token_budget)
     if attention in ("packed", "auto"):
         if packing_holds(backbone):
-            return Engine(backbone, "packed", token_budget)
+            return Engine(backbone, "packed", token_budget, count)
         if attention == "packed":
             raise UserError(
                 f"backbone {backbone.name!r}: packed attention does not give this model's own losses. "
                 "Set backbone.attention to auto or eager."
             )
         attention = "eager"
-    return Engine(backbone, attention, token_budget)
+    return Engine(backbone, attention, token_budget, count)
 
 
 def packing_holds(backbone: Backbone) -> bool:

@@ -156,21 +156,34 @@ def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> T
         `[rows]`, in nats, float32, in the order given.
     """
     packed = pack(rows, prompts.shape[1], backbone.device)
-    at, labels, lengths = [], [], []
+    logits = packed_logits(backbone, prompts, packed, predicted_at(packed, rows).to(backbone.device))
+    return as_given(packed.order, target_losses(logits, [rows[number].example for number in packed.order]))
+
+
+def predicted_at(packed: Packed, rows: Sequence[Row]) -> Tensor:
+    """Return the flat positions that predict each laid-out row's target, or, without one, what follows."""
+    at = []
     for number, start in zip(packed.order, packed.row_starts, strict=True):
-        example = rows[number].example
-        first = start + len(example.source) - 1
-        at.append(torch.arange(first, first + len(example.target)))
-        labels.append(torch.as_tensor(example.target.copy(), dtype=torch.long))
-        lengths.append(len(example.target))
-    logits = packed_logits(backbone, prompts, packed, torch.cat(at).to(backbone.device))
-    nll = torch.nn.functional.cross_entropy(
-        logits.float(), torch.cat(labels).to(backbone.device), reduction="none"
-    )
-    sums = torch.stack([part.sum() for part in torch.split(nll, lengths)])
-    inverse = torch.empty(len(rows), dtype=torch.long)
-    inverse[torch.tensor(packed.order)] = torch.arange(len(rows))
-    return sums[inverse.to(sums.device)]
+        first = start + len(rows[number].example.source) - 1
+        at.append(
+            torch.arange(first, first + (len(rows[number].example.target) if rows[number].target else 1))
+        )
+    return torch.cat(at)
+
+
+def target_losses(logits: Tensor, examples: Sequence[Example]) -> Tensor:
+    """Sum the negative log-likelihood of each example's target: logits of all targets, to `[examples]`."""
+    labels = torch.cat([torch.as_tensor(example.target.copy(), dtype=torch.long) for example in examples])
+    nll = torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device), reduction="none")
+    parts = torch.split(nll, [len(example.target) for example in examples])
+    return torch.stack([part.sum() for part in parts])
+
+
+def as_given(order: Sequence[int], values: Tensor) -> Tensor:
+    """Put `values [rows]` of rows as laid out into the order in which they were given."""
+    inverse = torch.empty(len(order), dtype=torch.long)
+    inverse[torch.tensor(order)] = torch.arange(len(order))
+    return values[inverse.to(values.device)]
 
 
 def plain_losses(

@@ -7,16 +7,16 @@ cache. Rows that are finished are dropped from the batch, so that late ones cost
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fedprofit.backbone.forward import Row, pack, packed_logits
+from fedprofit.backbone.forward import Row, pack, packed_logits, predicted_at, target_losses
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.packing import Rule, rounded
 
 GROWTH = 16  # cache positions added at a time: few copies, little room unused
+LOGITS_COST = 8  # cache positions that the logits of one target token take the place of
 TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see packing.FLAT)
 
 
@@ -56,7 +56,7 @@ class RowCache:
         grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], size)
         scores = grouped @ keys.transpose(2, 3)
         distance = self.lengths[:, None, None, None] - torch.arange(keys.shape[2], device=key.device)
-        weights = rule.softmax(scores, rule.hidden(distance))
+        weights = rule.softmax(scores, rule.mask(distance, scores.dtype))
         return (weights @ values).reshape(rows, heads, size)
 
 
@@ -70,31 +70,41 @@ def _grown(cache: Tensor) -> Tensor:
 
 def packed_generate(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int, budget: int
-) -> list[list[int]]:
-    """Continue each row greedily until end of sequence or `max_new_tokens`.
+) -> tuple[Tensor, list[list[int]]]:
+    """Continue each row greedily until end of sequence or `max_new_tokens`, and score its target.
+
+    A row with a target is read with it: the same reading gives the target's loss, and the keys and
+    values of what stands before the target, from which the row is continued.
 
     Args:
         backbone: the frozen model.
         prompts: soft prompts, `[clients, length, width]`.
-        rows: what to continue under which prompt; a target, where there is one, is ignored.
+        rows: what to continue under which prompt.
         max_new_tokens: tokens at most, per row; fewer where the model's context ends before.
         budget: cache positions held at once, which bounds memory and changes no result.
 
     Returns:
-        The new tokens of each row, in the order given, without the end-of-sequence token.
+        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without; and
+        its new tokens, without the end-of-sequence token.
     """
-    rows = [replace(row, target=False) for row in rows]
+    losses = torch.full((len(rows),), torch.nan, device=backbone.device)
     outputs: list[list[int]] = [[] for _ in rows]
     with torch.no_grad():
-        for batch in _cache_batches(rows, prompts.shape[1], max_new_tokens, budget):
-            for number, tokens in _generate_batch(backbone, prompts, rows, batch, max_new_tokens):
+        for batch in cache_batches(rows, prompts.shape[1], max_new_tokens, budget):
+            numbers, sums, logits, cache = _read(backbone, prompts, rows, batch)
+            if sums is not None:
+                losses[numbers] = sums
+            for number, tokens in zip(
+                numbers, _continue(backbone, logits, cache, max_new_tokens), strict=True
+            ):
                 outputs[number] = tokens
-    return outputs
+    return losses, outputs
 
 
-def _cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget: int) -> Iterator[list[int]]:
+def cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget: int) -> Iterator[list[int]]:
     """Yield row numbers, similar lengths together, so that `rows x longest` stays within the budget.
 
+    Logits take far more than a cache does, so that targets have a part of the budget of their own.
     Rows of one owner and prefix stay neighbours: length decides between groups of four tokens only.
     """
 
@@ -106,48 +116,67 @@ def _cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget
         return (size(number) // 4, row.owner, row.example.prefix.tobytes())
 
     batch: list[int] = []
+    targets = 0
     for number in sorted(range(len(rows)), key=order, reverse=True):
         # Longest first, so the first of a batch bounds every later one (up to the rounding by four).
         longest = size(batch[0]) + 3 if batch else 0
-        if batch and (len(batch) + 1) * (longest + min(max_new_tokens, GROWTH)) > budget:
+        own = len(rows[number].example.target) if rows[number].target else 1
+        held = (len(batch) + 1) * (longest + min(max_new_tokens, GROWTH))
+        if batch and max(held, LOGITS_COST * (targets + own)) > budget:
             yield batch
-            batch = []
+            batch, targets = [], 0
         batch.append(number)
+        targets += own
     if batch:
         yield batch
 
 
-def _generate_batch(
-    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], batch: Sequence[int], max_new_tokens: int
-) -> Iterator[tuple[int, list[int]]]:
-    """Yield (row number, its tokens) for one batch."""
+def _read(
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], batch: Sequence[int]
+) -> tuple[list[int], Tensor | None, Tensor, RowCache]:
+    """Read a batch once.
+
+    Returns the rows' numbers as laid out; their targets' losses, unless one has none; the logits
+    `[rows, vocabulary]` of the first token to generate; and the cache of what stands before it.
+    """
     device = backbone.device
-    packed = pack([rows[number] for number in batch], prompts.shape[1], device, capture=True)
-    numbers = [batch[j] for j in packed.order]
-    ends = [start + rows[n].tokens for start, n in zip(packed.row_starts, numbers, strict=True)]
-    logits = packed_logits(backbone, prompts, packed, torch.tensor(ends, device=device) - 1)
+    members = [rows[number] for number in batch]
+    packed = pack(members, prompts.shape[1], device, capture=True)
+    laid = [members[j] for j in packed.order]
+    logits = packed_logits(backbone, prompts, packed, predicted_at(packed, members).to(device))
+    sums, first = None, torch.arange(len(laid))
+    if all(row.target for row in laid):
+        sums = target_losses(logits, [row.example for row in laid])
+        count = torch.tensor([len(row.example.target) for row in laid])
+        first = torch.cumsum(count, 0) - count
+    ends = [start + len(row.example.source) for start, row in zip(packed.row_starts, laid, strict=True)]
     gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
     assert packed.layout.captured is not None
     cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device))
+    return [batch[j] for j in packed.order], sums, logits[first.to(device)], cache
+
+
+def _continue(backbone: Backbone, logits: Tensor, cache: RowCache, max_new_tokens: int) -> list[list[int]]:
+    """Generate greedily from the first logits `[rows, vocabulary]` on; return each row's tokens."""
     stop = set(backbone.eos_token_ids)
     context = backbone.context_length or sys.maxsize
-    done: dict[int, list[int]] = {number: [] for number in numbers}
+    done: list[list[int]] = [[] for _ in range(len(logits))]
     ended: set[int] = set()
-    active = numbers
+    active = list(range(len(done)))
     for step in range(max_new_tokens):
         chosen = logits.argmax(-1)
-        for number, token, length in zip(active, chosen.tolist(), cache.lengths.tolist(), strict=True):
+        for row, token, length in zip(active, chosen.tolist(), cache.lengths.tolist(), strict=True):
             if token in stop or length >= context:
-                ended.add(number)
-            elif number not in ended:
-                done[number].append(token)
-        if len(ended) == len(numbers) or step == max_new_tokens - 1:
+                ended.add(row)
+            elif row not in ended:
+                done[row].append(token)
+        if len(ended) == len(done) or step == max_new_tokens - 1:
             break
-        going = [j for j, number in enumerate(active) if number not in ended]
-        fill = [j for j, number in enumerate(active) if number in ended]
+        going = [j for j, row in enumerate(active) if row not in ended]
+        fill = [j for j, row in enumerate(active) if row in ended]
         going = sorted(going + fill[: rounded(len(going), TOGETHER) - len(going)])
         if len(going) < len(active):
-            keep = torch.tensor(going, device=device)
+            keep = torch.tensor(going, device=logits.device)
             active, chosen = [active[j] for j in going], chosen[keep]
             cache.keep(keep)
         logits = backbone.model(
@@ -158,7 +187,7 @@ def _generate_batch(
             layout=cache,
         ).logits[0]
         cache.lengths = cache.lengths + 1
-    yield from done.items()
+    return done
 
 
 def _gather(

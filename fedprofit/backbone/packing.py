@@ -52,16 +52,24 @@ class Group:
     prefix_at: Tensor  # [S, P]: flat positions, padded by the segment's first
     rows_at: Tensor  # [S, R, n]
     prefix_distance: Tensor  # [P, P]: how far back key j lies from query i; negative: hidden
-    row_distance: Tensor  # [S, 1, 1, 1, n, P + n]: the same for a row's queries over prefix and row
+    row_distance: Tensor  # [S, 1, n, P + n]: the same for a row's queries over prefix and row
     valid: Tensor  # the padded outputs to keep, of S * P prefix tokens, then of S * R * n row tokens
     flat: Tensor  # their flat positions
-    masks: dict[int | None, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by window
+    masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def hidden(self, rule: "Rule") -> tuple[Tensor, Tensor]:
-        """Return which keys the prefix's and the rows' queries must not see; made once a window."""
-        if rule.window not in self.masks:
-            self.masks[rule.window] = (rule.hidden(self.prefix_distance), rule.hidden(self.row_distance))
-        return self.masks[rule.window]
+    def masks_of(self, rule: "Rule", shared: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what to add to the prefix's and the rows' scores, for `shared` query heads a token.
+
+        Most models need one in all their layers, so they are kept.
+        """
+        key = (rule.window, shared, dtype)
+        if key not in self.masks:
+            prefix, rows = (
+                rule.mask(distance, dtype).repeat_interleave(shared, dim=-2)
+                for distance in (self.prefix_distance, self.row_distance)
+            )
+            self.masks[key] = (prefix, rows)
+        return self.masks[key]
 
 
 class Layout:
@@ -133,7 +141,7 @@ def make_group(segments: Sequence[Segment], device: torch.device) -> Group:
         prefix_at=torch.where(prefix_valid, prefix_at, start).to(device),
         rows_at=torch.where(rows_valid, rows_at, start[..., None]).to(device),
         prefix_distance=(p[:, None] - p).to(device),
-        row_distance=torch.cat([to_prefix, to_row], 2)[:, None, None, None].to(device),
+        row_distance=torch.cat([to_prefix, to_row], 2)[:, None].to(device),
         valid=torch.nonzero(kept).flatten().to(device),
         flat=where[kept].to(device),
     )
@@ -147,48 +155,56 @@ class Rule:
     window: int | None = None  # sliding window: keys this many positions back are out of sight
     softcap: float | None = None
 
-    def hidden(self, distance: Tensor) -> Tensor:
-        """Tell which keys are out of sight: later ones, and those beyond the window."""
+    def mask(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return -inf where a key is out of sight (later, or beyond the window), else 0."""
         hidden = distance < 0
-        return hidden if self.window is None else hidden | (distance >= self.window)
+        if self.window is not None:
+            hidden |= distance >= self.window
+        return torch.zeros(distance.shape, dtype=dtype, device=distance.device).masked_fill_(
+            hidden, -torch.inf
+        )
 
-    def softmax(self, scores: Tensor, hidden: Tensor) -> Tensor:
-        """Softmax over the keys of scores whose queries were scaled; hidden keys get no weight."""
+    def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Softmax over the keys of scores whose queries were scaled; masked keys get no weight."""
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        scores = scores.masked_fill(hidden, float("-inf"))
-        # In float32, as the models' own attention does.
-        return torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+        # The kernel sums in float32 whatever the type; `scores` are this function's to overwrite.
+        return torch.softmax(scores.add_(mask), dim=-1)
 
 
 def _group_attention(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) -> Tensor:
     """Return the outputs `[kept, heads, size]` of a group's tokens, in the order of `group.flat`."""
     heads, size = q.shape[1:]
-    kv = k.shape[1]
+    kv, shared = k.shape[1], heads // k.shape[1]
     (segments, prefix), (_, rows, longest) = group.prefix_at.shape, group.rows_at.shape
 
     def at(tensor: Tensor, index: Tensor) -> Tensor:
-        """Gather `[*index, tokens, heads, size]` to `[*index, kv, heads / kv, tokens, size]`."""
+        """Gather `[S, tokens, kv, -1, size]` to `[S, kv, tokens, -1, size]`; the index is `[S, ...]`."""
         gathered = tensor.index_select(0, index.flatten())
-        gathered = gathered.reshape(*index.shape, kv, tensor.shape[1] // kv, size)
-        return gathered.transpose(-4, -3).transpose(-3, -2)
+        return gathered.reshape(segments, -1, kv, tensor.shape[1] // kv, size).transpose(1, 2)
 
-    q_prefix, k_prefix, v_prefix = (at(tensor, group.prefix_at) for tensor in (q, k, v))
-    q_rows, k_rows, v_rows = (at(tensor, group.rows_at) for tensor in (q, k, v))
-    weights = rule.softmax(q_prefix @ k_prefix.transpose(-1, -2), group.hidden(rule)[0])
-    mixed_prefix = (weights @ v_prefix).permute(0, 3, 1, 2, 4)
+    # The query heads that share a key head stand beside its tokens: as many queries more, no copy of keys.
+    def queries(index: Tensor, tokens: int) -> Tensor:
+        return at(q, index).reshape(segments * kv, tokens * shared, size)
 
-    # All rows and heads of a group ask the same prefix: fold them into one product a segment.
-    asked = q_rows.permute(0, 2, 1, 3, 4, 5).reshape(segments, kv, -1, size)
-    folded = (segments, kv, rows, heads // kv, longest, prefix)
-    to_prefix = (asked @ k_prefix.squeeze(2).transpose(-1, -2)).reshape(folded).transpose(1, 2)
-    scores = torch.cat([to_prefix, q_rows @ k_rows.transpose(-1, -2)], dim=-1)
-    weights = rule.softmax(scores, group.hidden(rule)[1])
-    from_prefix = weights[..., :prefix].transpose(1, 2).reshape(*asked.shape[:-1], prefix)
-    mixed = (from_prefix @ v_prefix.squeeze(2)).reshape(*folded[:-1], size).transpose(1, 2)
-    mixed = (mixed + weights[..., prefix:] @ v_rows).permute(0, 1, 4, 2, 3, 5)
-    outputs = torch.cat([mixed_prefix.reshape(-1, heads, size), mixed.reshape(-1, heads, size)])
-    return outputs.index_select(0, group.valid)
+    k_prefix, v_prefix = (at(t, group.prefix_at).reshape(segments * kv, prefix, size) for t in (k, v))
+    mask_prefix, mask_rows = group.masks_of(rule, shared, q.dtype)
+    weights = rule.softmax(queries(group.prefix_at, prefix) @ k_prefix.transpose(1, 2), mask_prefix)
+    mixed_prefix = (weights @ v_prefix).reshape(segments, kv, prefix, shared, size)
+
+    # All rows of a segment ask the same prefix in one product, and each its own tokens in another.
+    asked = queries(group.rows_at, rows * longest)
+    each = (segments * kv * rows, longest * shared)
+    k_rows, v_rows = (at(t, group.rows_at).reshape(each[0], longest, size) for t in (k, v))
+    to_prefix = (asked @ k_prefix.transpose(1, 2)).reshape(*each, prefix)
+    scores = torch.cat([to_prefix, asked.reshape(*each, size) @ k_rows.transpose(1, 2)], dim=-1)
+    weights = rule.softmax(scores.reshape(segments, kv * rows, *scores.shape[1:]), mask_rows)
+    weights = weights.reshape(scores.shape)
+    from_prefix = weights[..., :prefix].reshape(*asked.shape[:2], prefix) @ v_prefix
+    mixed = from_prefix + (weights[..., prefix:] @ v_rows).reshape(from_prefix.shape)
+    mixed = mixed.reshape(segments, kv, rows * longest, shared, size)
+    parts = [part.transpose(1, 2).reshape(-1, heads, size) for part in (mixed_prefix, mixed)]
+    return torch.cat(parts).index_select(0, group.valid)
 
 
 def packed_attention(

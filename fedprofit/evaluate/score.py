@@ -69,15 +69,15 @@ def score(
     def add(job: int, metric: str, total: float, count: int) -> None:
         results[job][metric] = results[job][metric].merge(Mean(total, count))
 
-    if "loss" in metrics:
-        sums = engine.score(prompts, rows).tolist()
-        for job, row, total in zip(job_of, rows, sums, strict=True):
-            add(job, "loss", total, len(row.example.target))
     wanted = [metric for metric in metrics if metric in TEXT_METRICS]
     if wanted:
-        answers = engine.generate(prompts, rows, max_new_tokens)
-        for job, row, answer in zip(job_of, rows, answers, strict=True):
-            text = str(engine.backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
-            for metric in wanted:
-                add(job, metric, TEXT_METRICS[metric](text, row.example.references), 1)
+        losses, answers = engine.answer(prompts, rows, max_new_tokens)
+    else:
+        losses, answers = engine.score(prompts, rows), [[] for _ in rows]
+    for job, row, loss, answer in zip(job_of, rows, losses.tolist(), answers, strict=True):
+        if "loss" in metrics:
+            add(job, "loss", loss, len(row.example.target))
+        text = str(engine.backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+        for metric in wanted:
+            add(job, metric, TEXT_METRICS[metric](text, row.example.references), 1)
     return results

@@ -41,14 +41,11 @@ def gradients(engine: Engine, params: Params, batches: Sequence[Batch]) -> Gradi
     targets = [sum(len(example.target) for example in batch) for batch in batches]
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in params.items()}
     prompts = stacked_prompts(leaves)
-    losses = torch.zeros(len(batches), device=prompts.device)
-    for numbers in engine.batches(prompts, rows):
-        members = [rows[number] for number in numbers]
-        owner = torch.tensor([row.owner for row in members], device=prompts.device)
-        share = torch.tensor([1 / targets[row.owner] for row in members], device=prompts.device)
-        shares = engine.losses(prompts, members) * share
-        torch.autograd.backward(shares.sum())
-        losses = losses.index_add(0, owner, shares.detach())
+    share = torch.tensor([1 / targets[row.owner] for row in rows], device=prompts.device)
+    sums, slopes = engine.gradients(prompts.detach(), rows, share)
+    torch.autograd.backward(prompts, slopes)
+    owner = torch.tensor([row.owner for row in rows], dtype=torch.long, device=prompts.device)
+    losses = torch.zeros(len(batches), device=prompts.device).index_add(0, owner, sums * share)
     found = {key: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for key, leaf in leaves.items()}
     length = prompts.shape[1]
     counted = [count_tokens([Row(0, example) for example in batch], length) for batch in batches]

@@ -34,7 +34,8 @@ def prepare(config: Config) -> Bench:
     Raises UserError for whatever cannot be used, by name.
     """
     backbone = load_backbone(config.backbone.name, config.backbone.dtype, config.backbone.device)
-    engine = make_engine(backbone, config.backbone.attention, config.backbone.token_budget)
+    settings = config.backbone
+    engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, engine, dataset)
     clients = list(dataset.clients("test"))

@@ -77,7 +77,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
         for difference in write_environment(folder, facts):
             report.log(f"environment: {difference}; results may differ in the last bits")
         seconds = _run_stages(bench, folder, report, plan)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(config, error) from error
     except RuntimeError as error:
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):

@@ -1,10 +1,13 @@
 """Batched generation against a manual greedy loop over full forward passes, token by token."""
 
+import dataclasses
+
 import pytest
 import torch
 from test_forward import FAMILIES, prompts_of, rows_of
 from tiny import tiny_backbone
 
+from fedprofit.backbone.forward import plain_losses
 from fedprofit.backbone.generate import packed_generate, plain_generate
 from fedprofit.backbone.packing import NAME
 
@@ -37,8 +40,14 @@ def test_generation_equals_a_manual_greedy_loop(family, length, monkeypatch):
     backbone.model.set_attn_implementation("eager")
     expected = [manual_greedy(backbone, prompts[row.owner], row, 20) for row in rows]
     assert len({len(tokens) for tokens in expected}) > 1, "rows should end at different steps"
-    for tokens in results:
+    losses = plain_losses(backbone, prompts, rows)
+    for sums, tokens in results:
         assert tokens == expected
+        torch.testing.assert_close(sums, losses, rtol=1e-5, atol=1e-5)
+    untold = [dataclasses.replace(row, target=False) for row in rows]
+    sums, tokens = packed_generate(backbone, prompts, untold, 20, 300)
+    assert tokens == expected, "the target must not help"
+    assert sums.isnan().all()
     assert plain_generate(backbone, prompts, rows, 20) == expected
     backbone.model.set_attn_implementation(NAME)
 
@@ -46,7 +55,7 @@ def test_generation_equals_a_manual_greedy_loop(family, length, monkeypatch):
 def test_generation_stops_at_the_end_of_the_context():
     backbone = tiny_backbone("gpt2")
     prompts, rows = prompts_of(backbone, 1, 230), rows_of(1)
-    tokens = packed_generate(backbone, prompts, rows, 300, 10_000)
+    _, tokens = packed_generate(backbone, prompts, rows, 300, 10_000)
     backbone.model.set_attn_implementation("eager")
     assert tokens == plain_generate(backbone, prompts, rows, 300)
     assert 0 < max(map(len, tokens)) < 30

@@ -1,0 +1,115 @@
+"""Worker processes: the same results, and no process left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from ragged import ragged_batch
+from tiny import tiny_backbone
+
+from fedprofit.backbone.engine import Engine
+from fedprofit.backbone.forward import Row
+from fedprofit.backbone.workers import worker_count
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+
+
+def rows_of(clients=5):
+    return [Row(k, example) for k in range(clients) for example in ragged_batch(k, 9)]
+
+
+def engines(workers=2):
+    """Make an engine in one process, and one whose workers must share its rows."""
+    backbone = tiny_backbone("llama")
+    prompts = torch.randn(5, 4, backbone.width, generator=torch.Generator().manual_seed(3)) * 0.3
+    return Engine(backbone, "packed", 2048), Engine(backbone, "packed", 512, workers), prompts
+
+
+@linux
+def test_workers_compute_what_one_process_computes():
+    alone, shared, prompts = engines()
+    rows = rows_of()
+    weights = torch.rand(len(rows), generator=torch.Generator().manual_seed(4))
+    assert len(shared.batches(prompts, rows)) > 1, "else nothing is shared"
+    found, expected = (engine.gradients(prompts, rows, weights) for engine in (shared, alone))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(shared.score(prompts, rows), alone.score(prompts, rows), rtol=1e-5, atol=1e-5)
+    assert shared.answer(prompts, rows, 12)[1] == alone.answer(prompts, rows, 12)[1]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("budget", [40, 700, 4096])
+def test_batches_hold_every_row_once_and_share_out_evenly(workers, budget):
+    _, _, prompts = engines()
+    rows = rows_of()
+    batches = Engine(tiny_backbone("llama"), "packed", budget, workers).batches(prompts, rows)
+    assert sorted(number for batch in batches for number in batch) == list(range(len(rows)))
+    if budget == 700:
+        assert len(batches) % workers == 0
+
+
+def score_often(engine, prompts, rows):
+    for _ in range(100):  # a pool notices a death within moments, not at once
+        engine.score(prompts, rows)
+
+
+@linux
+def test_a_killed_worker_is_out_of_memory_and_the_next_call_has_new_ones():
+    _, shared, prompts = engines()
+    rows = rows_of()
+    expected = shared.score(prompts, rows)
+    for process in shared.processes():
+        os.kill(process, signal.SIGKILL)
+    with pytest.raises(MemoryError, match="killed"):
+        score_often(shared, prompts, rows)
+    assert torch.equal(shared.score(prompts, rows), expected)
+
+
+PARENT = """
+import time
+from test_workers import engines, rows_of
+_, shared, prompts = engines()
+shared.score(prompts, rows_of())
+print(*shared.processes(), flush=True)
+time.sleep(600)
+"""
+
+
+@linux
+def test_workers_die_with_a_killed_parent():
+    paths = [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+    )
+    assert parent.stdout is not None
+    processes = [int(number) for number in parent.stdout.readline().split()]
+    assert len(processes) == 2
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while any(_alive(process) for process in processes):
+        assert time.monotonic() < deadline, "workers outlived their parent"
+        time.sleep(0.05)
+
+
+def _alive(process):
+    """Tell whether a process runs; one that ended and was not yet collected does not."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_how_many_workers():
+    backbone = tiny_backbone("llama")
+    assert worker_count(3, backbone, 10) == (3 if sys.platform == "linux" else 1)
+    assert worker_count("auto", backbone, 10) == 1, "no worker for fewer tokens than it is worth"
+    assert worker_count("auto", backbone, 10**6) in (1, torch.get_num_threads())
