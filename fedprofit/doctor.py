@@ -6,6 +6,7 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -75,7 +76,9 @@ def estimate(config: Config) -> Table:
     table.add_row("speed", f"{speed / TRAINED:.0f} tokens/s trained, about {speed:.0f} tokens/s read")
     table.add_row("time", f"about {duration(sum(plan.values()) / speed)}")
     table.add_row(
-        "peak memory", f"{_peak() / 2**30:.2f} GiB at backbone.token_budget {config.backbone.token_budget}"
+        "peak memory",
+        f"{_peak(bench.engine.processes()) / 2**30:.2f} GiB at backbone.token_budget "
+        f"{config.backbone.token_budget}, backbone.workers {bench.engine.workers}",
     )
     disk = expected_bytes(config, bench.engine.backbone.width, len(bench.clients))
     table.add_row("disk", f"about {disk / 1e6:.0f} MB for the run's folder")
@@ -98,23 +101,30 @@ def _speed(bench: Bench) -> float:
 
 
 def _fill_budget(bench: Bench) -> None:
-    """Run one training pass over as many rows as the token budget takes."""
+    """Run one training pass over as many rows as the token budget of all workers takes."""
     pool = bench.dataset.pooled("test", "train")
     rows = [Row(0, pool[i % len(pool)]) for i in range(bench.config.backbone.token_budget)]
-    first = bench.engine.batches(bench.start[KEY].unsqueeze(0), rows)[0]
+    batches = bench.engine.batches(bench.start[KEY].unsqueeze(0), rows)[: bench.engine.workers]
     gradients(
         bench.engine,
         {key: p.unsqueeze(0) for key, p in bench.start.items()},
-        [[rows[i].example for i in first]],
+        [[rows[i].example for batch in batches for i in batch]],
     )
 
 
-def _peak() -> int:
-    """Return peak bytes: of the accelerator if there is one, else of this process."""
+def _peak(workers: Sequence[int]) -> int:
+    """Return peak bytes: of the accelerator if there is one, else of this process and its workers."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return own + sum(_private(Path(f"/proc/{worker}/smaps_rollup")) for worker in workers)
+
+
+def _private(rollup: Path) -> int:
+    """Return the bytes that are a process's own, not shared with the parent it was forked from."""
+    lines = rollup.read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def _free(path: Path) -> int:

@@ -1,0 +1,52 @@
+"""Whole rounds of FedAvg with one method, in a process of its own; whole_process.py starts and times it.
+
+    python benchmarks/rounds.py METHOD ROUNDS SETTINGS LOSSES
+
+SETTINGS is a `Settings` as JSON; the mean loss of each round is written to the file LOSSES.
+"""
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from work import ADAM, Settings, prepare
+
+from fedprofit.algorithm import fedavg
+from fedprofit.backbone.engine import make_engine
+from fedprofit.config import FedAvgConfig
+from fedprofit.tuner.prompt import KEY
+
+
+def engine_rounds(settings: Settings, rounds: int) -> list[float]:
+    """Run whole rounds with this package's FedAvg; return the mean loss of each."""
+    work = prepare(settings)
+    parts = {"steps": settings.steps, "batch_size": settings.rows, "client": ADAM}
+    algorithm = fedavg(make_engine(work.backbone), FedAvgConfig(kind="fedavg", name="fedavg", **parts))
+    state, losses = algorithm.init({KEY: work.start}), []
+    for _ in range(rounds):
+        state, report = algorithm.round(state, work.clients)
+        losses.append(report.loss)
+    return losses
+
+
+def main(method: str, rounds: str, settings_text: str, losses: str) -> None:
+    """Run one method and write its losses."""
+    warnings.filterwarnings("ignore", message="Position ids are not supported")
+    settings = Settings(**json.loads(settings_text))
+    torch.set_num_threads(settings.threads)
+    run = engine_rounds
+    # Only what is run is imported: a method pays for its own libraries.
+    if method == "pfl":
+        from peers.pfl_simulation import pfl_rounds as run
+    elif method == "flower":
+        from peers.flower_simulation import flower_rounds as run
+    found = run(settings, int(rounds))
+    if int(os.environ.get("RANK", "0")) == 0:
+        Path(losses).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,101 @@
+"""Times in turns, and their tables: on the screen, in Markdown and in JSON."""
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedprofit.files import write_json, write_text
+
+LIBRARIES = ("fedprofit", "torch", "transformers", "peft", "pfl", "flwr", "ray")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method's times, and each over the engine's in the same turn."""
+
+    method: str
+    seconds: list[float]
+    ratios: list[float]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One table: a title, what was done in each run, and all results."""
+
+    title: str
+    examples: int
+    tokens: int
+    facts: dict[str, Any]
+    results: list[Result]
+
+
+def take_turns(methods: Mapping[str, Callable[[], float]], repetitions: int) -> list[Result]:
+    """Let methods that return their seconds take turns, every other time in reverse order."""
+    taken: dict[str, list[float]] = {name: [] for name in methods}
+    for repetition in range(repetitions):
+        for name in list(methods)[:: -1 if repetition % 2 else 1]:
+            taken[name].append(methods[name]())
+    return [
+        Result(name, times, [t / engine for t, engine in zip(times, taken["engine"], strict=True)])
+        for name, times in taken.items()
+    ]
+
+
+HEADER = ["method", "seconds", "min to max", "examples/s", "tokens/s", "engine / this"]
+
+
+def cells(measurement: Measurement, result: Result) -> list[str]:
+    """Return a result's row of the table."""
+    middle = statistics.median(result.seconds)
+    return [
+        result.method,
+        f"{middle:.2f}",
+        f"{min(result.seconds):.2f} to {max(result.seconds):.2f}",
+        f"{measurement.examples / middle:.2f}",
+        f"{measurement.tokens / middle:.0f}",
+        "" if result.method == "engine" else f"{statistics.median(result.ratios):.2f}",
+    ]
+
+
+def show(measurement: Measurement) -> None:
+    """Print a table, 80 columns wide at most."""
+    table = Table(*HEADER, title=measurement.title, title_justify="left")
+    for result in measurement.results:
+        table.add_row(*cells(measurement, result))
+    Console(width=80).print(table)
+
+
+def write(folder: Path, name: str, measurements: Sequence[Measurement], settings: dict[str, Any]) -> None:
+    """Write `name.json` (settings, versions, every run) and `name.md` (the tables)."""
+    head = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
+    tables = [
+        "\n".join([f"{m.title}\n", *head, *("| " + " | ".join(cells(m, r)) + " |" for r in m.results)])
+        for m in measurements
+    ]
+    write_text(folder / f"{name}.md", "\n\n".join(tables) + "\n")
+    found = {
+        "settings": settings,
+        "versions": versions(),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "measurements": [{**vars(m), "results": [vars(r) for r in m.results]} for m in measurements],
+    }
+    write_json(folder / f"{name}.json", found)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that are compared, where they are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,153 @@
+"""How long whole federated runs take, from the start of the process to its end: this engine and its peers.
+
+    python benchmarks/whole_process.py --out runs/benchmarks
+
+Every run is a new process with as many cores as `--threads` says: it starts, loads the model, reads the
+data, trains rounds of FedAvg over all clients, and ends. The mean losses of the first rounds must agree.
+The methods take turns as in throughput.py. The engine uses the cores as it does by itself; pfl has a process
+and Flower an actor for each core, with one thread each.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from table import Measurement, show, take_turns, write
+from work import (
+    TOLERANCE,
+    Losses,
+    Settings,
+    add_options,
+    check_losses,
+    check_options,
+    count_tokens,
+    prepare,
+    settings_of,
+)
+
+from fedprofit.errors import UserError
+
+ROUNDS = Path(__file__).resolve().parent / "rounds.py"
+NEEDS = {"engine": "torch", "pfl": "pfl", "flower": "ray"}  # method -> library
+# Rounds whose losses are compared; the second shows that the averages are equal too. Later on, Adam's first
+# step, which is the sign of the gradient, has magnified mere rounding: the rest is only written down.
+COMPARED = 2
+SIZES = {
+    "clients": (8, "clients, all of them in every round"),
+    "rows": (4, "examples in a client's batch"),
+    "steps": (2, "local steps"),
+    "rounds": (5, "rounds of FedAvg"),
+    "repetitions": (5, "timed runs of each method"),
+    "threads": (torch.get_num_threads(), "cores for each method"),
+}
+
+
+def command(method: str, settings: Settings, rounds: int, losses: Path) -> list[str]:
+    """Return the command that runs one method and writes its losses."""
+    start = [sys.executable]
+    if method == "pfl":
+        # What pfl's guide to fast simulations recommends for models of PyTorch. Where the processes do not
+        # divide the clients, pfl draws some twice in a round and others not at all.
+        processes = max(n for n in range(1, settings.threads + 1) if settings.clients % n == 0)
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        settings = replace(settings, threads=settings.threads // processes)
+    return [*start, str(ROUNDS), method, str(rounds), json.dumps(vars(settings)), str(losses)]
+
+
+def run(method: str, settings: Settings, rounds: int) -> tuple[float, Losses]:
+    """Run one method in a process of its own; return its seconds and its losses by round."""
+    with tempfile.TemporaryDirectory() as folder:
+        losses, log = Path(folder) / "losses.json", Path(folder) / "log"
+        with log.open("w") as stream:
+            begin = time.perf_counter()
+            done = subprocess.run(
+                command(method, settings, rounds, losses),
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environment(),
+            )
+            seconds = time.perf_counter() - begin
+        if done.returncode or not losses.is_file():
+            raise SystemExit(f"{method} failed (exit status {done.returncode}):\n{log.read_text()[-4000:]}")
+        return seconds, [json.loads(losses.read_text())]
+
+
+def environment() -> dict[str, str]:
+    """Return the environment without a number of threads: each method sets its own."""
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
+def measure(settings: Settings, names: Sequence[str], rounds: int, repetitions: int) -> Measurement:
+    """Let the methods take turns, and check the losses of every run."""
+    found: dict[str, Losses] = {}
+
+    def timer(name: str) -> Callable[[], float]:
+        def seconds() -> float:
+            taken, found[name] = run(name, settings, rounds)
+            if "engine" in found:
+                first = {other: [losses[0][:COMPARED]] for other, losses in found.items()}
+                check_losses(first, "engine", TOLERANCE[settings.dtype], "round {1}")
+            return taken
+
+        return seconds
+
+    results = take_turns({name: timer(name) for name in names}, repetitions)
+    work, data = prepare(settings), Path(settings.data).name
+    title = (
+        f"{work.backbone.name}, {settings.dtype}, {work.backbone.device.type}, {settings.threads} cores; "
+        f"{data}{'' if settings.definitions else ' without definitions'}: {rounds} rounds x "
+        f"{settings.clients} clients x {settings.rows} rows x {settings.steps} steps, "
+        f"prompt {settings.length}, whole process"
+    )
+    facts = {"dtype": settings.dtype, "length": settings.length, "device": work.backbone.device.type}
+    facts |= {"fingerprint": work.backbone.fingerprint, "losses": found}
+    return Measurement(title, rounds * settings.examples, rounds * count_tokens(work), facts, results)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Wall time of whole federated runs: engine and peers.")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(NEEDS),
+        default=[name for name, library in NEEDS.items() if find_spec(library)],
+        help="the engine always runs; default all that are installed",
+    )
+    add_options(parser, SIZES)
+    parser.add_argument("--out", type=Path, help="folder for whole_process.json and whole_process.md")
+    args = parser.parse_args(arguments)
+    check_options(parser, args, list(SIZES))
+    args.methods = [name for name in NEEDS if name == "engine" or name in args.methods]
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every type and length; print the tables as they come, write them at the end."""
+    args = parse(arguments)
+    measurements = []
+    for dtype in args.dtype:
+        for length in args.length:
+            settings = settings_of(args, dtype, length)
+            measurements.append(measure(settings, args.methods, args.rounds, args.repetitions))
+            show(measurements[-1])
+    if args.out:
+        settings_used = {name: value for name, value in vars(args).items() if name != "out"}
+        write(args.out, "whole_process", measurements, settings_used)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"whole_process.py: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,202 @@
+"""The work that every method does: the same batches, model, start and client optimizer."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedprofit.backbone.load import Backbone, load_backbone, resolve_device, resolve_dtype
+from fedprofit.config import LexiconSource, Optimizer, SniSource, TemplateConfig
+from fedprofit.data.sources import read_source
+from fedprofit.data.template import Instance, Template
+from fedprofit.errors import UserError
+from fedprofit.seeding import numpy_generator
+from fedprofit.tuner.prompt import KEY, initial_prompt
+from fedprofit.types import ClientWork, Example
+
+ADAM = Optimizer(optimizer="adam", rate=0.03)
+# Of losses, relative: means over clients, and single clients. In bfloat16 rounding alone moves the loss of a
+# batch that has a few target tokens by a twentieth.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+CLIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-1}
+MOST_WORDS = 150  # of a definition and of an input; a few of SNI's are ten times as long as the rest
+
+Losses = Sequence[Sequence[float]]  # by client and step; of a whole run: one list, by round
+Method = Callable[[], Losses]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one measurement is made of: plain values, so that they can travel to other processes."""
+
+    model: str
+    dtype: str
+    data: str
+    definitions: bool
+    clients: int
+    rows: int
+    steps: int
+    length: int
+    threads: int
+    seed: int
+
+    @property
+    def examples(self) -> int:
+        """Examples that all clients train on in one round."""
+        return self.clients * self.rows * self.steps
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The model, and what is made with its tokenizer and embeddings when it is first asked for."""
+
+    settings: Settings
+    backbone: Backbone
+
+    @cached_property
+    def clients(self) -> list[ClientWork]:
+        """Each client's batches."""
+        return make_clients(self.settings, self.backbone)
+
+    @cached_property
+    def start(self) -> torch.Tensor:
+        """The prompt that all clients start from, `[length, width]`."""
+        return initial_prompt(self.backbone, self.settings.length, self.settings.seed)[KEY]
+
+
+@lru_cache(maxsize=1)
+def prepare(settings: Settings) -> Work:
+    """Load the model, once a process."""
+    return Work(settings, load_backbone(settings.model, settings.dtype))
+
+
+def sni_table() -> Path:
+    """Say where the shared table of Super-NaturalInstructions would be."""
+    root = Path(__file__).resolve().parent.parent
+    return root / os.environ.get("FEDPROFIT_DATA", "../shared/data") / "sni" / "sni_english.parquet"
+
+
+def make_clients(settings: Settings, backbone: Backbone) -> list[ClientWork]:
+    """Make each client's batches: one task a client, drawn by seed among those that have enough rows."""
+    count = settings.rows * settings.steps
+    by_task = read_tasks(settings.data, count, settings.seed)
+    tasks = sorted(task for task, instances in by_task.items() if len(instances) >= count)
+    if len(tasks) < settings.clients:
+        raise UserError(
+            f"--clients {settings.clients}: only {len(tasks)} tasks of {settings.data} have the {count} "
+            f"examples of --rows {settings.rows} times --steps {settings.steps}. Lower one of the three."
+        )
+    chosen = numpy_generator(settings.seed, "benchmark").permutation(tasks)[: settings.clients].tolist()
+    template = Template(
+        backbone.tokenizer, TemplateConfig(definition=settings.definitions), backbone.eos_token_ids[0]
+    )
+    clients = []
+    for task in chosen:
+        examples = [Example(*parts, task, ()) for parts in template.encode(by_task[task][:count])]
+        batches = [examples[at : at + settings.rows] for at in range(0, count, settings.rows)]
+        clients.append(ClientWork(task, batches, count))
+    return clients
+
+
+def read_tasks(data: str, count: int, seed: int) -> dict[str, list[Instance]]:
+    """Read at least `count` instances of each task, where a task has them."""
+    if data == "lexicon":
+        pool = read_source(LexiconSource(kind="lexicon", instances=max(count, 3)), seed)
+    else:
+        path = str(sni_table()) if data == "sni" else data
+        most = {"instances": count, "max_words": MOST_WORDS}
+        pool = read_source(SniSource(kind="sni", path=path, min_instances=count, **most), seed)
+    by_task: dict[str, list[Instance]] = {}
+    for row in pool.to_pylist():
+        instance = Instance(row["definition"], [], row["input"], row["targets"][0])
+        by_task.setdefault(row["task"], []).append(instance)
+    return by_task
+
+
+def padded(device: torch.device, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Make what a language model is trained on: `[rows, longest]`, padded on the right."""
+    texts, labels = [], []
+    for example in batch:
+        context = [*example.prefix.tolist(), *example.source.tolist()]
+        texts.append(torch.tensor(context + example.target.tolist()))
+        labels.append(torch.tensor([-100] * len(context) + example.target.tolist()))
+    pad = torch.nn.utils.rnn.pad_sequence
+    made = {
+        "input_ids": pad(texts, batch_first=True),
+        "attention_mask": pad([torch.ones_like(text) for text in texts], batch_first=True),
+        "labels": pad(labels, batch_first=True, padding_value=-100),
+    }
+    return {name: tensor.to(device) for name, tensor in made.items()}
+
+
+def count_tokens(work: Work) -> int:
+    """Count the tokens of a round as the plain concatenation reads them, padding not counted."""
+    rows = [example for client in work.clients for batch in client.batches for example in batch]
+    return sum(len(work.start) + len(e.prefix) + len(e.source) + len(e.target) - 1 for e in rows)
+
+
+def check_losses(found: Mapping[str, Losses], reference: str, tolerance: float, places: str) -> None:
+    """Hold all methods to the losses of one of them; SystemExit where one differs, as none then counts."""
+    for name, losses in found.items():
+        for k, (ours, expected) in enumerate(zip(losses, found[reference], strict=True)):
+            for step, (one, other) in enumerate(zip(ours, expected, strict=True), 1):
+                if not abs(one - other) <= tolerance * abs(other):  # this way round NaN fails too
+                    raise SystemExit(
+                        f"{name}: the loss of {places.format(k, step)} is {one:.6f}, that of {reference} "
+                        f"{other:.6f}; they may differ by {tolerance:g} of it. The times would not compare."
+                    )
+
+
+def mean_by_step(losses: Losses) -> Losses:
+    """Average over the clients, which have equally many steps."""
+    return [[sum(step) / len(step) for step in zip(*losses, strict=True)]]
+
+
+def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, str]]) -> None:
+    """Add the options of the work to a script's own; `sizes` are whole numbers with default and meaning."""
+    parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, a folder or a hub id")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        default=["bfloat16", "float32"],
+        choices=["auto", "float32", "bfloat16"],
+        help="one table each (default bfloat16 float32)",
+    )
+    parser.add_argument(
+        "--length",
+        nargs="+",
+        type=int,
+        default=[20, 100],
+        help="vectors of the soft prompt, one table each (default 20 100)",
+    )
+    parser.add_argument(
+        "--data",
+        default="sni" if sni_table().is_file() else "lexicon",
+        help="lexicon, sni, or a path to SNI's tasks; default sni where the table is there",
+    )
+    for name, (default, text) in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    parser.add_argument("--seed", type=int, default=0, help="of tasks, rows and prompt (default 0)")
+    parser.add_argument("--definitions", action=argparse.BooleanOptionalAction, default=True)
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse sizes below 1 by name."""
+    for name in (*names, "length"):
+        value = getattr(args, name)
+        for number in value if isinstance(value, list) else [value]:
+            if number < 1:
+                parser.error(f"--{name} must be 1 or more, not {number}")
+
+
+def settings_of(args: argparse.Namespace, dtype: str, length: int) -> Settings:
+    """Make the settings of one table from the command line."""
+    resolved = str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch.")
+    same = ("model", "data", "definitions", "clients", "rows", "steps", "threads", "seed")
+    values: dict[str, Any] = {name: getattr(args, name) for name in same}
+    return Settings(dtype=resolved, length=length, **values)
