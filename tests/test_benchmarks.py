@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 
+import generation
 import pytest
 import throughput
 import whole_process
@@ -82,3 +83,12 @@ def test_too_many_clients_is_said_before_anything_runs(tmp_path):
     options = ["--model", str(tiny_folder(tmp_path)), "--data", "lexicon", "--clients", "1000"]
     with pytest.raises(throughput.UserError, match="--clients 1000: only"):
         throughput.main([*options, "--dtype", "float32", "--threads", "1"])
+
+
+def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
+    places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
+    sizes = ["--length", "3", "--repetitions", "1", "--new_tokens", "5", "--batch", "2"]
+    generation.main([*SMALL.replace("steps 2", "steps 1").split(), *sizes, *places])
+    (measurement,) = check_table(tmp_path / "out", "generation", ["engine", "peft", "peft-batched"], [3])
+    assert measurement["examples"] == 2 * 4
+    assert measurement["facts"]["agreement"]["peft"] == 1

@@ -199,9 +199,10 @@ def _group_attention(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) 
     to_prefix = (asked @ k_prefix.transpose(1, 2)).reshape(*each, prefix)
     scores = torch.cat([to_prefix, asked.reshape(*each, size) @ k_rows.transpose(1, 2)], dim=-1)
     weights = rule.softmax(scores.reshape(segments, kv * rows, *scores.shape[1:]), mask_rows)
-    weights = weights.reshape(scores.shape)
-    from_prefix = weights[..., :prefix].reshape(*asked.shape[:2], prefix) @ v_prefix
-    mixed = from_prefix + (weights[..., prefix:] @ v_rows).reshape(from_prefix.shape)
+    # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
+    to_prefix, to_rows = weights.reshape(scores.shape).split([prefix, longest], dim=-1)
+    from_prefix = to_prefix.reshape(*asked.shape[:2], prefix) @ v_prefix
+    mixed = from_prefix + (to_rows @ v_rows).reshape(from_prefix.shape)
     mixed = mixed.reshape(segments, kv, rows * longest, shared, size)
     parts = [part.transpose(1, 2).reshape(-1, heads, size) for part in (mixed_prefix, mixed)]
     return torch.cat(parts).index_select(0, group.valid)

@@ -34,7 +34,7 @@ class Work:
         """Work of scoring that many examples, with so many new tokens each where generated."""
         read = self.source + self.target + (self.prompt + self.prefix) / 8
         new = new_tokens if generate else 0
-        return examples * (read + (read if generate else 0) + GENERATED * new)
+        return examples * (read + GENERATED * new)
 
 
 def measure(bench: Bench) -> Work:

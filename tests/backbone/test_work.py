@@ -1,0 +1,120 @@
+"""The work that the engine does, counted: a slower engine shows here, on any machine and without a clock."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_backbone
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedprofit.backbone import generate
+from fedprofit.backbone.engine import Engine
+from fedprofit.backbone.forward import Row, count_tokens, pack, packed_losses, plain_losses
+from fedprofit.backbone.packing import FLAT
+from fedprofit.types import Example
+
+LENGTH = 4
+
+
+class Calls(TorchDispatchMode):
+    """Count calls of kernels by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[function.overloadpacket.__name__] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def clients_rows(clients, rows=4, definition=40, source=9, target=3):
+    """Make rows of equal shape: a definition a client, as in one task a client."""
+    draw = np.random.default_rng(0)
+
+    def tokens(count):
+        return draw.integers(3, 300, count).astype(np.int32)
+
+    made = []
+    for client in range(clients):
+        shared = tokens(definition)
+        made += [
+            Row(client, Example(shared, tokens(source), tokens(target), "task", ("",))) for _ in range(rows)
+        ]
+    return made
+
+
+def prompts_of(backbone, clients):
+    return torch.zeros(clients, LENGTH, backbone.width, requires_grad=True)
+
+
+def step(backbone, clients, losses=packed_losses):
+    losses(backbone, prompts_of(backbone, clients), clients_rows(clients)).sum().backward()
+
+
+def test_as_many_kernels_for_many_clients_as_for_two():
+    backbone, counts = tiny_backbone("llama"), []
+    for clients in (2, 16):
+        step(backbone, clients)  # what is made once, such as cached masks of the rotary embedding
+        with Calls() as calls:
+            step(backbone, clients)
+        counts.append(calls.counts)
+    # Laying rows out is by row; all that computes is by layer.
+    for kernel in ("mm", "bmm", "_softmax", "index_select", "silu", "_softmax_backward_data"):
+        assert counts[0][kernel] == counts[1][kernel] > 0, kernel
+    layers = backbone.model.config.num_hidden_layers
+    assert counts[1]["mm"] <= layers * 14 + 2, "seven linear layers each way, and the head"
+    assert counts[1]["bmm"] <= layers * 18, "six products of attention, and two gradients of each"
+
+
+def test_tokens_read_are_those_counted_and_little_padding():
+    backbone, rows = tiny_backbone("llama"), clients_rows(8)
+    packed = pack(rows, LENGTH, backbone.device)
+    counted = count_tokens(rows, LENGTH)
+    assert counted == 8 * (LENGTH + 40 + 4 * (9 + 3 - 1)), "prompt and definition once, no last target"
+    assert counted <= packed.layout.length < counted + FLAT
+
+
+def test_sharing_prefixes_saves_the_arithmetic_it_should():
+    backbone = tiny_backbone("llama")
+    flops = []
+    for losses in (packed_losses, plain_losses):
+        with FlopCounterMode(display=False) as counter:
+            step(backbone, 8, losses)
+        flops.append(counter.get_total_flops())
+    rows = clients_rows(8)
+    tokens = count_tokens(rows, LENGTH)
+    alone = sum(count_tokens([row], LENGTH) for row in rows)
+    assert tokens / alone < 0.45
+    # Attention over padding and the rounded size of the flat row cost a little of what sharing saves.
+    assert flops[0] / flops[1] < 1.25 * tokens / alone
+
+
+def test_rows_that_ended_are_not_fed_on(monkeypatch):
+    backbone, rows = tiny_backbone("llama"), clients_rows(8, rows=8)
+    prompts, fed = prompts_of(backbone, 8).detach(), []
+    monkeypatch.setattr(backbone.model.generation_config, "eos_token_id", list(range(1, 300, 6)))
+    own = generate.RowCache.attend
+
+    def counting(cache, query, *rest, **named):
+        fed.append(len(query))
+        return own(cache, query, *rest, **named)
+
+    monkeypatch.setattr(generate.RowCache, "attend", counting)
+    _, answers = Engine(backbone, "packed").answer(prompts, rows, 24)
+    layers = backbone.model.config.num_hidden_layers
+    generated = sum(len(answer) for answer in answers)
+    assert generated < 24 * len(rows) / 2, "else nothing ends early"
+    assert sum(fed) / layers <= generated + 24 * generate.TOGETHER
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_worker_adds_little_work(workers):
+    backbone, rows = tiny_backbone("llama"), clients_rows(8)
+    engine = Engine(backbone, "packed", 1024, workers)
+    batches = engine.batches(prompts_of(backbone, 8), rows)
+    read = sum(count_tokens([rows[number] for number in batch], LENGTH) for batch in batches)
+    assert len(batches) == workers
+    assert read <= 1.1 * count_tokens(rows, LENGTH), "a prefix read twice, at most, where a batch ends"
