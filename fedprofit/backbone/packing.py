@@ -200,7 +200,7 @@ def _group_attention(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) 
     scores = torch.cat([to_prefix, asked.reshape(*each, size) @ k_rows.transpose(1, 2)], dim=-1)
     weights = rule.softmax(scores.reshape(segments, kv * rows, *scores.shape[1:]), mask_rows)
     # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
-    to_prefix, to_rows = weights.reshape(scores.shape).split([prefix, longest], dim=-1)
+    to_prefix, to_rows = torch.split(weights.reshape(scores.shape), [prefix, longest], dim=-1)
     from_prefix = to_prefix.reshape(*asked.shape[:2], prefix) @ v_prefix
     mixed = from_prefix + (to_rows @ v_rows).reshape(from_prefix.shape)
     mixed = mixed.reshape(segments, kv, rows * longest, shared, size)
