@@ -24,6 +24,7 @@ from table import versions
 
 import fedprofit
 from fedprofit.algorithm import build
+from fedprofit.backbone.workers import private_bytes
 from fedprofit.config import LexiconSource
 from fedprofit.data.sources import read_source
 from fedprofit.files import cache_folder, write_json
@@ -82,7 +83,7 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
                 "examples": None,
             },
             "tuner": {"kind": "prompt", "length": point["length"]},
-            "training": {"rounds": rounds, "cohort": point["cohort"], "algorithms": [algorithm]},
+            "training": {"cohort": point["cohort"], "algorithms": [algorithm]},
         }
     )
     begin = time.perf_counter()
@@ -98,6 +99,7 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
         seconds.append(time.perf_counter() - begin)
         tokens = report.tokens
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak += sum(private_bytes(worker) for worker in bench.engine.processes())
     return {**point, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
 
 
@@ -111,8 +113,8 @@ def measure(axis: str, values: Sequence[int], rounds: int) -> list[dict[str, Any
         # A cohort larger than the base population needs one of its own size.
         wanted["population"] = max(wanted["population"], wanted["cohort"] + 1)
         # Once to fill the cache, so that making a population's files is in no measured process.
-        for _ in range(2):
-            command = [sys.executable, __file__, "--point", json.dumps(wanted), "--rounds", str(rounds)]
+        for count in (0, rounds):
+            command = [sys.executable, __file__, "--point", json.dumps(wanted), "--rounds", str(count)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{axis} {value} failed:\n{done.stderr[-2000:]}")

@@ -15,6 +15,7 @@ from rich.table import Table
 from fedprofit.backbone import fetch
 from fedprofit.backbone.forward import Row
 from fedprofit.backbone.load import resolve_dtype
+from fedprofit.backbone.workers import private_bytes
 from fedprofit.config import Config
 from fedprofit.files import cache_folder
 from fedprofit.local.solver import gradients
@@ -120,13 +121,7 @@ def _peak(workers: Sequence[int]) -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return own + sum(_private(Path(f"/proc/{worker}/smaps_rollup")) for worker in workers)
-
-
-def _private(rollup: Path) -> int:
-    """Return the bytes that are a process's own, not shared with the parent it was forked from."""
-    lines = rollup.read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+    return own + sum(private_bytes(worker) for worker in workers)
 
 
 def _free(path: Path) -> int:

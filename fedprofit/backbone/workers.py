@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,12 @@ def worker_count(setting: int | str, backbone: Backbone, token_budget: int) -> i
 def shared_workers(backbone: Backbone, count: int) -> Workers:
     """Return the workers of a backbone: the same for all engines of a process."""
     return Workers(backbone, count)
+
+
+def private_bytes(process: int) -> int:
+    """Return the memory that is a worker's own, not shared with the parent it was forked from."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 
 
 def _begin(backbone: Backbone) -> None:
