@@ -127,7 +127,9 @@ def measure(axis: str, values: Sequence[int], rounds: int) -> list[dict[str, Any
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Draw seconds a client and peak memory over each axis."""
-    figure, axes = plt.subplots(2, len(found), figsize=(3.6 * len(found), 5.6), layout="constrained")
+    figure, axes = plt.subplots(
+        2, len(found), figsize=(3.6 * len(found), 5.6), layout="constrained", squeeze=False
+    )
     for column, (axis, points) in enumerate(found.items()):
         x = [point[axis] for point in points]
         each = [sorted(p["seconds"])[len(p["seconds"]) // 2] / p["cohort"] for p in points]
@@ -137,7 +139,7 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
         ):
             place = axes[row][column]
             place.plot(x, values, marker="o", color="#0072b2")
-            place.set(xlabel=LABELS[axis], ylabel=label, ylim=(0, None))
+            place.set(xlabel=LABELS[axis], ylabel=label, ylim=(0, 1.15 * max(values)))
             if axis in ("population", "cohort"):
                 place.set_xscale("log")
             place.grid(alpha=0.3)
