@@ -8,26 +8,22 @@ batches, which it pads on the left, are timed too, and the table says how many o
 """
 
 import argparse
-import sys
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from command import measure_tables, start
 from peers.peft_loop import peft_model, prompt_of
-from table import Measurement, show, take_turns, write
-from throughput import timed
-from work import ADAM, Settings, Work, add_options, check_options, prepare, settings_of
+from table import Measurement, take_turns, timed
+from work import ADAM, Settings, Work, prepare
 
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.forward import Row
-from fedprofit.errors import UserError
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
 
 Answers = list[list[int]]
-METHODS = ("engine", "peft", "peft-batched")
+NEEDS = {"engine": "torch", "peft": "peft", "peft-batched": "peft"}  # method -> library
 SIZES = {
     "clients": (4, "clients whose prompts are scored"),
     "rows": (8, "examples of each client in the set that all prompts are scored on"),
@@ -119,29 +115,10 @@ def agreement(answers: Answers, others: Answers) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every type and length; print the tables as they come, write them at the end."""
-    parser = argparse.ArgumentParser(description="Generation: many prompts on one set, engine and peft.")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    add_options(parser, SIZES)
-    parser.add_argument("--out", type=Path, help="folder for generation.json and generation.md")
-    args = parser.parse_args(arguments)
-    check_options(parser, args, list(SIZES))
-    args.methods = [name for name in METHODS if name == "engine" or name in args.methods]
-    warnings.filterwarnings("ignore", message="Position ids are not supported")
-    torch.set_num_threads(args.threads)
-    measurements = []
-    for dtype in args.dtype:
-        for length in args.length:
-            measurements.append(measure(settings_of(args, dtype, length), args))
-            show(measurements[-1])
-    if args.out:
-        settings = {name: value for name, value in vars(args).items() if name != "out"}
-        write(args.out, "generation", measurements, settings)
+    """Time the scoring of many prompts on one set."""
+    description = "Generation: many prompts on one set, engine and peft."
+    measure_tables("generation", description, NEEDS, SIZES, measure, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"generation.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main)

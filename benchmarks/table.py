@@ -3,12 +3,14 @@
 import os
 import platform
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +37,19 @@ class Measurement:
     tokens: int
     facts: dict[str, Any]
     results: list[Result]
+
+
+def timed(method: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Make a method return its seconds."""
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        method()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - begin
+
+    return seconds
 
 
 def take_turns(methods: Mapping[str, Callable[[], float]], repetitions: int) -> list[Result]:

@@ -8,15 +8,12 @@ meanwhile falls on all of them; the ratios are taken turn by turn.
 """
 
 import argparse
-import sys
-import time
-import warnings
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from table import Measurement, show, take_turns, write
+from command import measure_tables, start
+from table import Measurement, take_turns, timed
 from work import (
     ADAM,
     CLIENT_TOLERANCE,
@@ -24,17 +21,13 @@ from work import (
     Method,
     Settings,
     Work,
-    add_options,
     check_losses,
-    check_options,
     count_tokens,
     mean_by_step,
     prepare,
-    settings_of,
 )
 
 from fedprofit.backbone.engine import Engine, make_engine
-from fedprofit.errors import UserError
 from fedprofit.local.reference import solve_sequentially
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
@@ -69,24 +62,11 @@ def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, 
     return methods
 
 
-def timed(method: Method, device: torch.device) -> Callable[[], float]:
-    """Make a method return its seconds."""
-
-    def seconds() -> float:
-        begin = time.perf_counter()
-        method()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - begin
-
-    return seconds
-
-
-def measure(settings: Settings, names: Sequence[str], repetitions: int) -> Measurement:
+def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     """Check that all methods give the same losses, which also warms them up, then time them."""
     work = prepare(settings)
     backbone, engine = work.backbone, make_engine(work.backbone)
-    methods = make_methods(engine, work, names)
+    methods = make_methods(engine, work, args.methods)
     reference = "sequential" if "sequential" in methods else "engine"
     losses = {name: method() for name, method in methods.items()}
     check_losses(losses, reference, CLIENT_TOLERANCE[settings.dtype], "client {0} at step {1}")
@@ -107,46 +87,14 @@ def measure(settings: Settings, names: Sequence[str], repetitions: int) -> Measu
         f"prompt {settings.length}, {tokens / settings.examples:.0f} tokens a row"
     )
     timers = {name: timed(method, backbone.device) for name, method in methods.items()}
-    return Measurement(title, settings.examples, tokens, facts, take_turns(timers, repetitions))
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Training throughput in one process: engine and peers.")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=list(NEEDS),
-        default=[name for name, library in NEEDS.items() if find_spec(library)],
-        help="the engine always runs; default all that are installed",
-    )
-    add_options(parser, SIZES)
-    parser.add_argument("--out", type=Path, help="folder for throughput.json and throughput.md")
-    args = parser.parse_args(arguments)
-    check_options(parser, args, list(SIZES))
-    args.methods = [name for name in NEEDS if name == "engine" or name in args.methods]
-    return args
+    return Measurement(title, settings.examples, tokens, facts, take_turns(timers, args.repetitions))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every type and length; print the tables as they come, write them at the end."""
-    args = parse(arguments)
-    # peft warns at each call that it takes no position ids; none are given.
-    warnings.filterwarnings("ignore", message="Position ids are not supported")
-    torch.set_num_threads(args.threads)
-    measurements = []
-    for dtype in args.dtype:
-        for length in args.length:
-            measurements.append(measure(settings_of(args, dtype, length), args.methods, args.repetitions))
-            show(measurements[-1])
-    if args.out:
-        settings = {name: value for name, value in vars(args).items() if name != "out"}
-        write(args.out, "throughput", measurements, settings)
+    """Time the methods in this process."""
+    description = "Training throughput in one process: engine and peers."
+    measure_tables("throughput", description, NEEDS, SIZES, measure, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"throughput.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main)

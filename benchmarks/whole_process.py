@@ -17,24 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from table import Measurement, show, take_turns, write
-from work import (
-    TOLERANCE,
-    Losses,
-    Settings,
-    add_options,
-    check_losses,
-    check_options,
-    count_tokens,
-    prepare,
-    settings_of,
-)
-
-from fedprofit.errors import UserError
+from command import measure_tables, start
+from table import Measurement, take_turns
+from work import TOLERANCE, Losses, Settings, check_losses, count_tokens, prepare
 
 ROUNDS = Path(__file__).resolve().parent / "rounds.py"
 NEEDS = {"engine": "torch", "pfl": "pfl", "flower": "ray"}  # method -> library
@@ -86,8 +74,9 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
 
-def measure(settings: Settings, names: Sequence[str], rounds: int, repetitions: int) -> Measurement:
+def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     """Let the methods take turns, and check the losses of every run."""
+    rounds: int = args.rounds
     found: dict[str, Losses] = {}
 
     def timer(name: str) -> Callable[[], float]:
@@ -100,7 +89,7 @@ def measure(settings: Settings, names: Sequence[str], rounds: int, repetitions: 
 
         return seconds
 
-    results = take_turns({name: timer(name) for name in names}, repetitions)
+    results = take_turns({name: timer(name) for name in args.methods}, args.repetitions)
     work, data = prepare(settings), Path(settings.data).name
     title = (
         f"{work.backbone.name}, {settings.dtype}, {work.backbone.device.type}, {settings.threads} cores; "
@@ -113,41 +102,11 @@ def measure(settings: Settings, names: Sequence[str], rounds: int, repetitions: 
     return Measurement(title, rounds * settings.examples, rounds * count_tokens(work), facts, results)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Wall time of whole federated runs: engine and peers.")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=list(NEEDS),
-        default=[name for name, library in NEEDS.items() if find_spec(library)],
-        help="the engine always runs; default all that are installed",
-    )
-    add_options(parser, SIZES)
-    parser.add_argument("--out", type=Path, help="folder for whole_process.json and whole_process.md")
-    args = parser.parse_args(arguments)
-    check_options(parser, args, list(SIZES))
-    args.methods = [name for name in NEEDS if name == "engine" or name in args.methods]
-    return args
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every type and length; print the tables as they come, write them at the end."""
-    args = parse(arguments)
-    measurements = []
-    for dtype in args.dtype:
-        for length in args.length:
-            settings = settings_of(args, dtype, length)
-            measurements.append(measure(settings, args.methods, args.rounds, args.repetitions))
-            show(measurements[-1])
-    if args.out:
-        settings_used = {name: value for name, value in vars(args).items() if name != "out"}
-        write(args.out, "whole_process", measurements, settings_used)
+    """Time whole processes."""
+    description = "Wall time of whole federated runs: engine and peers."
+    measure_tables("whole_process", description, NEEDS, SIZES, measure, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"whole_process.py: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main)

@@ -1,16 +1,14 @@
 """The work that every method does: the same batches, model, start and client optimizer."""
 
-import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from fedprofit.backbone.load import Backbone, load_backbone, resolve_device, resolve_dtype
+from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.config import LexiconSource, Optimizer, SniSource, TemplateConfig
 from fedprofit.data.sources import read_source
 from fedprofit.data.template import Instance, Template
@@ -155,48 +153,3 @@ def check_losses(found: Mapping[str, Losses], reference: str, tolerance: float, 
 def mean_by_step(losses: Losses) -> Losses:
     """Average over the clients, which have equally many steps."""
     return [[sum(step) / len(step) for step in zip(*losses, strict=True)]]
-
-
-def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, str]]) -> None:
-    """Add the options of the work to a script's own; `sizes` are whole numbers with default and meaning."""
-    parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, a folder or a hub id")
-    parser.add_argument(
-        "--dtype",
-        nargs="+",
-        default=["bfloat16", "float32"],
-        choices=["auto", "float32", "bfloat16"],
-        help="one table each (default bfloat16 float32)",
-    )
-    parser.add_argument(
-        "--length",
-        nargs="+",
-        type=int,
-        default=[20, 100],
-        help="vectors of the soft prompt, one table each (default 20 100)",
-    )
-    parser.add_argument(
-        "--data",
-        default="sni" if sni_table().is_file() else "lexicon",
-        help="lexicon, sni, or a path to SNI's tasks; default sni where the table is there",
-    )
-    for name, (default, text) in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
-    parser.add_argument("--seed", type=int, default=0, help="of tasks, rows and prompt (default 0)")
-    parser.add_argument("--definitions", action=argparse.BooleanOptionalAction, default=True)
-
-
-def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> None:
-    """Refuse sizes below 1 by name."""
-    for name in (*names, "length"):
-        value = getattr(args, name)
-        for number in value if isinstance(value, list) else [value]:
-            if number < 1:
-                parser.error(f"--{name} must be 1 or more, not {number}")
-
-
-def settings_of(args: argparse.Namespace, dtype: str, length: int) -> Settings:
-    """Make the settings of one table from the command line."""
-    resolved = str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch.")
-    same = ("model", "data", "definitions", "clients", "rows", "steps", "threads", "seed")
-    values: dict[str, Any] = {name: getattr(args, name) for name in same}
-    return Settings(dtype=resolved, length=length, **values)

@@ -4,7 +4,7 @@ What is asked of it (losses, gradients, answers) is split into micro-batches, ea
 some prompts and rows; workers compute them side by side.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,16 +12,12 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.forward import Row, micro_batches, packed_losses, plain_losses
-from fedprofit.backbone.generate import cache_batches, packed_generate, plain_generate
+from fedprofit.backbone.generate import CACHE_PER_TOKEN, cache_batches, packed_generate, plain_generate
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.packing import rounded
-from fedprofit.backbone.workers import LEAST_TOKENS, Workers, shared_workers, worker_count
+from fedprofit.backbone.workers import LEAST_TOKENS, Task, Workers, shared_workers, worker_count
 from fedprofit.errors import UserError
 from fedprofit.types import Example
-
-# Cache positions that generation may hold for each token of the budget: a forward pass with gradients
-# keeps about this many times more per token than a key-value cache does.
-CACHE_PER_TOKEN = 8
 
 Batches = list[list[int]]  # row numbers
 
@@ -48,13 +44,8 @@ class Engine:
         """
         losses, gradient = torch.zeros(len(rows), device=prompts.device), torch.zeros_like(prompts)
         batches = self.batches(prompts, rows)
-        parts = [part(prompts, rows, batch) for batch in batches]
-        tasks = [
-            (self.attention, own, members, weights[batch])
-            for (_, own, members), batch in zip(parts, batches, strict=True)
-        ]
-        found = self._pool.map(_gradients, tasks)
-        for batch, (owners, _, _), (sums, slopes) in zip(batches, parts, found, strict=True):
+        extras = [(weights[batch],) for batch in batches]
+        for batch, owners, (sums, slopes) in self._compute(_gradients, prompts, rows, batches, extras):
             losses[batch] = sums
             gradient[owners] += slopes
         return losses, gradient
@@ -63,8 +54,7 @@ class Engine:
         """Return each row's summed negative log-likelihood `[rows]`, float64, without gradient."""
         losses = torch.zeros(len(rows), dtype=torch.float64)
         batches = self.batches(prompts, rows)
-        tasks = [(self.attention, *part(prompts, rows, batch)[1:]) for batch in batches]
-        for batch, (sums,) in zip(batches, self._pool.map(_score, tasks), strict=True):
+        for batch, _, (sums,) in self._compute(_score, prompts, rows, batches, [()] * len(batches)):
             losses[batch] = sums.double().cpu()
         return losses
 
@@ -79,12 +69,10 @@ class Engine:
         batches = self._even(
             lambda cap: list(cache_batches(rows, prompts.shape[1], max_new_tokens, cap)), budget
         )
-        tasks = [
-            (self.attention, *part(prompts, rows, batch)[1:], max_new_tokens, budget) for batch in batches
-        ]
+        extras = [(max_new_tokens, budget)] * len(batches)
         losses = torch.zeros(len(rows), dtype=torch.float64)
         answers: list[list[int]] = [[] for _ in rows]
-        for batch, (sums, found) in zip(batches, self._pool.map(_answer, tasks), strict=True):
+        for batch, _, (sums, found) in self._compute(_answer, prompts, rows, batches, extras):
             losses[batch] = sums.double().cpu()
             for number, answer in zip(batch, found, strict=True):
                 answers[number] = answer
@@ -102,6 +90,26 @@ class Engine:
     def _pool(self) -> Workers:
         return shared_workers(self.backbone, self.workers)
 
+    def _compute(
+        self,
+        function: Callable[..., Task],
+        prompts: Tensor,
+        rows: Sequence[Row],
+        batches: Batches,
+        extras: Sequence[Task],
+    ) -> Iterator[tuple[list[int], list[int], Task]]:
+        """Let the workers compute each batch on its own prompts alone.
+
+        Yields the batch, its owners' numbers, and `function(backbone, attention, prompts, rows, *extra)`.
+        """
+        owners = [sorted({rows[number].owner for number in batch}) for batch in batches]
+        tasks: list[Task] = []
+        for batch, own, extra in zip(batches, owners, extras, strict=True):
+            place = {owner: j for j, owner in enumerate(own)}
+            members = [replace(rows[number], owner=place[rows[number].owner]) for number in batch]
+            tasks.append((self.attention, prompts[own], members, *extra))
+        yield from zip(batches, owners, self._pool.map(function, tasks), strict=True)
+
     def _even(self, split: Callable[[int], Batches], budget: int) -> Batches:
         """Split by the least budget whose batches the workers share without one left over."""
         high = max(1, budget // self.workers)
@@ -118,14 +126,6 @@ class Engine:
             else:
                 low = middle + 1
         return batches
-
-
-def part(prompts: Tensor, rows: Sequence[Row], batch: Sequence[int]) -> tuple[list[int], Tensor, list[Row]]:
-    """Take a batch with its own prompts alone: their numbers, the prompts, and the rows on them."""
-    owners = sorted({rows[number].owner for number in batch})
-    place = {owner: j for j, owner in enumerate(owners)}
-    members = [replace(rows[number], owner=place[rows[number].owner]) for number in batch]
-    return owners, prompts[owners], members
 
 
 def _losses(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> Tensor:

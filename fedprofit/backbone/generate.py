@@ -16,7 +16,9 @@ from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.packing import Rule, rounded
 
 GROWTH = 16  # cache positions added at a time: few copies, little room unused
-LOGITS_COST = 8  # cache positions that the logits of one target token take the place of
+# Cache positions held for each token of a token budget: a forward pass with gradients keeps about this many
+# times more per token than a key-value cache does.
+CACHE_PER_TOKEN = 8
 TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see packing.FLAT)
 
 
@@ -104,7 +106,7 @@ def packed_generate(
 def cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget: int) -> Iterator[list[int]]:
     """Yield row numbers, similar lengths together, so that `rows x longest` stays within the budget.
 
-    Logits take far more than a cache does, so that targets have a part of the budget of their own.
+    Logits take far more than a cache does: there are no more targets than the token budget has tokens.
     Rows of one owner and prefix stay neighbours: length decides between groups of four tokens only.
     """
 
@@ -122,7 +124,7 @@ def cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget:
         longest = size(batch[0]) + 3 if batch else 0
         own = len(rows[number].example.target) if rows[number].target else 1
         held = (len(batch) + 1) * (longest + min(max_new_tokens, GROWTH))
-        if batch and max(held, LOGITS_COST * (targets + own)) > budget:
+        if batch and max(held, CACHE_PER_TOKEN * (targets + own)) > budget:
             yield batch
             batch, targets = [], 0
         batch.append(number)

@@ -72,12 +72,13 @@ def score(
     wanted = [metric for metric in metrics if metric in TEXT_METRICS]
     if wanted:
         losses, answers = engine.answer(prompts, rows, max_new_tokens)
+        decode = engine.backbone.tokenizer.decode
+        texts = [str(decode(answer, skip_special_tokens=True)).strip() for answer in answers]
     else:
-        losses, answers = engine.score(prompts, rows), [[] for _ in rows]
-    for job, row, loss, answer in zip(job_of, rows, losses.tolist(), answers, strict=True):
+        losses, texts = engine.score(prompts, rows), [""] * len(rows)
+    for job, row, loss, text in zip(job_of, rows, losses.tolist(), texts, strict=True):
         if "loss" in metrics:
             add(job, "loss", loss, len(row.example.target))
-        text = str(engine.backbone.tokenizer.decode(answer, skip_special_tokens=True)).strip()
         for metric in wanted:
             add(job, metric, TEXT_METRICS[metric](text, row.example.references), 1)
     return results

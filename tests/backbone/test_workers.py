@@ -1,5 +1,6 @@
 """Worker processes: the same results, and no process left behind."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
-from fedprofit.backbone.workers import worker_count
+from fedprofit.backbone.workers import LEAST_TOKENS, worker_count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
@@ -108,8 +109,14 @@ def _alive(process):
         return False
 
 
-def test_how_many_workers():
+def test_how_many_workers(monkeypatch):
     backbone = tiny_backbone("llama")
     assert worker_count(3, backbone, 10) == (3 if sys.platform == "linux" else 1)
     assert worker_count("auto", backbone, 10) == 1, "no worker for fewer tokens than it is worth"
     assert worker_count("auto", backbone, 10**6) in (1, torch.get_num_threads())
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    most = 4 if sys.platform == "linux" else 1
+    assert worker_count("auto", backbone, 10**6) == most, "one a core"
+    assert worker_count("auto", backbone, 2 * LEAST_TOKENS) == min(2, most)
+    gpu = dataclasses.replace(backbone, device=torch.device("cuda"))
+    assert worker_count(3, gpu, 10**6) == 1, "a GPU is not shared out"
