@@ -10,6 +10,8 @@ import whole_process
 from tiny import tiny_folder
 from work import Settings, check_losses, prepare
 
+from fedprofit.errors import UserError
+
 IN_PROCESS = ["engine", "sequential", "peft"] + ["pfl"] * bool(find_spec("pfl"))
 SMALL = "--data lexicon --dtype float32 --clients 2 --rows 2 --steps 2 --threads 1 --no-definitions"
 
@@ -81,7 +83,7 @@ def test_unequal_losses_are_refused_by_name():
 
 def test_too_many_clients_is_said_before_anything_runs(tmp_path):
     options = ["--model", str(tiny_folder(tmp_path)), "--data", "lexicon", "--clients", "1000"]
-    with pytest.raises(throughput.UserError, match="--clients 1000: only"):
+    with pytest.raises(UserError, match="--clients 1000: only"):
         throughput.main([*options, "--dtype", "float32", "--threads", "1"])
 
 
