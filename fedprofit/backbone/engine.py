@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.forward import Row, micro_batches, packed_losses, plain_losses
+from fedprofit.backbone.fused import available, fuse
 from fedprofit.backbone.generate import CACHE_PER_TOKEN, cache_batches, packed_generate, plain_generate
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.packing import rounded
@@ -27,7 +28,7 @@ class Engine:
     """A backbone, computed packed or plain, with at most `token_budget` tokens in flight."""
 
     backbone: Backbone
-    attention: str  # "packed", or an implementation of the model's own: "eager", "sdpa"
+    attention: str  # "fused" or "packed", or an implementation of the model's own: "eager", "sdpa"
     token_budget: int = 1024
     workers: int = 1  # processes that share the budget; 1: all in this one
 
@@ -129,8 +130,8 @@ class Engine:
 
 
 def _losses(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
-    if attention == "packed":
-        return packed_losses(backbone, prompts, rows)
+    if attention in ("fused", "packed"):
+        return packed_losses(backbone, prompts, rows, fused=attention == "fused")
     return plain_losses(backbone, prompts, rows, attention)
 
 
@@ -152,8 +153,8 @@ def _score(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[R
 def _answer(
     backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row], most: int, budget: int
 ) -> tuple[Tensor, list[list[int]]]:
-    if attention == "packed":
-        return packed_generate(backbone, prompts, rows, most, budget)
+    if attention in ("fused", "packed"):
+        return packed_generate(backbone, prompts, rows, most, budget, fused=attention == "fused")
     (losses,) = _score(backbone, attention, prompts, rows)
     return losses, plain_generate(backbone, prompts, rows, most, attention)
 
@@ -163,25 +164,30 @@ def make_engine(
 ) -> Engine:
     """Choose how the backbone is computed.
 
-    `packed` and `auto` are verified on a few tokens: packing must give the model's own losses. Where it
-    does not (a model with attention of its own kind), `auto` falls back to eager attention and `packed`
-    raises a UserError. `workers` is a number of processes, or "auto" (see `worker_count`).
+    `fused` and `packed` are verified on a few tokens: they must give the model's own losses and gradients.
+    `auto` is the first of them that does, else eager attention; `fused` needs layers of Llama's shape, a
+    CPU and the package numba. `workers` is a number of processes, or "auto" (see `worker_count`).
+
+    Raises:
+        UserError: fused or packed was asked for by name and does not hold for this model.
     """
     count = worker_count(workers, backbone, token_budget)
-    if attention in ("packed", "auto"):
-        if packing_holds(backbone):
-            return Engine(backbone, "packed", token_budget, count)
-        if attention == "packed":
-            raise UserError(
-                f"backbone {backbone.name!r}: packed attention does not give this model's own losses. "
-                "Set backbone.attention to auto or eager."
-            )
-        attention = "eager"
-    return Engine(backbone, attention, token_budget, count)
+    for way in ("fused", "packed"):
+        if attention in (way, "auto") and holds(backbone, way):
+            return Engine(backbone, way, token_budget, count)
+    if attention in ("fused", "packed"):
+        needs = " It needs layers of Llama's shape, a CPU, and `pip install numba`." * (attention == "fused")
+        raise UserError(
+            f"backbone {backbone.name!r}: {attention} attention does not give this model's own losses."
+            f"{needs} Set backbone.attention to auto or eager."
+        )
+    return Engine(backbone, "eager" if attention == "auto" else attention, token_budget, count)
 
 
-def packing_holds(backbone: Backbone) -> bool:
-    """Tell whether packed and plain losses agree on a small probe, ragged rows and prefixes included."""
+def holds(backbone: Backbone, way: str) -> bool:
+    """Tell whether a way gives plain losses and gradients on a small probe of ragged rows and prefixes."""
+    if way == "fused" and not (available(backbone.device, backbone.dtype) and fuse(backbone.model)):
+        return False
     draw = np.random.Generator(np.random.PCG64(0))
     size = len(backbone.tokenizer)
 
@@ -194,11 +200,14 @@ def packing_holds(backbone: Backbone) -> bool:
         for owner, prefix, length in ((0, shared, 7), (0, shared, 3), (1, tokens(0), 4))
     ]
     prompts = backbone.embed(torch.as_tensor(tokens(6), dtype=torch.long)).reshape(2, 3, -1).float()
-    with torch.no_grad():
-        try:
-            packed = packed_losses(backbone, prompts, rows)
-        except (TypeError, ValueError, AttributeError, RuntimeError, KeyError):
-            return False  # the model does not hand its attention the layout
-        plain = plain_losses(backbone, prompts, rows)
-    tolerance = 1e-3 if backbone.dtype == torch.float32 else 3e-2
-    return bool(torch.allclose(packed, plain, rtol=tolerance, atol=tolerance))
+    weights = torch.ones(len(rows), device=prompts.device)
+    try:
+        losses, slopes = _gradients(backbone, way, prompts, rows, weights)
+    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError):
+        return False  # the model does not hand its attention the layout
+    plain, plain_slopes = _gradients(backbone, "eager", prompts, rows, weights)
+    exact = backbone.dtype == torch.float32
+    same = torch.allclose(losses, plain, rtol=1e-3 if exact else 3e-2, atol=1e-3 if exact else 3e-2)
+    # Rounding to half precision adds up over the layers; a wrong formula turns the gradient elsewhere.
+    off = (slopes - plain_slopes).norm() / plain_slopes.norm()
+    return same and bool(off < (1e-3 if exact else 0.3))

@@ -80,7 +80,9 @@ def count_tokens(rows: Sequence[Row], prompt_length: int) -> int:
     return prefixes + sum(row.tokens for row in rows)
 
 
-def pack(rows: Sequence[Row], prompt_length: int, device: torch.device, capture: bool = False) -> Packed:
+def pack(
+    rows: Sequence[Row], prompt_length: int, device: torch.device, capture: bool = False, fused: bool = False
+) -> Packed:
     """Lay rows out as one flat row (see `packing.py`)."""
     ids: list[Tokens] = []
     positions, prompt_at, segments = [], [], []
@@ -107,7 +109,7 @@ def pack(rows: Sequence[Row], prompt_length: int, device: torch.device, capture:
             at += row.tokens
         segments.append(segment)
         start = segment.stop
-    layout = Layout(segments, device, capture)
+    layout = Layout(segments, device, capture, fused)
     behind = (0, layout.length - start)
     flat = torch.cat([torch.as_tensor(part.copy(), dtype=torch.long) for part in ids])
     return Packed(
@@ -144,18 +146,19 @@ def packed_logits(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tenso
     return logits[: len(at)]
 
 
-def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row], fused: bool = False) -> Tensor:
     """Sum each row's negative log-likelihood over its target, differentiably.
 
     Args:
         backbone: the frozen model.
         prompts: soft prompts, `[clients, length, width]`; length 0 for none.
         rows: what to read under which prompt; all of it goes through one forward pass.
+        fused: whether layers that were prepared for it are computed fused (see `fused.py`).
 
     Returns:
         `[rows]`, in nats, float32, in the order given.
     """
-    packed = pack(rows, prompts.shape[1], backbone.device)
+    packed = pack(rows, prompts.shape[1], backbone.device, fused=fused)
     logits = packed_logits(backbone, prompts, packed, predicted_at(packed, rows).to(backbone.device))
     return as_given(packed.order, target_losses(logits, [rows[number].example for number in packed.order]))
 

@@ -28,9 +28,12 @@ class RowCache:
     Each is `[rows, kv heads, capacity, size]`; row r has seen `lengths[r]` tokens.
     """
 
-    def __init__(self, captured: Sequence[tuple[Tensor, Tensor]], gather: Tensor, lengths: Tensor) -> None:
+    def __init__(
+        self, captured: Sequence[tuple[Tensor, Tensor]], gather: Tensor, lengths: Tensor, fused: bool = False
+    ) -> None:
         """Take what a packed pass captured; `gather [rows, longest]` says where each row's tokens lay."""
         self.lengths = lengths
+        self.fused = fused
         rows, longest = gather.shape
         self.layers = []
         for pair in captured:
@@ -71,7 +74,12 @@ def _grown(cache: Tensor) -> Tensor:
 
 
 def packed_generate(
-    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int, budget: int
+    backbone: Backbone,
+    prompts: Tensor,
+    rows: Sequence[Row],
+    max_new_tokens: int,
+    budget: int,
+    fused: bool = False,
 ) -> tuple[Tensor, list[list[int]]]:
     """Continue each row greedily until end of sequence or `max_new_tokens`, and score its target.
 
@@ -84,6 +92,7 @@ def packed_generate(
         rows: what to continue under which prompt.
         max_new_tokens: tokens at most, per row; fewer where the model's context ends before.
         budget: cache positions held at once, which bounds memory and changes no result.
+        fused: whether layers that were prepared for it are computed fused (see `fused.py`).
 
     Returns:
         Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without; and
@@ -93,7 +102,7 @@ def packed_generate(
     outputs: list[list[int]] = [[] for _ in rows]
     with torch.no_grad():
         for batch in cache_batches(rows, prompts.shape[1], max_new_tokens, budget):
-            numbers, sums, logits, cache = _read(backbone, prompts, rows, batch)
+            numbers, sums, logits, cache = _read(backbone, prompts, rows, batch, fused)
             if sums is not None:
                 losses[numbers] = sums
             for number, tokens in zip(
@@ -134,7 +143,7 @@ def cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget:
 
 
 def _read(
-    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], batch: Sequence[int]
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], batch: Sequence[int], fused: bool
 ) -> tuple[list[int], Tensor | None, Tensor, RowCache]:
     """Read a batch once.
 
@@ -143,7 +152,7 @@ def _read(
     """
     device = backbone.device
     members = [rows[number] for number in batch]
-    packed = pack(members, prompts.shape[1], device, capture=True)
+    packed = pack(members, prompts.shape[1], device, capture=True, fused=fused)
     laid = [members[j] for j in packed.order]
     logits = packed_logits(backbone, prompts, packed, predicted_at(packed, members).to(device))
     sums, first = None, torch.arange(len(laid))
@@ -154,7 +163,7 @@ def _read(
     ends = [start + len(row.example.source) for start, row in zip(packed.row_starts, laid, strict=True)]
     gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
     assert packed.layout.captured is not None
-    cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device))
+    cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device), fused)
     return [batch[j] for j in packed.order], sums, logits[first.to(device)], cache
 
 

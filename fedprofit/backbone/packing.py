@@ -51,11 +51,16 @@ class Group:
 
     prefix_at: Tensor  # [S, P]: flat positions, padded by the segment's first
     rows_at: Tensor  # [S, R, n]
+    prefix_valid: Tensor  # [S, P]: whether a token stands there, or padding
+    rows_valid: Tensor  # [S, R, n]
     prefix_distance: Tensor  # [P, P]: how far back key j lies from query i; negative: hidden
     row_distance: Tensor  # [S, 1, n, P + n]: the same for a row's queries over prefix and row
-    valid: Tensor  # the padded outputs to keep, of S * P prefix tokens, then of S * R * n row tokens
-    flat: Tensor  # their flat positions
     masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Padded tokens of the prefixes, and of the rows."""
+        return self.prefix_at.numel(), self.rows_at.numel()
 
     def masks_of(self, rule: "Rule", shared: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return what to add to the prefix's and the rows' scores, for `shared` query heads a token.
@@ -72,25 +77,83 @@ class Group:
         return self.masks[key]
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where each token's heads lie, flat and padded, counted in (token, key head) pairs.
+
+    Flat they come token by token, `[tokens, kv]`; padded, group by group, `[S, kv, P]` for the prefixes,
+    then `[S, kv, R, n]` for the rows: a gather by these is the transposition too.
+    """
+
+    flat: Tensor  # [padded]: the flat place of each padded one
+    padded: Tensor  # [tokens * kv]: the padded place of each flat one
+    empty: Tensor  # padded places where no token stands
+    behind: Tensor  # flat places behind the last segment
+
+
 class Layout:
     """The segments of one packed batch, and, where asked for, the keys and values seen."""
 
-    def __init__(self, segments: Sequence[Segment], device: torch.device, capture: bool = False) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], device: torch.device, capture: bool = False, fused: bool = False
+    ) -> None:
         """Lay the segments out in groups of similar shape."""
         self.segments = tuple(segments)
+        self.fused = fused  # whether layers that can be fused are computed so (see `fused.py`)
         self.groups = [make_group(members, device) for members in similar(segments)]
         self.length = rounded(segments[-1].stop, FLAT)
-        order = torch.argsort(torch.cat([group.flat for group in self.groups]))
-        # The padding behind the last segment gets anybody's output: nobody reads it.
-        self._order = torch.nn.functional.pad(order, (0, self.length - len(order)))
         self.captured: list[tuple[Tensor, Tensor]] | None = [] if capture else None
+        self._places: dict[int, Places] = {}
+
+    def places(self, kv: int) -> Places:
+        """Return where the tokens' heads lie, for `kv` key heads; the same for all layers of most models."""
+        if kv not in self._places:
+            self._places[kv] = make_places(self.groups, self.length, self.segments[-1].stop, kv)
+        return self._places[kv]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: "Rule") -> Tensor:
         """Attend within each segment: query `[tokens, heads, size]` to the same shape."""
         if self.captured is not None:
             self.captured.append((key, value))
-        parts = [_group_attention(query, key, value, group, rule) for group in self.groups]
-        return torch.cat(parts).index_select(0, self._order)
+        kv, size = key.shape[1:]
+        places = self.places(kv)
+        parts = [part * kv for group in self.groups for part in group.sizes]
+
+        # A token's query heads that share a key head move together.
+        def padded(flat: Tensor) -> tuple[Tensor, ...]:
+            rows = flat.reshape(self.length * kv, -1)
+            return torch.split(_moved(rows, places.flat, places.padded, places.behind), parts)
+
+        queries, keys, values = padded(query), padded(key), padded(value)
+        mixed: list[Tensor] = []
+        for j, group in enumerate(self.groups):
+            own = slice(2 * j, 2 * j + 2)
+            mixed += _group_attention(queries[own], keys[own], values[own], group, kv, size, rule, self.fused)
+        moved = _moved(torch.cat(mixed), places.padded, places.flat, places.empty)
+        return moved.reshape(query.shape)
+
+
+def _moved(rows: Tensor, index: Tensor, inverse: Tensor, unread: Tensor) -> Tensor:
+    moved: Tensor = _Moved.apply(rows, index, inverse, unread)  # type: ignore[no-untyped-call]
+    return moved
+
+
+class _Moved(torch.autograd.Function):
+    """Rows gathered by an index. Each counts once, so that the gradient is a gather too.
+
+    Where the index repeats a row, to fill padding, the copy's gradient is known to be zero; `unread` are
+    rows that are not gathered at all. A gather's own gradient would add up instead, at ten times the cost.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, unread: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse, unread)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        inverse, unread = ctx.saved_tensors
+        return gradient.index_select(0, inverse).index_fill_(0, unread, 0), None, None, None
 
 
 def rounded(size: int, multiple: int) -> int:
@@ -134,17 +197,32 @@ def make_group(segments: Sequence[Segment], device: torch.device) -> Group:
     # A row's query j stands at position own + j; prefix key i at i, and hidden where it is padding.
     to_prefix = torch.where(prefix_valid[:, None], own[:, :, None] + n[:, None] - p, -1)
     to_row = (n[:, None] - n).expand(count, -1, -1)
-    kept = torch.cat([prefix_valid.flatten(), rows_valid.flatten()])
-    where = torch.cat([prefix_at.flatten(), rows_at.flatten()])
     # Padding points into the segment itself: a weight of 0 does not silence another client's NaN.
     return Group(
         prefix_at=torch.where(prefix_valid, prefix_at, start).to(device),
         rows_at=torch.where(rows_valid, rows_at, start[..., None]).to(device),
+        prefix_valid=prefix_valid.to(device),
+        rows_valid=rows_valid.to(device),
         prefix_distance=(p[:, None] - p).to(device),
         row_distance=torch.cat([to_prefix, to_row], 2)[:, None].to(device),
-        valid=torch.nonzero(kept).flatten().to(device),
-        flat=where[kept].to(device),
     )
+
+
+def make_places(groups: Sequence[Group], length: int, stop: int, kv: int) -> Places:
+    """Say where each token's heads lie; `length` is the flat row's, whose tokens end at `stop`."""
+    flat, valid = [], []
+    for group in groups:
+        for at, there in ((group.prefix_at, group.prefix_valid), (group.rows_at, group.rows_valid)):
+            heads = torch.arange(kv, device=at.device).reshape(-1, *[1] * (at.ndim - 1))
+            flat.append((at.unsqueeze(1) * kv + heads).flatten())
+            valid.append(there.unsqueeze(1).expand(-1, kv, *there.shape[1:]).flatten())
+    where, kept = torch.cat(flat), torch.cat(valid)
+    full = torch.nonzero(kept).flatten()
+    # The padding behind the last segment gets anybody's output: nobody reads it.
+    padded = torch.zeros(length * kv, dtype=torch.long, device=where.device)
+    padded[where[full]] = full
+    behind = torch.arange(stop * kv, length * kv, device=where.device)
+    return Places(where, padded, torch.nonzero(~kept).flatten(), behind)
 
 
 @dataclass(frozen=True)
@@ -154,6 +232,10 @@ class Rule:
     scale: float
     window: int | None = None  # sliding window: keys this many positions back are out of sight
     softcap: float | None = None
+
+    def sees_all(self, reach: int) -> bool:
+        """Tell whether a query sees all that stands before it, up to `reach` positions back."""
+        return self.softcap is None and (self.window is None or self.window >= reach)
 
     def mask(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
         """Return -inf where a key is out of sight (later, or beyond the window), else 0."""
@@ -172,40 +254,50 @@ class Rule:
         return torch.softmax(scores.add_(mask), dim=-1)
 
 
-def _group_attention(q: Tensor, k: Tensor, v: Tensor, group: Group, rule: Rule) -> Tensor:
-    """Return the outputs `[kept, heads, size]` of a group's tokens, in the order of `group.flat`."""
-    heads, size = q.shape[1:]
-    kv, shared = k.shape[1], heads // k.shape[1]
-    (segments, prefix), (_, rows, longest) = group.prefix_at.shape, group.rows_at.shape
+def _group_attention(
+    query: Sequence[Tensor],
+    key: Sequence[Tensor],
+    value: Sequence[Tensor],
+    group: Group,
+    kv: int,
+    size: int,
+    rule: Rule,
+    fused: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the outputs of a group's prefixes and rows, padded and shaped as their queries.
 
-    def at(tensor: Tensor, index: Tensor) -> Tensor:
-        """Gather `[S, tokens, kv, -1, size]` to `[S, kv, tokens, -1, size]`; the index is `[S, ...]`."""
-        gathered = tensor.index_select(0, index.flatten())
-        return gathered.reshape(segments, -1, kv, tensor.shape[1] // kv, size).transpose(1, 2)
+    Each of query, key and value comes as the prefixes' and the rows' part (see `Places`).
+    """
+    segments, rows, longest = group.rows_at.shape
+    prefix, shared = group.prefix_at.shape[1], query[0].shape[1] // size
 
     # The query heads that share a key head stand beside its tokens: as many queries more, no copy of keys.
-    def queries(index: Tensor, tokens: int) -> Tensor:
-        return at(q, index).reshape(segments * kv, tokens * shared, size)
+    k_prefix, v_prefix = (part[0].reshape(segments * kv, prefix, size) for part in (key, value))
+    asked = query[0].reshape(segments * kv, prefix * shared, size)
+    k_rows, v_rows = (part[1].reshape(segments * kv * rows, longest, size) for part in (key, value))
+    together = (segments * kv, rows * longest * shared)
+    apart = (segments * kv * rows, longest * shared)
+    if fused and rule.sees_all(prefix + longest):
+        from fedprofit.backbone.operations import attended
 
-    k_prefix, v_prefix = (at(t, group.prefix_at).reshape(segments * kv, prefix, size) for t in (k, v))
-    mask_prefix, mask_rows = group.masks_of(rule, shared, q.dtype)
-    weights = rule.softmax(queries(group.prefix_at, prefix) @ k_prefix.transpose(1, 2), mask_prefix)
-    mixed_prefix = (weights @ v_prefix).reshape(segments, kv, prefix, shared, size)
+        nothing, none = k_prefix[:, :0], torch.zeros(segments * kv, dtype=torch.long)
+        from_prefixes = attended(asked, k_prefix, v_prefix, none, nothing, nothing)
+        seen = group.prefix_valid.sum(1).repeat_interleave(kv * rows)
+        mixed = attended(query[1].reshape(*apart, size), k_rows, v_rows, seen, k_prefix, v_prefix)
+        return from_prefixes.reshape(query[0].shape), mixed.reshape(query[1].shape)
 
+    mask_prefix, mask_rows = group.masks_of(rule, shared, query[0].dtype)
+    weights = rule.softmax(asked @ k_prefix.transpose(1, 2), mask_prefix)
+    from_prefixes = (weights @ v_prefix).reshape(query[0].shape)
     # All rows of a segment ask the same prefix in one product, and each its own tokens in another.
-    asked = queries(group.rows_at, rows * longest)
-    each = (segments * kv * rows, longest * shared)
-    k_rows, v_rows = (at(t, group.rows_at).reshape(each[0], longest, size) for t in (k, v))
-    to_prefix = (asked @ k_prefix.transpose(1, 2)).reshape(*each, prefix)
-    scores = torch.cat([to_prefix, asked.reshape(*each, size) @ k_rows.transpose(1, 2)], dim=-1)
+    to_prefix = query[1].reshape(*together, size) @ k_prefix.transpose(1, 2)
+    to_rows = query[1].reshape(*apart, size) @ k_rows.transpose(1, 2)
+    scores = torch.cat([to_prefix.reshape(*apart, prefix), to_rows], dim=-1)
     weights = rule.softmax(scores.reshape(segments, kv * rows, *scores.shape[1:]), mask_rows)
     # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
     to_prefix, to_rows = torch.split(weights.reshape(scores.shape), [prefix, longest], dim=-1)
-    from_prefix = to_prefix.reshape(*asked.shape[:2], prefix) @ v_prefix
-    mixed = from_prefix + (to_rows @ v_rows).reshape(from_prefix.shape)
-    mixed = mixed.reshape(segments, kv, rows * longest, shared, size)
-    parts = [part.transpose(1, 2).reshape(-1, heads, size) for part in (mixed_prefix, mixed)]
-    return torch.cat(parts).index_select(0, group.valid)
+    mixed = (to_prefix.reshape(*together, prefix) @ v_prefix).reshape(*apart, size) + to_rows @ v_rows
+    return from_prefixes, mixed.reshape(query[1].shape)
 
 
 def packed_attention(

@@ -11,6 +11,7 @@ from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 from fedprofit.algorithm import build
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
+from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.load import Backbone
 from fedprofit.config import FedAvgConfig, FedSgdConfig, Optimizer, ServerOptimizer
 from fedprofit.local.reference import solve_one
@@ -160,9 +161,11 @@ def poisoned():
     return Backbone("poisoned", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "poisoned")
 
 
+@pytest.mark.parametrize("way", ["packed", "fused"])
 @pytest.mark.parametrize(("kind", "step"), [("fedavg", 0), ("fedavg", 1), ("fedsgd", 0)])
-def test_a_diverging_client_is_left_out_and_named(poisoned, start, kind, step):
-    engine = Engine(poisoned, "packed")
+def test_a_diverging_client_is_left_out_and_named(poisoned, start, kind, step, way):
+    assert way == "packed" or fuse(poisoned.model)
+    engine = Engine(poisoned, way)
     make = fedavg if kind == "fedavg" else fedsgd
     settings = {"client": Optimizer(rate=0.02)} if kind == "fedavg" else {}
     work = ragged_work() if kind == "fedavg" else first_batches(ragged_work())

@@ -1,5 +1,7 @@
 """Packed forward passes against peft's PromptTuning and the plain concatenation, in float32."""
 
+from functools import partial
+
 import peft
 import pytest
 import torch
@@ -7,8 +9,16 @@ from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_model
 
 from fedprofit.backbone.forward import Row, count_tokens, micro_batches, packed_losses, plain_losses
+from fedprofit.backbone.fused import fuse
 
 FAMILIES = ["llama", "gpt2", "qwen2"]
+WAYS = [*((family, False) for family in FAMILIES), ("llama", True), ("qwen2", True)]
+
+
+def backbone_of(family: str, fused: bool):
+    backbone = tiny_backbone(family)
+    assert not fused or fuse(backbone.model)
+    return backbone
 
 
 def rows_of(clients: int) -> list[Row]:
@@ -20,13 +30,13 @@ def prompts_of(backbone, clients: int, length: int = 3) -> torch.Tensor:
     return torch.randn(clients, length, backbone.width, generator=generator) * 0.3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "fused"), WAYS)
 @pytest.mark.parametrize("length", [0, 1, 5])
-def test_packed_equals_plain(family, length):
-    backbone = tiny_backbone(family)
+def test_packed_equals_plain(family, fused, length):
+    backbone = backbone_of(family, fused)
     rows = rows_of(3)
     results = []
-    for losses in (packed_losses, plain_losses):
+    for losses in (partial(packed_losses, fused=fused), plain_losses):
         prompts = prompts_of(backbone, 3, length).requires_grad_()
         values = losses(backbone, prompts, rows)
         values.sum().backward()
@@ -37,14 +47,14 @@ def test_packed_equals_plain(family, length):
         torch.testing.assert_close(packed_grad, plain_grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_loss_and_gradient_equal_peft(family):
+@pytest.mark.parametrize(("family", "fused"), WAYS)
+def test_loss_and_gradient_equal_peft(family, fused):
     """peft's own PromptTuning, one row at a time (its batches pad otherwise than ours)."""
-    backbone = tiny_backbone(family)
+    backbone = backbone_of(family, fused)
     rows = rows_of(1)
     start = prompts_of(backbone, 1, 4)
     prompts = start.clone().requires_grad_()
-    ours = packed_losses(backbone, prompts, rows)
+    ours = packed_losses(backbone, prompts, rows, fused)
     ours.sum().backward()
 
     settings = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
@@ -65,14 +75,14 @@ def test_loss_and_gradient_equal_peft(family):
     torch.testing.assert_close(prompts.grad[0], embedding.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_packed_equals_plain_with_a_sliding_window():
-    backbone = tiny_backbone("mistral")
+@pytest.mark.parametrize("fused", [False, True])
+def test_packed_equals_plain_with_a_sliding_window(fused):
+    backbone = backbone_of("mistral", fused)
     assert backbone.model.config.sliding_window < 16
     prompts = prompts_of(backbone, 3, 6)
     rows = rows_of(3)
-    torch.testing.assert_close(
-        packed_losses(backbone, prompts, rows), plain_losses(backbone, prompts, rows), rtol=1e-5, atol=1e-5
-    )
+    packed = packed_losses(backbone, prompts, rows, fused)
+    torch.testing.assert_close(packed, plain_losses(backbone, prompts, rows), rtol=1e-5, atol=1e-5)
 
 
 def test_a_clients_loss_does_not_depend_on_who_else_is_in_the_pass():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_forward import FAMILIES, prompts_of, rows_of
+from test_forward import WAYS, backbone_of, prompts_of, rows_of
 from tiny import tiny_backbone
 
 from fedprofit.backbone.forward import plain_losses
@@ -28,15 +28,15 @@ def manual_greedy(backbone, prompt, row, limit):
     return tokens
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "mistral"])
+@pytest.mark.parametrize(("family", "fused"), [*WAYS, ("mistral", False), ("mistral", True)])
 @pytest.mark.parametrize("length", [0, 4])
-def test_generation_equals_a_manual_greedy_loop(family, length, monkeypatch):
-    backbone = tiny_backbone(family)
+def test_generation_equals_a_manual_greedy_loop(family, fused, length, monkeypatch):
+    backbone = backbone_of(family, fused)
     # A random model rarely ends a text: let every twelfth token end it.
     monkeypatch.setattr(backbone.model.generation_config, "eos_token_id", list(range(1, 300, 12)))
     prompts, rows = prompts_of(backbone, 3, length), rows_of(3)
     # 20 tokens: the caches grow. Small budgets: many batches.
-    results = [packed_generate(backbone, prompts, rows, 20, budget) for budget in (10_000, 300, 1)]
+    results = [packed_generate(backbone, prompts, rows, 20, budget, fused) for budget in (10_000, 300, 1)]
     backbone.model.set_attn_implementation("eager")
     expected = [manual_greedy(backbone, prompts[row.owner], row, 20) for row in rows]
     assert len({len(tokens) for tokens in expected}) > 1, "rows should end at different steps"
@@ -45,7 +45,7 @@ def test_generation_equals_a_manual_greedy_loop(family, length, monkeypatch):
         assert tokens == expected
         torch.testing.assert_close(sums, losses, rtol=1e-5, atol=1e-5)
     untold = [dataclasses.replace(row, target=False) for row in rows]
-    sums, tokens = packed_generate(backbone, prompts, untold, 20, 300)
+    sums, tokens = packed_generate(backbone, prompts, untold, 20, 300, fused)
     assert tokens == expected, "the target must not help"
     assert sums.isnan().all()
     assert plain_generate(backbone, prompts, rows, 20) == expected

@@ -8,6 +8,7 @@ from ragged import ragged_work
 from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
+from fedprofit.backbone.fused import fuse
 from fedprofit.config import Optimizer
 from fedprofit.local.reference import solve_sequentially
 from fedprofit.local.solver import gradients, solve
@@ -19,21 +20,25 @@ OPTIMIZERS = [
     Optimizer(optimizer="adamw", rate=0.02, weight_decay=0.1),
 ]
 
+WAYS = [(family, "packed") for family in ("llama", "gpt2", "qwen2")]
+WAYS += [("llama", "fused"), ("qwen2", "fused")]
+
 
 def start_of(backbone, clients, length=4):
     generator = torch.Generator().manual_seed(7)
     return {"prompt": torch.randn(clients, length, backbone.width, generator=generator) * 0.3}
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+@pytest.mark.parametrize(("family", "way"), WAYS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.optimizer)
 @pytest.mark.parametrize("pull", [0.0, 0.5])
-def test_solver_equals_reference(family, optimizer, pull):
+def test_solver_equals_reference(family, way, optimizer, pull):
     backbone = tiny_backbone(family)
     work, start = ragged_work(), start_of(backbone, 4)
     expected, losses = solve_sequentially(backbone, start, work, optimizer, pull)
+    assert way == "packed" or fuse(backbone.model)
     for budget in (4096, 40):  # one forward pass, and many micro-batches
-        result, _ = solve(Engine(backbone, "packed", budget), start, work, optimizer, pull)
+        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, pull)
         torch.testing.assert_close(result.params, expected, rtol=1e-5, atol=1e-5)
         assert result.steps == [3, 1, 0, 2]
         for ours, theirs in zip(result.losses, losses, strict=True):

@@ -1,0 +1,232 @@
+"""The small steps of a decoder layer, each one compiled pass over its rows on a CPU.
+
+Between its matrix products a layer does little arithmetic, but in torch it does it in some thirty kernels,
+each a pass over memory, and a CPU's bfloat16 kernels are slow: they round every intermediate value by
+emulation. Here a norm, a rotation, a gate or a softmax is one loop that reads its input once, computes in
+float32, and rounds once. numba compiles the loops at the first import and keeps them.
+
+The loops are written once for both types: `load` reads a stored number as float32, `store` rounds one.
+bfloat16 is the upper half of a float32, and is handed over as unsigned 16-bit numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba.extending import overload
+from torch import Tensor
+
+# Sums may be reordered, which vector registers need; NaN and infinity keep their meaning, since a client
+# whose loss is not a number must be found.
+FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+ONE, HALF, LOG2E, LN2 = (np.float32(x) for x in (1.0, 0.5, 1.4426950408889634, 0.6931471805599453))
+LOWEST, HIGHEST = np.float32(-87.0), np.float32(88.0)  # exponents whose power float32 holds
+TAYLOR = tuple(np.float32(1 / x) for x in (720, 120, 24, 6, 2, 1, 1))
+
+
+def load(x: Any) -> Any:
+    """Return a stored number as float32."""
+    raise NotImplementedError("compiled only")
+
+
+def store(x: Any, to: Any) -> Any:
+    """Return a float32 as the array `to` stores it."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(load)
+def _load(x):  # type: ignore[no-untyped-def]
+    if x == numba.float32:
+        return lambda x: x
+    return lambda x: np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+
+@overload(store)
+def _store(x, to):  # type: ignore[no-untyped-def]
+    if to.dtype == numba.float32:
+        return lambda x, to: np.float32(x)
+
+    def to_nearest_even(x, to):  # type: ignore[no-untyped-def]
+        bits = np.float32(x).view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)
+        return np.uint16((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+    return to_nearest_even
+
+
+compiled: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", cache=True)
+
+
+@numba.njit(inline="always")
+def _exp(x: Any) -> Any:
+    """e to the x: a power of two and a Taylor series on half a binade, 2 units in the last place off."""
+    # Comparisons, not min and max: they leave NaN as it is.
+    if x < LOWEST:
+        x = LOWEST
+    if x > HIGHEST:
+        x = HIGHEST
+    whole = np.floor(x * LOG2E + HALF)
+    rest = x - whole * LN2
+    power = TAYLOR[0]
+    power = power * rest + TAYLOR[1]
+    power = power * rest + TAYLOR[2]
+    power = power * rest + TAYLOR[3]
+    power = power * rest + TAYLOR[4]
+    power = power * rest + TAYLOR[5]
+    power = power * rest + TAYLOR[6]
+    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@compiled
+def norm(x: Any, weight: Any, eps: Any, y: Any, scale: Any) -> None:
+    """RMS norm of each row of `x`; `scale` gets the rows' reciprocal root mean squares."""
+    for t in range(x.shape[0]):
+        total = np.float32(0)
+        for j in range(x.shape[1]):
+            total += load(x[t, j]) * load(x[t, j])
+        s = ONE / np.sqrt(total / np.float32(x.shape[1]) + eps)
+        scale[t] = s
+        for j in range(x.shape[1]):
+            y[t, j] = store(load(x[t, j]) * s * load(weight[j]), y)
+
+
+@compiled
+def norm_back(dpast: Any, dy: Any, x: Any, weight: Any, scale: Any, dx: Any) -> None:
+    """Gradient of a row that goes on as it is (`dpast`) and into its norm (`dy`)."""
+    for t in range(x.shape[0]):
+        s, dot = scale[t], np.float32(0)
+        for j in range(x.shape[1]):
+            dot += load(dy[t, j]) * load(weight[j]) * load(x[t, j])
+        along = dot * s * s * s / np.float32(x.shape[1])
+        for j in range(x.shape[1]):
+            own = s * load(dy[t, j]) * load(weight[j]) - along * load(x[t, j])
+            dx[t, j] = store(load(dpast[t, j]) + own, dx)
+
+
+@compiled
+def gate(x: Any, y: Any) -> None:
+    """SiLU of the first half of each row, times the second half."""
+    half = y.shape[1]
+    for t in range(y.shape[0]):
+        for j in range(half):
+            a = load(x[t, j])
+            y[t, j] = store(a / (ONE + _exp(-a)) * load(x[t, half + j]), y)
+
+
+@compiled
+def gate_row_back(dy: Any, a: Any, b: Any, da: Any, db: Any) -> None:
+    """Gradient of one row's halves `a` and `b`; apart, so that the compiler sees they do not overlap."""
+    for j in range(len(dy)):
+        x = load(a[j])
+        sigma = ONE / (ONE + _exp(-x))
+        da[j] = store(load(dy[j]) * load(b[j]) * sigma * (ONE + x * (ONE - sigma)), da)
+        db[j] = store(load(dy[j]) * x * sigma, db)
+
+
+@compiled
+def gate_back(dy: Any, x: Any, dx: Any) -> None:
+    """Gradient of `gate`."""
+    half = dy.shape[1]
+    for t in range(dy.shape[0]):
+        gate_row_back(dy[t], x[t][:half], x[t][half:], dx[t][:half], dx[t][half:])
+
+
+@compiled
+def turn(x: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, scale: Any, y: Any) -> None:
+    """Rotary embedding of heads `[tokens * heads, size]`, scaled.
+
+    A token has `total` heads in `x`; those that are turned begin at `first`.
+    """
+    h = y.shape[1] // 2
+    for t in range(cos.shape[0]):
+        for head in range(heads):
+            i, o = t * total + first + head, t * heads + head
+            for j in range(h):
+                turned = load(x[i, j]) * load(cos[t, j]) - load(x[i, h + j]) * load(sin[t, j])
+                y[o, j] = store(scale * turned, y)
+            for j in range(h):
+                turned = load(x[i, h + j]) * load(cos[t, h + j]) + load(x[i, j]) * load(sin[t, h + j])
+                y[o, h + j] = store(scale * turned, y)
+
+
+@compiled
+def turn_back(dy: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, scale: Any, dx: Any) -> None:
+    """Gradient of `turn`."""
+    h = dy.shape[1] // 2
+    for t in range(cos.shape[0]):
+        for head in range(heads):
+            i, o = t * total + first + head, t * heads + head
+            for j in range(h):
+                back = load(dy[o, j]) * load(cos[t, j]) + load(dy[o, h + j]) * load(sin[t, h + j])
+                dx[i, j] = store(scale * back, dx)
+            for j in range(h):
+                back = load(dy[o, h + j]) * load(cos[t, h + j]) - load(dy[o, j]) * load(sin[t, j])
+                dx[i, h + j] = store(scale * back, dx)
+
+
+@compiled
+def _largest(bits: Any, count: Any) -> Any:
+    """Largest of the first float32 numbers, given as their bits; NaN counts as more than infinity.
+
+    They are compared as integers of the same order: the compiler vectorizes those.
+    """
+    top = np.int32(-(2**31))
+    for j in range(count):
+        top = max(top, np.int32(bits[j] ^ ((bits[j] >> np.int32(31)) & np.int32(0x7FFFFFFF))))
+    return np.int32(top ^ ((top >> np.int32(31)) & np.int32(0x7FFFFFFF))).view(np.float32)
+
+
+@compiled
+def softmax(before: Any, own: Any, seen: Any, shared: Any) -> None:
+    """Softmax, in place, over scores of what comes before, `seen[a]` of it, and of own tokens.
+
+    Query q belongs to own token q // shared and sees no later one. What is not seen gets 0.
+    """
+    both = np.empty(before.shape[2] + own.shape[2], np.float32)
+    bits = both.view(np.int32)
+    for a in range(own.shape[0]):
+        for q in range(own.shape[1]):
+            first = seen[a]
+            count = first + q // shared + 1
+            for j in range(first):
+                both[j] = load(before[a, q, j])
+            for j in range(count - first):
+                both[first + j] = load(own[a, q, j])
+            top, total = _largest(bits, count), np.float32(0)
+            for j in range(count):
+                both[j] = _exp(both[j] - top)
+                total += both[j]
+            part = ONE / total
+            for j in range(first):
+                before[a, q, j] = store(both[j] * part, before)
+            before[a, q, first:] = 0
+            for j in range(count - first):
+                own[a, q, j] = store(both[first + j] * part, own)
+            own[a, q, count - first :] = 0
+
+
+@compiled
+def softmax_back(before: Any, own: Any, dbefore: Any, down: Any, seen: Any, shared: Any) -> None:
+    """Gradient of `softmax`, in place of the weights' gradients `dbefore` and `down`."""
+    for a in range(own.shape[0]):
+        for q in range(own.shape[1]):
+            first, count, dot = seen[a], q // shared + 1, np.float32(0)
+            for j in range(first):
+                dot += load(before[a, q, j]) * load(dbefore[a, q, j])
+            for j in range(count):
+                dot += load(own[a, q, j]) * load(down[a, q, j])
+            for j in range(first):
+                dbefore[a, q, j] = store(load(before[a, q, j]) * (load(dbefore[a, q, j]) - dot), dbefore)
+            dbefore[a, q, first:] = 0
+            for j in range(count):
+                down[a, q, j] = store(load(own[a, q, j]) * (load(down[a, q, j]) - dot), down)
+            down[a, q, count:] = 0
+
+
+def array(tensor: Tensor) -> Any:
+    """Return a tensor's numbers as the loops take them: the same memory, or a contiguous copy."""
+    tensor = tensor.detach().contiguous()
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

@@ -1,0 +1,168 @@
+"""Fused layers: each compiled operation against torch's own, and when a model's layers may be fused."""
+
+from functools import partial
+
+import pytest
+import torch
+from test_forward import prompts_of, rows_of
+from tiny import tiny_backbone, tiny_model, tiny_tokenizer
+from torch.nn.functional import silu
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+
+from fedprofit.backbone.engine import Engine, make_engine
+from fedprofit.backbone.load import Backbone
+from fedprofit.backbone.operations import attended, gated, normed, rotated
+from fedprofit.errors import UserError
+
+TYPES = [torch.float32, torch.bfloat16]
+TOKENS, SIZE, HEADS, KV = 21, 16, 6, 2
+
+
+def random(*shape, dtype=torch.float32, scale=1.0, seed=0):
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+    return drawn.to(dtype).requires_grad_()
+
+
+def check(dtype, ours, theirs, *inputs):
+    """Compare values and gradients with torch's in float32, of the same rounded inputs."""
+    plain = [tensor.detach().float().requires_grad_() for tensor in inputs]
+    found, expected = ours(*inputs), theirs(*plain)
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close([t.float() for t in found], list(expected), **close)
+    slopes = [torch.randn_like(tensor) for tensor in expected]
+    torch.autograd.backward(found, [slope.to(dtype) for slope in slopes])
+    torch.autograd.backward(expected, [slope.to(dtype).float() for slope in slopes])
+    for tensor, reference in zip(inputs, plain, strict=True):
+        torch.testing.assert_close(
+            tensor.grad.float(), reference.grad, rtol=close["rtol"], atol=2 * close["atol"]
+        )
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_norm_is_the_models_own_and_lets_the_input_pass(dtype):
+    norm = LlamaRMSNorm(32, eps=1e-5)
+    norm.weight.data = (torch.rand(32) + 0.5).to(dtype).float()
+    weight = norm.weight.detach().to(dtype)
+    ours = partial(normed, weight=weight, epsilon=1e-5)
+    check(dtype, ours, lambda x: (x.clone(), norm(x)), random(TOKENS, 32, dtype=dtype, scale=3))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_gate_is_silu_times_the_other_half(dtype):
+    def theirs(x):
+        first, second = x.chunk(2, dim=1)
+        return (silu(first) * second,)
+
+    # Wide: far beyond where float32 holds the exponential.
+    check(dtype, lambda x: (gated(x),), theirs, random(TOKENS, 80, dtype=dtype, scale=2))
+    far = torch.tensor([[-1000.0, -90.0, 0.0, 90.0, 1000.0] + [1.0] * 5], dtype=dtype)
+    torch.testing.assert_close(gated(far), silu(far[:, :5]), rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_rotation_is_the_models_own(dtype):
+    angles = torch.rand(TOKENS, SIZE // 2) * 7
+    cos, sin = (f(torch.cat([angles, angles], 1)).to(dtype) for f in (torch.cos, torch.sin))
+
+    def theirs(qkv):
+        heads = qkv.reshape(1, TOKENS, -1, SIZE).transpose(1, 2)
+        query, key, value = heads.split([HEADS, KV, KV], dim=1)
+        query, key = apply_rotary_pos_emb(query, key, cos[None].float(), sin[None].float())
+        return tuple(t[0].transpose(0, 1) for t in (query * 0.25, key, value))
+
+    ours = partial(rotated, cos=cos, sin=sin, scale=0.25, kv=KV)
+    check(dtype, ours, theirs, random(TOKENS, (HEADS + 2 * KV) * SIZE, dtype=dtype))
+
+
+def visible(seen, tokens, shared, before):
+    """Which keys `[rows, tokens * shared, before + tokens]` a query sees, said plainly."""
+    rows = []
+    for count in seen.tolist():
+        queries = [
+            [key < count for key in range(before)] + [key <= query for key in range(tokens)]
+            for query in range(tokens)
+            for _ in range(shared)
+        ]
+        rows.append(queries)
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("before", [0, 9])
+def test_attention_is_softmax_over_what_is_seen(dtype, before):
+    rows, tokens, shared, groups = 6, 5, 3, 2
+    seen = torch.tensor([9, 9, 9, 4, 4, 4]) if before else torch.zeros(6, dtype=torch.long)
+
+    def theirs(query, key, value, key_before, value_before):
+        keys = torch.cat([key_before.repeat_interleave(rows // groups, 0), key], 1)
+        values = torch.cat([value_before.repeat_interleave(rows // groups, 0), value], 1)
+        scores = query @ keys.transpose(1, 2)
+        hidden = ~visible(seen, tokens, shared, before)
+        return (torch.softmax(scores.masked_fill(hidden, -torch.inf), -1) @ values,)
+
+    def ours(query, key, value, key_before, value_before):
+        return (attended(query, key, value, seen, key_before, value_before),)
+
+    shapes = [(rows, tokens * shared), (rows, tokens), (rows, tokens), (groups, before), (groups, before)]
+    inputs = [random(*shape, SIZE, dtype=dtype, scale=0.5, seed=j) for j, shape in enumerate(shapes)]
+    check(dtype, ours, theirs, *inputs)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_what_is_no_number_stays_none_and_stays_in_its_row(dtype):
+    for bad in (float("nan"), float("inf")):
+        wide = torch.ones(3, 8, dtype=dtype)
+        wide[1, 2] = bad
+        for found in (gated(wide), normed(wide, torch.ones(8, dtype=dtype), 1e-5)[1]):
+            assert torch.isfinite(found).all(1).tolist() == [True, False, True]
+        query, key = torch.ones(3, 4, SIZE, dtype=dtype), torch.ones(3, 4, SIZE, dtype=dtype)
+        query[1, 2] = bad
+        none = torch.zeros(3, dtype=torch.long)
+        mixed = attended(query, key, key, none, key[:, :0], key[:, :0])
+        assert torch.isfinite(mixed).all(2).all(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(("family", "way"), [("llama", "fused"), ("qwen2", "fused"), ("gpt2", "packed")])
+def test_auto_fuses_where_it_can_and_says_so(family, way):
+    assert make_engine(tiny_backbone(family), workers=1).attention == way
+
+
+def test_a_model_that_cannot_be_fused_says_what_it_takes():
+    with pytest.raises(UserError, match=r"fused attention does not give this model's own losses.*numba"):
+        make_engine(tiny_backbone("gpt2"), "fused", workers=1)
+
+
+def lookalike():
+    """A model whose layers have Llama's parts and names, but add half of what one of them computes."""
+    model = tiny_model("llama").requires_grad_(False).eval()
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda module, args, output: output * 0.5)
+    return Backbone("lookalike", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "lookalike")
+
+
+def test_layers_that_look_alike_but_compute_otherwise_are_not_fused():
+    backbone = lookalike()
+    assert make_engine(backbone, workers=1).attention == "packed"
+
+
+def test_what_else_the_model_is_used_for_runs_as_before():
+    model, ids = tiny_model("llama").requires_grad_(False).eval(), torch.arange(3, 40)[None]
+    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "own")
+    before = model(ids).logits
+    assert make_engine(backbone, workers=1).attention == "fused"
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(model(ids).logits, before)
+    assert {parameter.data_ptr() for parameter in model.parameters()}.isdisjoint({0})
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_models_own_layers_are():
+    prompts, rows = prompts_of(tiny_backbone("llama"), 3), rows_of(3)
+    exact = Engine(tiny_backbone("llama"), "eager").score(prompts, rows)
+    model = tiny_model("llama").requires_grad_(False).eval().to(torch.bfloat16)
+    backbone = Backbone("half", model, tiny_tokenizer(), torch.device("cpu"), torch.bfloat16, "half")
+    fused = make_engine(backbone, workers=1)
+    assert fused.attention == "fused"
+    off = {
+        way: (Engine(backbone, way).score(prompts, rows) - exact).abs().mean() for way in ("fused", "eager")
+    }
+    assert off["fused"] <= 1.5 * off["eager"]
