@@ -64,19 +64,19 @@ def take_turns(methods: Mapping[str, Callable[[], float]], repetitions: int) -> 
     ]
 
 
-HEADER = ["method", "seconds", "min to max", "examples/s", "tokens/s", "engine / this"]
+HEADER = ["method", "seconds", "range", "examples/s", "engine / this", "of peak"]
 
 
 def cells(measurement: Measurement, result: Result) -> list[str]:
     """Return a result's row of the table."""
-    middle = statistics.median(result.seconds)
+    middle, facts = statistics.median(result.seconds), measurement.facts
     return [
         result.method,
         f"{middle:.2f}",
-        f"{min(result.seconds):.2f} to {max(result.seconds):.2f}",
+        f"{min(result.seconds):.2f}-{max(result.seconds):.2f}",
         f"{measurement.examples / middle:.2f}",
-        f"{measurement.tokens / middle:.0f}",
         "" if result.method == "engine" else f"{statistics.median(result.ratios):.2f}",
+        f"{facts['flops'] / middle / facts['peak']:.0%}" if "peak" in facts else "",
     ]
 
 

@@ -4,7 +4,8 @@
 
 All train the same soft prompts on the same batches of the same model, with the same type and the same
 threads, and are first held to the same losses. They then take turns, so that what else the machine does
-meanwhile falls on all of them; the ratios are taken turn by turn.
+meanwhile falls on all of them; the ratios are taken turn by turn. The last column is the arithmetic that the
+result needs, over the fastest matrix products measured before and after (flops.py).
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from command import measure_tables, start
+from flops import matmul_peak, training_flops
 from table import Measurement, take_turns, timed
 from work import (
     ADAM,
@@ -87,7 +89,11 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
         f"prompt {settings.length}, {tokens / settings.examples:.0f} tokens a row"
     )
     timers = {name: timed(method, backbone.device) for name, method in methods.items()}
-    return Measurement(title, settings.examples, tokens, facts, take_turns(timers, args.repetitions))
+    before = matmul_peak(backbone.dtype, backbone.device)
+    results = take_turns(timers, args.repetitions)
+    facts["peak"] = max(before, matmul_peak(backbone.dtype, backbone.device))
+    facts["flops"] = training_flops(backbone, work.clients, settings.length)
+    return Measurement(title, settings.examples, tokens, facts, results)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

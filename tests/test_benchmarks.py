@@ -1,16 +1,24 @@
 """The benchmarks run on a tiny model, write what they promise, and refuse unequal losses."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import generation
+import numpy as np
 import pytest
 import throughput
+import torch
 import whole_process
-from tiny import tiny_folder
+from flops import forward_flops, training_flops, visible_pairs
+from tiny import tiny_backbone, tiny_folder
+from torch.utils.flop_counter import FlopCounterMode
 from work import Settings, check_losses, prepare
 
+from fedprofit.backbone.forward import Row, count_tokens, packed_losses
+from fedprofit.backbone.packing import FLAT
 from fedprofit.errors import UserError
+from fedprofit.types import ClientWork, Example
 
 IN_PROCESS = ["engine", "sequential", "peft"] + ["pfl"] * bool(find_spec("pfl"))
 SMALL = "--data lexicon --dtype float32 --clients 2 --rows 2 --steps 2 --threads 1 --no-definitions"
@@ -46,7 +54,40 @@ def test_throughput_measures_all_methods(tmp_path, capsys):
     short, long = check_table(tmp_path / "out", "throughput", IN_PROCESS, [3, 5])
     assert short["examples"] == long["examples"] == 2 * 2 * 2
     assert long["tokens"] - short["tokens"] == (5 - 3) * 8
+    assert 0 < short["facts"]["flops"] < long["facts"]["flops"]
+    assert short["facts"]["peak"] > 1e9
     assert all(any(method in line for line in lines) for method in IN_PROCESS)
+
+
+def test_operations_are_those_that_torch_counts():
+    """Tokens and targets at the sizes that the engine rounds to, so that it multiplies what is needed."""
+    backbone = tiny_backbone("llama")
+    example = Example(*(np.full(count, 5, np.int32) for count in (10, 12, 17)), "task", ("",))
+    rows = [Row(0, example)] * 3 + [
+        Row(0, replace(example, source=example.source[:5], target=example.target[:13]))
+    ]
+    prompts = torch.zeros(1, 17, backbone.width, requires_grad=True)
+    linear, head, attention = forward_flops(backbone, rows, 17)
+    assert count_tokens(rows, 17) % FLAT == 0
+    assert sum(len(row.example.target) for row in rows) % FLAT == 0
+    with FlopCounterMode(display=False) as counter:
+        packed_losses(backbone, prompts, rows).sum().backward()
+    counted = counter.get_flop_counts()["Global"]
+    assert counted[torch.ops.aten.mm] == 2 * (linear + head)
+    assert counted[torch.ops.aten.bmm] >= 3 * attention > 0
+    work = [ClientWork("client", [[row.example for row in rows]], 4)]
+    assert training_flops(backbone, work, 17) == 2 * (linear + head) + 3 * attention
+
+
+def test_pairs_are_those_that_a_mask_lets_through():
+    rows = [
+        Row(0, Example(*(np.full(n, 5, np.int32) for n in (3, source, 2)), "", ("",))) for source in (4, 6)
+    ]
+    before, seen = 2 + 3, 0
+    for length in (4 + 1, 6 + 1):
+        mask = torch.ones(before + length, before + length).tril()
+        seen += int(mask[before:].sum())
+    assert visible_pairs(rows, 2) == seen + int(torch.ones(before, before).tril().sum())
 
 
 def test_a_subset_of_the_methods_keeps_the_engine(tmp_path):

@@ -1,0 +1,65 @@
+"""How much of the machine's arithmetic is used: floating-point operations that a step needs, over its peak.
+
+Only what the result needs counts: a prompt and definition once for all rows behind them, no padding,
+logits at targets alone, and of the backward pass only what leads to the prompts, as the weights are frozen.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from fedprofit.backbone.forward import Row, by_segment, count_tokens
+from fedprofit.backbone.load import Backbone
+from fedprofit.types import ClientWork
+
+
+def training_flops(backbone: Backbone, clients: Sequence[ClientWork], length: int) -> int:
+    """Count the operations, two a multiply-add, of one pass over all batches and back to the prompts."""
+    total = 0
+    for client in clients:
+        for batch in client.batches:
+            linear, head, attention = forward_flops(backbone, [Row(0, example) for example in batch], length)
+            # Back through a frozen product is one product; through one of two activations it is two.
+            total += 2 * (linear + head) + 3 * attention
+    return total
+
+
+def forward_flops(backbone: Backbone, rows: Sequence[Row], length: int) -> tuple[int, int, int]:
+    """Count what one forward pass needs: in linear layers, at the vocabulary, and in attention."""
+    model, config = backbone.model, backbone.model.config
+    head = model.get_output_embeddings()
+    weights = sum(m.weight.numel() for m in model.modules() if hasattr(m, "weight") and m.weight.ndim == 2)
+    weights -= head.weight.numel() + model.get_input_embeddings().weight.numel()
+    targets = sum(len(row.example.target) for row in rows)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    wide = config.num_hidden_layers * config.num_attention_heads * size
+    return (
+        2 * count_tokens(rows, length) * weights,
+        2 * targets * head.weight.numel(),
+        2 * 2 * wide * visible_pairs(rows, length),
+    )
+
+
+def visible_pairs(rows: Sequence[Row], length: int) -> int:
+    """Count the pairs of a query and a key that it sees."""
+    pairs = 0
+    for members in by_segment(rows).values():
+        prefix = length + len(rows[members[0]].example.prefix)
+        pairs += prefix * (prefix + 1) // 2
+        pairs += sum(n * prefix + n * (n + 1) // 2 for n in (rows[number].tokens for number in members))
+    return pairs
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device, size: int = 2048, seconds: float = 3.0) -> float:
+    """Measure the most operations a second of square matrix products, with the threads now in use."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        for _ in range(4):
+            torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, (time.perf_counter() - begin) / 4)
+    return 2 * size**3 / best
