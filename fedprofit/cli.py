@@ -70,6 +70,45 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.", show_d
 
 
 @app.command()
+def study(
+    study: Annotated[Path, typer.Argument(help="A study (YAML); see studies/.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The study's folder.  [default: runs/NAME]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side.  [default: one a core]", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the study in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show the runs and the time they may take; run none.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option(help="Go on with more runs than the study says there should be.")
+    ] = False,
+) -> None:
+    """Run a study: every combination of its axes, side by side, into one table."""
+    from fedprofit.report.studies import print_study, show_plan
+    from fedprofit.study.many import run_study
+
+    if dry_run:
+        show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console)
+        return
+    folder, progress = run_study(
+        study, overrides or [], out, workers, resume, yes, lambda line: console.print(line, highlight=False)
+    )
+    print_study(folder, progress, console)
+    if progress.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(folder: Annotated[Path, typer.Argument(help="A study's folder.", show_default=False)]) -> None:
+    """Say for each of the paper's claims whether a study's results support it."""
+    from fedprofit.report.studies import write_claims
+
+    write_claims(folder, console)
+
+
+@app.command()
 def data(
     config: ConfigFile,
     overrides: Overrides = None,

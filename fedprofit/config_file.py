@@ -5,14 +5,16 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedprofit.config import Config
 from fedprofit.config_errors import explain, shown
 from fedprofit.errors import UserError
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,13 +48,18 @@ def to_yaml(config: Config) -> str:
 
 
 def from_mapping(mapping: Any, place: str = "configuration") -> Config:
-    """Check a mapping and return the configuration; `place` is named in errors (UserError).
+    """Check a mapping and return a run's configuration; `place` is named in errors (UserError).
 
     >>> config = from_mapping({"name": "demo", "data": {"source": {"kind": "lexicon"}},
     ...     "training": {"algorithms": [{"kind": "fedsgd", "name": "fedsgd"}]}})
     >>> config.training.algorithms[0].batch_size
     16
     """
+    return checked(Config, mapping, place)
+
+
+def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
+    """Check a mapping against any section's keys and types; `place` is named in errors (UserError)."""
     if not isinstance(mapping, dict):
         raise UserError(f"{place}: expected keys and values, found {shown(mapping)}. See configs/.")
     try:
@@ -63,9 +70,9 @@ def from_mapping(mapping: Any, place: str = "configuration") -> Config:
             f"{place}: {error}. Write keys as plain words and no anchors that refer back."
         ) from None
     try:
-        return Config.model_validate_json(text)
+        return model.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(explain(error, Config, place)) from None
+        raise UserError(explain(error, model, place)) from None
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -74,8 +81,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises UserError: no such file, not YAML, an unknown key (with the nearest valid one), a wrong
     type or range.
     """
+    mapping = read_yaml(path)
+    if overrides:
+        # With the defaults written out, one value of a section can be set where the file leaves it out.
+        # A file that is not whole yet may become so by what is set.
+        with suppress(UserError):
+            mapping = from_mapping(mapping).to_mapping()
+    for override in overrides:
+        override_value(mapping, override)
+    return from_mapping(mapping, str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; UserError if it is not there, not text or not YAML, or names a key twice."""
     try:
-        mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(
             f"{path}: cannot read the configuration ({error.strerror}). Check the path."
@@ -87,14 +107,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(
             f"{path}: not valid YAML{where}: {error.problem}. Check the indentation and the quotes there."
         ) from None
-    if overrides:
-        # With the defaults written out, one value of a section can be set where the file leaves it out.
-        # A file that is not whole yet may become so by what is set.
-        with suppress(UserError):
-            mapping = from_mapping(mapping).to_mapping()
-    for override in overrides:
-        override_value(mapping, override)
-    return from_mapping(mapping, str(path))
 
 
 def override_value(mapping: Any, override: str) -> None:
@@ -107,37 +119,40 @@ def override_value(mapping: Any, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override}: expected key=value, for example training.rounds=3.")
-    *parents, last = key.split(".")
-    if not isinstance(mapping, dict):
-        raise UserError(f"--set {override}: the configuration holds no keys and values to change.")
-    for parent in parents:
-        mapping = _child(mapping, parent, override)
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise UserError(
             f"--set {override}: {text!r} is not a YAML value. Check its brackets and quotes."
         ) from None
+    override_mapping(mapping, key, value, f"--set {override}")
+
+
+def override_mapping(mapping: Any, key: str, value: Any, place: str) -> None:
+    """Set the value of a dotted key in place; `place` is named in errors (UserError)."""
+    *parents, last = key.split(".")
+    if not isinstance(mapping, dict):
+        raise UserError(f"{place}: the configuration holds no keys and values to change.")
+    for parent in parents:
+        mapping = _child(mapping, parent, place)
     if isinstance(mapping, list):
-        mapping[_index(mapping, last, override)] = value
+        mapping[_index(mapping, last, place)] = value
     else:
         mapping[last] = value
 
 
-def _child(mapping: Any, key: str, override: str) -> Any:
+def _child(mapping: Any, key: str, place: str) -> Any:
     if isinstance(mapping, list):
-        return mapping[_index(mapping, key, override)]
+        return mapping[_index(mapping, key, place)]
     child = mapping.get(key)
     if child is None:
         child = mapping[key] = {}
     if not isinstance(child, dict | list):
-        raise UserError(
-            f"--set {override}: {key!r} holds the value {child!r}, so nothing can be set below it."
-        )
+        raise UserError(f"{place}: {key!r} holds the value {child!r}, so nothing can be set below it.")
     return child
 
 
-def _index(items: list[Any], key: str, override: str) -> int:
+def _index(items: list[Any], key: str, place: str) -> int:
     if not key.isdecimal() or int(key) >= len(items):
-        raise UserError(f"--set {override}: {key!r} is not a position in a list of {len(items)} (from 0).")
+        raise UserError(f"{place}: {key!r} is not a position in a list of {len(items)} (from 0).")
     return int(key)

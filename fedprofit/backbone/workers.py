@@ -103,12 +103,16 @@ def _begin(backbone: Backbone) -> None:
     _inherited = backbone
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and says so
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     gc.freeze()  # what was inherited lives on: looking through it would copy its pages
 
 
-def _end_with_parent() -> None:
-    """Wait for the parent's end, however it comes, and end too; the pool alone would wait forever."""
+def end_with_parent() -> None:
+    """End this process when its parent ends, however that comes; a pool alone would wait forever."""
+    Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()

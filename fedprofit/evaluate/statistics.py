@@ -1,0 +1,171 @@
+"""Honest numbers: intervals by a paired bootstrap over seeds and clients, and what a front is worth.
+
+A *unit* is one test client of one seed. Two conditions are compared unit by unit, since clients differ
+far more from each other than conditions do. A bootstrap draws seeds with replacement and, within each seed
+drawn, its clients: what depends on the seed (training, partition, order) then widens the interval as it
+should (Davison and Hinkley 1997, section 3.8).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedprofit.seeding import numpy_generator
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+LEVEL, DRAWS = 0.95, 2000
+LEAST_SEEDS, LEAST_CLIENTS = 2, 6  # for an interval: fewer tell nothing of how others would differ
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect with its 95% interval, and how many seeds and clients are behind it."""
+
+    value: float
+    low: float | None  # no interval where there are too few seeds or clients for one
+    high: float | None
+    seeds: int
+    clients: int
+
+    @property
+    def sign(self) -> int:
+        """Return 1 or -1 where the interval lies on one side of zero, else 0."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
+
+    def __str__(self) -> str:
+        if not np.isfinite(self.value):
+            return "cannot be told"
+        if self.low is None:
+            return f"{self.value:+.3g} (no interval: {self.seeds} seeds, {self.clients} clients)"
+        return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+
+
+def resamples(seeds: Sequence[int], draws: int = DRAWS) -> list[Indices]:
+    """Draw units with replacement: seeds, and clients within them.
+
+    Args:
+        seeds: the seed of each unit.
+        draws: how many times.
+
+    Returns:
+        For each draw, the numbers of the units in it. The same seeds give the same draws.
+
+    >>> [sorted(set(draw.tolist()) & {0, 1}) for draw in resamples([7, 7], draws=3)] != []
+    True
+    """
+    generator = numpy_generator(0, "bootstrap")
+    own = [np.flatnonzero(np.asarray(seeds) == seed) for seed in sorted(set(seeds))]
+    drawn = []
+    for _ in range(draws):
+        chosen = generator.integers(0, len(own), len(own))
+        drawn.append(np.concatenate([generator.choice(own[seed], len(own[seed])) for seed in chosen]))
+    return drawn
+
+
+def bootstrap(statistic: Callable[[Indices], float], seeds: Sequence[int], draws: int = DRAWS) -> Estimate:
+    """Estimate a statistic of units and its interval: percentiles over resamples.
+
+    Args:
+        statistic: from the numbers of the units, some perhaps several times, to a number; NaN where they
+            cannot tell.
+        seeds: the seed of each unit.
+        draws: resamples.
+
+    Returns:
+        The estimate. It has no interval where there are fewer than `LEAST_SEEDS` seeds or `LEAST_CLIENTS`
+        units, or where more than a twentieth of the resamples cannot tell.
+    """
+    units = np.arange(len(seeds))
+    value = statistic(units)
+    count = len(set(seeds))
+    if count < LEAST_SEEDS or len(units) < LEAST_CLIENTS or not np.isfinite(value):
+        return Estimate(value, None, None, count, len(units))
+    found = np.array([statistic(draw) for draw in resamples(seeds, draws)])
+    if np.isnan(found).mean() > 0.05:
+        return Estimate(value, None, None, count, len(units))
+    low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    return Estimate(value, low, high, count, len(units))
+
+
+def front(points: Floats) -> Indices:
+    """Return the numbers of the points `[points, 2]` that no other point beats on both axes.
+
+    >>> front(np.array([[1.0, 3.0], [2.0, 2.0], [1.5, 1.5], [3.0, 1.0]])).tolist()
+    [0, 1, 3]
+    """
+    better = (points[:, None] >= points[None]).all(-1) & (points[:, None] > points[None]).any(-1)
+    return np.flatnonzero(~better.any(0))
+
+
+def hypervolume(points: Floats, reference: Sequence[float]) -> float:
+    """Return the area that points `[points, 2]` dominate, above and to the right of a reference point.
+
+    >>> hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), [0.0, 0.0])
+    5.0
+    """
+    above = points[(points > np.asarray(reference)).all(1)] - np.asarray(reference)
+    area = height = 0.0
+    for x, y in above[np.argsort(-above[:, 0], kind="stable")]:
+        area += x * max(0.0, y - height)
+        height = max(height, y)
+    return float(area)
+
+
+def kept_at(local: Floats, kept: Floats, level: float) -> float:
+    """Return the global score of a curve where its local score first reaches a level.
+
+    Args:
+        local: `[points]`, along the steps; higher is better.
+        kept: `[points]`, the global scores.
+        level: of the local score.
+
+    Returns:
+        Between two points, the global score is interpolated linearly; NaN where the level is not reached.
+
+    >>> kept_at(np.array([0.0, 2.0, 3.0]), np.array([10.0, 8.0, 4.0]), 1.0)
+    9.0
+    """
+    reached = np.flatnonzero(local >= level)
+    if not len(reached):
+        return float("nan")
+    j = int(reached[0])
+    if j == 0:
+        return float(kept[0])
+    share = (level - local[j - 1]) / (local[j] - local[j - 1])
+    return float(kept[j - 1] + share * (kept[j] - kept[j - 1]))
+
+
+def area_under(local: Floats, kept: Floats) -> float:
+    """Return the area under a trade-off curve: the global score kept, integrated over the local gain.
+
+    Over the gain from the first point to the best one; divided by that gain, so that it is the mean global
+    score on the way. NaN for a curve that gains nothing.
+    """
+    levels = np.linspace(local[0], local.max(), 101)
+    if local.max() <= local[0]:
+        return float("nan")
+    return float(np.mean([kept_at(local, kept, level) for level in levels]))
+
+
+def knee(local: Floats, kept: Floats) -> int:
+    """Return the number of the point farthest from the line between a front's ends (Branke et al. 2004).
+
+    >>> knee(np.array([0.0, 4.0, 5.0]), np.array([5.0, 4.0, 0.0]))
+    1
+    """
+    order = np.argsort(local, kind="stable")
+    ends = local[order[-1]] - local[order[0]], kept[order[-1]] - kept[order[0]]
+    away = ends[0] * (kept - kept[order[0]]) - ends[1] * (local - local[order[0]])
+    return int(np.argmax(away))
+
+
+def worst_tenth(forgetting: Floats) -> float:
+    """Return the mean over the tenth of the units (at least one) that forget most."""
+    count = -(-len(forgetting) // 10)
+    return float(np.sort(forgetting)[-count:].mean())

@@ -1,0 +1,111 @@
+"""What a study says on the terminal, and the files that say the same: plan, outcome, claims."""
+
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fedprofit.errors import UserError
+from fedprofit.files import write_json, write_text
+from fedprofit.report.table import METRICS
+from fedprofit.study.claims import SAYS, Finding, check_claims
+from fedprofit.study.ledger import StudyFolder, done, read_facts, read_table
+from fedprofit.study.many import Progress
+from fedprofit.study.progress import duration
+from fedprofit.study.spec import describe, load_study
+
+MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
+
+
+def show_plan(path: Path, overrides: Sequence[str], out: Path | None, workers: int, console: Console) -> None:
+    """Print a study's runs, which of them are done, and how long the others may take."""
+    from fedprofit.study.estimate import study_seconds
+    from fedprofit.study.many import single
+
+    study, runs = load_study(path, overrides)
+    known = done(StudyFolder(out or Path("runs") / study.name))
+    table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
+    for title in ("run", "axes", "state"):
+        table.add_column(title, overflow="fold")
+    for planned in runs:
+        table.add_row(planned.key, describe(planned.axes), "done" if planned.key in known else "to do")
+    console.print(table)
+    left = [planned for planned in runs if planned.key not in known]
+    if left:
+        seconds = study_seconds([planned.replaced(single(planned.config)) for planned in left], workers)
+        console.print(f"about {duration(seconds)} with {workers} at a time, measured on this machine")
+
+
+def print_study(folder: StudyFolder, progress: Progress, console: Console) -> None:
+    """Print what a study's run left."""
+    table = read_table(folder) if folder.results.exists() else None
+    rows = 0 if table is None else len(table)
+    console.print(f"{len(done(folder))} runs in the table, {rows} rows; {len(progress.failed)} failed")
+    files = {"study": folder.path, "results": folder.results, "rounds": folder.rounds}
+    if progress.failed:
+        files["failures"] = folder.failures
+    for title, file in files.items():
+        console.print(f"{title:8} {file}", soft_wrap=True, highlight=False)
+    console.print(f"next     fedprofit claims {folder.path}", soft_wrap=True, highlight=False)
+
+
+def write_claims(path: Path, console: Console) -> None:
+    """Check the paper's claims on a study's table; print them, and write claims.md and claims.json."""
+    folder = StudyFolder(path)
+    axes, table = read_facts(folder)["axes"], read_table(folder)
+    metrics = [metric for metric in METRICS if metric in set(table["metric"])]
+    if not metrics:
+        raise UserError(f"{folder.results}: holds no scores. Run the study first.")
+    findings = {metric: check_claims(table, axes, metric) for metric in metrics}
+    for metric, found in findings.items():
+        console.print(_table(metric, found))
+    console.print(
+        "Effects: how much more of the global score is kept at the same local score, with 95% intervals; "
+        "paired bootstrap over seeds and clients.",
+        style="dim",
+        highlight=False,
+    )
+    write_text(path / "claims.md", "\n\n".join(_markdown(*item) for item in findings.items()) + "\n")
+    write_json(path / "claims.json", [_plain(one) for found in findings.values() for one in found])
+    console.print(f"claims   {path / 'claims.md'}", soft_wrap=True, highlight=False)
+
+
+def _table(metric: str, findings: Sequence[Finding]) -> Table:
+    table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("claim")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("what, effect [95% interval], seeds and clients", overflow="fold")
+    for one in findings:
+        verdict = f"[{MARKS[one.verdict]}]{one.verdict}[/]"
+        table.add_row(one.claim, verdict, "\n".join(_lines(one)) or one.reason)
+    return table
+
+
+def _lines(one: Finding) -> list[str]:
+    return [
+        f"{c.what}: {c.estimate}; {c.estimate.seeds} seeds, {c.estimate.clients} clients"
+        for c in one.comparisons
+    ]
+
+
+def _markdown(metric: str, findings: Sequence[Finding]) -> str:
+    lines = [f"### {METRICS[metric]}", "", "| claim | verdict | why |", "|---|---|---|"]
+    for one in findings:
+        why = "; ".join([one.reason, *_lines(one)])
+        lines.append(f"| {one.claim}: {SAYS[one.claim]} | {one.verdict} | {why} |")
+    return "\n".join(lines)
+
+
+def _plain(one: Finding) -> dict[str, object]:
+    comparisons = [
+        {
+            "what": c.what,
+            "cells": c.pairs,
+            **vars(c.estimate),
+            "value": c.estimate.value if isfinite(c.estimate.value) else None,
+        }
+        for c in one.comparisons
+    ]
+    return {**vars(one), "says": SAYS[one.claim], "comparisons": comparisons}

@@ -1,0 +1,38 @@
+"""How long a run or a study would take, from the speed measured on this machine."""
+
+import time
+from collections.abc import Sequence
+
+from fedprofit.local.solver import gradients
+from fedprofit.study.bench import Bench, prepare
+from fedprofit.study.plan import measure, stages
+from fedprofit.study.spec import PlannedRun
+from fedprofit.types import Batch
+
+LOOKED_AT = 4  # runs of a study whose work is counted; the others are taken to be like them
+
+
+def reading_speed(bench: Bench) -> float:
+    """Measure tokens read per second, from training steps by a cohort of the first train clients."""
+    cohort = bench.dataset.clients("train")[: bench.config.training.cohort]
+    batches: list[Batch] = [bench.dataset.examples(client, "train")[:4] for client in cohort]
+    start = {key: tensor.expand(len(batches), *tensor.shape) for key, tensor in bench.start.items()}
+    gradients(bench.engine, start, batches)  # the first pass pays for allocations
+    began = time.monotonic()
+    for _ in range(2):
+        gradients(bench.engine, start, batches)
+    work = measure(bench).trained(len(batches), 2, sum(map(len, batches)) / len(batches))
+    return work / (time.monotonic() - began)
+
+
+def study_seconds(runs: Sequence[PlannedRun], workers: int) -> float:
+    """Estimate how long runs take side by side, each computed by one process with one thread.
+
+    The speed is measured on the first run's data; some runs' work is counted, spread over all.
+    """
+    looked = runs[:: max(1, -(-len(runs) // LOOKED_AT))]
+    benches = [prepare(planned.config) for planned in looked]
+    work = sum(sum(stages(bench).values()) for bench in benches) / len(benches)
+    alone = reading_speed(benches[0])
+    rounds = -(-len(runs) // workers)
+    return rounds * work / alone

@@ -1,0 +1,174 @@
+"""A study's tables: what all its complete runs found, in one place, and nothing of runs that are not whole.
+
+results.parquet   the tidy table of every run, with the run's key and its place on the axes
+rounds.parquet    every round of federated training: losses and budget
+study.json        name, axes, and what the rows were made with
+failures.json     runs that failed twice, and why
+
+The tables alone say what is done: a run whose rows are here is not repeated, on whatever machine.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fedprofit.errors import UserError
+from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.files import write_json
+from fedprofit.study.folder import RunFolder
+from fedprofit.study.spec import PlannedRun, Study
+
+RUN = "run"
+MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
+ROUNDS = ("round", "loss", "validation_loss", "clients", "steps", "tokens", "bytes_down", "bytes_up")
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Paths of a study, by name."""
+
+    path: Path
+
+    @property
+    def results(self) -> Path:
+        """The tidy table of all complete runs."""
+        return self.path / "results.parquet"
+
+    @property
+    def rounds(self) -> Path:
+        """Every round of federated training of all complete runs."""
+        return self.path / "rounds.parquet"
+
+    @property
+    def facts(self) -> Path:
+        """Name and axes."""
+        return self.path / "study.json"
+
+    @property
+    def failures(self) -> Path:
+        """Runs that failed."""
+        return self.path / "failures.json"
+
+    def run(self, key: str) -> Path:
+        """Return a run's own folder."""
+        return self.path / "runs" / key
+
+
+def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
+    """Take a folder for a study, or go on in it.
+
+    Raises UserError if it holds another study, or anything else, or this one and `resume` is not asked for.
+    """
+    folder = StudyFolder(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
+    if folder.facts.exists():
+        facts = read_facts(folder)
+        held = facts["name"]
+        if held != study.name:
+            raise UserError(
+                f"{path}: holds the study {held!r}, not {study.name!r}. Choose another place with --out."
+            )
+        if sorted(facts["axes"]) != sorted(axes_of(study)):
+            raise UserError(
+                f"{path}: holds the study {held!r} with the axes {', '.join(facts['axes'])}, now they are "
+                f"{', '.join(axes_of(study))}. Choose another place with --out."
+            )
+        if not resume:
+            raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
+    elif path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
+    else:
+        write_json(folder.facts, {"name": study.name, "axes": axes_of(study)})
+    return folder
+
+
+def axes_of(study: Study) -> list[str]:
+    """Return the axes' names as the tables have them."""
+    return [axis.rpartition(".")[2] for axis in study.axes]
+
+
+def read_facts(folder: StudyFolder) -> dict[str, Any]:
+    """Read a study's name and axes; UserError if there is no study."""
+    try:
+        facts: dict[str, Any] = json.loads(folder.facts.read_text(encoding="utf-8"))
+        return facts
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder.path}: holds no study ({error}). Give the folder that `fedprofit study` named."
+        ) from None
+
+
+def done(folder: StudyFolder) -> set[str]:
+    """Return the keys of the runs whose rows are in the table."""
+    if not folder.results.exists():
+        return set()
+    return set(read_table(folder)[RUN].unique().to_list())
+
+
+def read_table(folder: StudyFolder) -> pl.DataFrame:
+    """Read the study's results; UserError if there are none, or rows of several versions or models."""
+    try:
+        table = pl.read_parquet(folder.results)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{folder.results}: no readable results ({error}). Run the study first.") from None
+    for column in MADE_WITH:
+        values = table[column].unique().to_list()
+        if len(values) > 1:
+            raise UserError(
+                f"{folder.results}: mixes results of several {column}s ({', '.join(sorted(values))}), which "
+                "do not compare. Take the rows of one, or run the study in a new folder."
+            )
+    return table
+
+
+def add(folder: StudyFolder, planned: PlannedRun) -> None:
+    """Append a complete run's rows to the tables; its rows, if there already, are replaced."""
+    run = RunFolder(folder.run(planned.key))
+    environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    labels = {RUN: planned.key, **_labels(planned)}
+    facts = {
+        "version": environment["versions"]["fedprofit"],
+        "model": environment["model"]["hash"],
+        "dtype": environment["model"]["dtype"].removeprefix("torch."),
+        "tv": summary["data"][
+            "heterogeneity"
+        ],  # mean total-variation distance of a client's mix to the pool's
+    }
+    rounds = [
+        {"algorithm": algorithm.name, **{key: row.get(key) for key in ROUNDS}}
+        for algorithm in planned.config.training.algorithms
+        for row in json.loads(run.history(algorithm.name).read_text(encoding="utf-8"))
+    ]
+    results = _labelled(pl.read_parquet(run.results), labels | facts)
+    _append(folder.rounds, planned.key, _labelled(pl.DataFrame(rounds, infer_schema_length=None), labels))
+    _append(folder.results, planned.key, results)  # last: this is what says that the run is done
+
+
+def _labels(planned: PlannedRun) -> dict[str, str]:
+    # The seed has a column of its own in every run's table.
+    return {name: str(value) for name, value in planned.axes.items() if name not in SCHEMA}
+
+
+def _labelled(frame: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
+    return frame.select(*(pl.lit(text).alias(name) for name, text in labels.items()), pl.all())
+
+
+def _append(path: Path, key: str, rows: pl.DataFrame) -> None:
+    parts = [rows]
+    if path.exists():
+        parts.insert(0, pl.read_parquet(path).filter(pl.col(RUN) != key))
+    write_frame(path, pl.concat(parts, how="diagonal_relaxed"))
+
+
+def write_failures(folder: StudyFolder, failures: Sequence[dict[str, Any]]) -> None:
+    """Write which runs failed; no file where none did."""
+    if failures:
+        write_json(folder.failures, list(failures))
+    else:
+        folder.failures.unlink(missing_ok=True)

@@ -1,0 +1,213 @@
+"""A study: one configuration, axes that multiply it into runs, and grids that multiply what a run compares.
+
+    name: rates
+    base: ../configs/sni.yaml             # a run's configuration, relative to this file
+    run:                                  # what changes in it
+      personalization:
+        - {name: tune, steps: 20, client: {rate: {grid: [0.003, 0.03]}}}   # two settings of one run
+    axes:                                 # every combination is a run
+      seed: [0, 1, 2]
+      heterogeneity:                      # named sets of changes
+        task: {data.partition.kind: task}
+        iid: {data.partition.kind: iid}
+
+What runs have in common is computed once: settings of the same run share its federated training and its
+baselines. A run is known by the content of its configuration, so that it is never repeated.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from fedprofit.config import Config, Name, Positive, Section
+from fedprofit.config_file import checked, from_mapping, override_mapping, override_value, read_yaml
+from fedprofit.errors import UserError
+from fedprofit.files import content_hash
+
+GRID = "grid"
+GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
+# What says how and where a run is computed, and not what: equal runs on two machines may differ in these.
+NOT_IDENTITY = ("device", "attention", "token_budget", "workers")
+
+Value = str | int | float | bool | None
+
+
+class Study(Section):
+    """A study as written."""
+
+    name: Name
+    base: str | None = None
+    run: dict[str, Any] = Field(default_factory=dict)
+    axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    most_runs: Positive = 100  # more than these are started only when asked for
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_have_values(cls, axes: dict[str, Any]) -> dict[str, Any]:
+        for name, values in axes.items():
+            if not values:
+                raise ValueError(f"the axis {name!r} is empty; give it values or leave it out")
+        return axes
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study: where it stands on the axes, and its configuration."""
+
+    key: str  # 16 hexadecimal digits: what it computes
+    axes: dict[str, Value]
+    config: Config
+
+    def replaced(self, config: Config) -> "PlannedRun":
+        """Return the same run with another configuration of how it is computed."""
+        return replace(self, config=config)
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[PlannedRun]]:
+    """Read a study and multiply it out.
+
+    `overrides` (`key.sub=value`) change the configuration that all its runs share.
+
+    Raises UserError: what is no study, a base that cannot be read, an axis or grid that is empty or names
+    no key, two runs that are the same, and whatever is wrong with a run's configuration.
+    """
+    study = checked(Study, read_yaml(path), str(path))
+    shared = _shared(study, path)
+    for override in overrides:
+        override_value(shared, override)
+    runs: list[PlannedRun] = []
+    for place in product(*[_points(name, values) for name, values in study.axes.items()]):
+        mapping = deepcopy(shared)
+        for _, changes in place:
+            for key, value in changes.items():
+                override_mapping(mapping, key, value, f"{path}: axis key {key!r}")
+        mapping["name"] = study.name
+        config = from_mapping(expand_grids(mapping, str(path)), str(path))
+        position = dict(zip(map(_column, study.axes), [value for value, _ in place], strict=True))
+        runs.append(PlannedRun(identity(config), position, config))
+    _check_distinct(path, runs)
+    return study, runs
+
+
+def _shared(study: Study, path: Path) -> dict[str, Any]:
+    if study.base is None:
+        return deepcopy(study.run)
+    base = read_yaml(path.parent / study.base)
+    if not isinstance(base, dict):
+        raise UserError(f"{path}: base {study.base}: holds no configuration. Name a run's YAML file.")
+    return merged(base, study.run)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with the changes: sections are merged key by key, all else is replaced.
+
+    >>> merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 3}, "d": [2]})
+    {'a': {'b': 3, 'c': 2}, 'd': [2]}
+    """
+    result = deepcopy(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value):
+            result[key] = merged(old, value)
+        else:
+            result[key] = deepcopy(value)
+    return result
+
+
+def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Tell whether sections have the same keys; those of another kind have others, and none is kept."""
+    return bool(old.get("kind") == new.get("kind", old.get("kind")))
+
+
+def _points(name: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[Value, dict[str, Any]]]:
+    """Return an axis' values, each with what it changes."""
+    if isinstance(values, dict):
+        return [(label, changes) for label, changes in values.items()]
+    return [(value, {name: value}) for value in values]
+
+
+def _column(axis: str) -> str:
+    """Name an axis in tables: a key by its last part."""
+    return axis.rpartition(".")[2]
+
+
+def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
+    seen: dict[str, PlannedRun] = {}
+    for run in runs:
+        if run.key in seen:
+            raise UserError(
+                f"{path}: the runs {describe(seen[run.key].axes)} and {describe(run.axes)} are the same. Let "
+                "the axes change something, and each value something else."
+            )
+        seen[run.key] = run
+
+
+def describe(axes: dict[str, Value]) -> str:
+    """Name a run by its place on the axes.
+
+    >>> describe({"seed": 0, "heterogeneity": "iid"})
+    'seed 0, heterogeneity iid'
+    """
+    return ", ".join(f"{name} {value}" for name, value in axes.items()) or "the only run"
+
+
+def identity(config: Config) -> str:
+    """Hash what a run computes, leaving out its name, where its data lies, and how it is computed."""
+    mapping = config.to_mapping()
+    del mapping["name"]
+    for key in NOT_IDENTITY:
+        del mapping["backbone"][key]
+    source = mapping["data"]["source"]
+    if "path" in source:
+        source["path"] = Path(source["path"]).name
+    return content_hash(mapping)
+
+
+def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
+    """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
+
+    >>> rates = {"name": "tune", "client": {"rate": {"grid": [0.01, 0.1]}}}
+    >>> [entry["name"] for entry in expand_grids({"personalization": [rates]}, "")["personalization"]]
+    ['tune-rate0.01', 'tune-rate0.1']
+    """
+    result = deepcopy(mapping)
+    for *parents, last in GRIDS_IN:
+        section: Any = result
+        for key in parents:
+            section = section.get(key, {}) if isinstance(section, dict) else {}
+        entries = section.get(last) if isinstance(section, dict) else None
+        if isinstance(entries, list):
+            section[last] = [made for entry in entries for made in _multiplied(entry, place)]
+    return result
+
+
+def _multiplied(entry: Any, place: str) -> list[Any]:
+    found = list(_grids(entry, ()))
+    made = []
+    for values in product(*[grid for _, grid in found]):
+        one = deepcopy(entry)
+        for (keys, _), value in zip(found, values, strict=True):
+            section = one
+            for key in keys[:-1]:
+                section = section[key]
+            section[keys[-1]] = value
+            one["name"] = f"{one.get('name', '')}-{keys[-1]}{value}"
+        made.append(one)
+    if not made:
+        raise UserError(f"{place}: {entry.get('name', 'an entry')}: a grid is empty; give it values.")
+    return made
+
+
+def _grids(entry: Any, keys: tuple[Any, ...]) -> Any:
+    """Yield the keys that lead to each grid of an entry, with its values."""
+    if isinstance(entry, dict):
+        if set(entry) == {GRID} and isinstance(entry[GRID], list):
+            yield keys, entry[GRID]
+            return
+        for key, value in entry.items():
+            yield from _grids(value, (*keys, key))

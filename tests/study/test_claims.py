@@ -1,0 +1,118 @@
+"""Verdicts on made-up tables in which the truth is known."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fedprofit.evaluate.results import SCHEMA
+from fedprofit.study.claims import SAYS, check_claims
+
+STEPS = (2, 4)
+
+
+def rows(seed, level, algorithm, setting, client, path, **more):
+    """One client's curve: (local, global) at the start and after each step."""
+    common = {"algorithm": algorithm, "client": client, "seed": seed, "heterogeneity": level}
+    made = []
+    for step, (local, kept) in zip((0, *STEPS), path, strict=True):
+        condition = {"condition": "federated", "setting": "last", "start": "", "step": 9} if not step else {
+            "condition": "personalized", "setting": setting, "start": "last", "step": step,
+            "alpha": 1.0, "pull": 0.0, **more,
+        }  # fmt: skip
+        for scope, value in (("local", local), ("global", kept)):
+            made.append({**common, **condition, "scope": scope, "value": value})
+    return made
+
+
+def table(effects, seeds=3, clients=6, noise=0.3):
+    """A study in which what is kept at a gain of 10 is known, by level, algorithm and setting."""
+    draw, made = np.random.default_rng(0), []
+    for (level, algorithm, setting, rate, pull), loss in effects.items():
+        for seed in range(seeds):
+            for number in range(clients):
+                far = loss + draw.normal(0, noise)
+                path = [(20, 30), (25, 30 - far / 2), (30, 30 - far)]
+                more = {"rate": rate, "pull": pull}
+                made += rows(seed, level, algorithm, setting, f"c{number}", path, **more)
+    frame = pl.DataFrame(made, infer_schema_length=None).unique(maintain_order=True)
+    filled = {name: pl.lit(None, kind) for name, kind in SCHEMA.items() if name not in frame.columns}
+    return frame.with_columns(**filled).with_columns(
+        metric=pl.lit("rouge_l"), note=pl.lit(""), count=pl.lit(8),
+        run=pl.concat_str("heterogeneity", pl.col("seed").cast(pl.String)),
+        tv=pl.when(pl.col("heterogeneity") == "task").then(0.8).otherwise(0.1),
+    ).select("run", "heterogeneity", "tv", *SCHEMA)  # fmt: skip
+
+
+def verdicts(frame, metric="rouge_l"):
+    return {found.claim: found for found in check_claims(frame, ["seed", "heterogeneity"], metric)}
+
+
+def plain(loss_of):
+    """Lose so much by level, algorithm and rate, without pull."""
+    return {
+        (level, algorithm, f"rate{rate}", rate, 0.0): loss_of(level, algorithm, rate)
+        for level in ("task", "iid")
+        for algorithm in ("fedavg-adam", "fedsgd")
+        for rate in (0.01, 0.1)
+    }
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "supported"), (-1, "contradicted"), (0, "not shown")])
+def test_rates_algorithms_and_levels_are_told_as_they_are(sign, verdict):
+    def lost(level, algorithm, rate):
+        return 6 + sign * ((rate > 0.05) + (algorithm != "fedavg-adam") + (level == "task"))
+
+    found = verdicts(table(plain(lost)))
+    assert list(found) == list(SAYS)
+    for claim in ("C1", "C2", "C5"):
+        assert found[claim].verdict == verdict, claim
+        (comparison,) = found[claim].comparisons
+        # One more is lost at the full gain, and none at the start: half of it between, over the levels.
+        assert comparison.estimate.value == pytest.approx(0.55 * sign, abs=0.15)
+        assert comparison.estimate.seeds == 3
+    assert found["C3"].verdict == found["C4"].verdict == "not tested"
+
+
+@pytest.mark.parametrize(("better", "verdict"), [(3.0, "supported"), (-3.0, "contradicted")])
+def test_a_pull_is_compared_with_none_at_the_same_rate(better, verdict):
+    effects = plain(lambda level, algorithm, rate: 6.0)
+    pulled = {(level, "fedavg-adam", "pull", 0.1, 0.5): 6 - better for level in ("task", "iid")}
+    found = verdicts(table(effects | pulled))["C3"]
+    assert found.verdict == verdict
+    assert "pull 0.5 against none" in found.comparisons[0].what
+
+
+def test_interpolation_is_compared_with_the_steps():
+    frame = table(
+        {("task", "fedavg-adam", "few", 0.1, 0.0): 8.0, ("iid", "fedavg-adam", "few", 0.1, 0.0): 8.0}
+    )
+    last = frame.filter(pl.col("step") == STEPS[-1])
+    half = last.with_columns(
+        alpha=pl.lit(0.5), value=pl.when(pl.col("scope") == "local").then(25.0).otherwise(29.5)
+    )
+    found = verdicts(pl.concat([frame, half]))["C4"]
+    assert found.verdict == "supported"
+
+
+def test_losses_count_the_other_way_round():
+    frame = table(plain(lambda level, algorithm, rate: 6 + (rate > 0.05)))
+    losses = frame.with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
+    assert verdicts(losses, "loss")["C1"].verdict == "supported"
+
+
+def test_too_few_seeds_give_no_verdict():
+    found = verdicts(table(plain(lambda level, algorithm, rate: 6 + (rate > 0.05)), seeds=1))["C1"]
+    assert found.verdict == "not shown"
+    assert "too few" in found.reason
+
+
+def test_curves_that_gain_nothing_give_no_verdict():
+    frame = table(plain(lambda level, algorithm, rate: 6 + (rate > 0.05)))
+    flat = frame.with_columns(
+        value=pl.when((pl.col("scope") == "local") & (pl.col("condition") == "personalized"))
+        .then(10.0)
+        .otherwise(pl.col("value"))
+    )
+    found = verdicts(flat)["C1"]
+    assert found.verdict == "not shown"
+    assert "no local score in common" in found.reason

@@ -1,0 +1,281 @@
+"""Studies: what runs they become, that they survive kills and failures, and that their tables say it all."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import time
+
+import polars as pl
+import pytest
+import yaml
+from tiny_run import call, command, surroundings, tiny_config
+
+from fedprofit.errors import UserError
+from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.study import many
+from fedprofit.study.ledger import StudyFolder, done, read_table
+from fedprofit.study.many import run_all, run_study
+from fedprofit.study.spec import load_study
+
+AXES = {
+    "seed": [0, 1],
+    "heterogeneity": {
+        "own": {"data.partition.kind": "natural"},
+        "mixed": {"data.partition.kind": "iid"},
+    },
+}
+
+
+def write_study(folder, axes=AXES, **changes):
+    run = tiny_config(folder, **changes)
+    run["personalization"] = [{"name": "tune", "steps": 2, "client": {"rate": {"grid": [0.01, 0.1]}}}]
+    run["training"]["rounds"] = 2
+    path = folder / "study.yaml"
+    path.write_text(
+        yaml.safe_dump({"name": "tiny-study", "run": run, "axes": axes}, sort_keys=False), encoding="utf-8"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study run by the command line with two processes."""
+    place = tmp_path_factory.mktemp("study")
+    path = write_study(place)
+    ended = call("study", path, "--out", place / "out", "--workers", "2", cwd=place)
+    assert ended.returncode == 0, ended.stderr
+    return path, StudyFolder(place / "out"), ended.stdout
+
+
+def test_axes_and_grids_become_runs(tmp_path):
+    study, runs = load_study(write_study(tmp_path))
+    assert [run.axes for run in runs] == [
+        {"seed": seed, "heterogeneity": level} for seed in (0, 1) for level in ("own", "mixed")
+    ]
+    assert len({run.key for run in runs}) == 4
+    for run in runs:
+        assert run.config.seed == run.axes["seed"]
+        assert [(one.name, one.client.rate) for one in run.config.personalization] == [
+            ("tune-rate0.01", 0.01),
+            ("tune-rate0.1", 0.1),
+        ]
+    assert runs[1].config.data.partition.kind == "iid"
+    assert study.name == runs[0].config.name
+
+
+def test_a_run_is_known_by_what_it_computes_wherever_it_is(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    _, here = load_study(write_study(tmp_path))
+    path = write_study(tmp_path)
+    moved = str(tmp_path / "elsewhere" / "table.jsonl")
+    model = f"backbone.name={here[0].config.backbone.name}"
+    ways = ["backbone.workers=1", "backbone.attention=eager", "backbone.token_budget=77"]
+    _, there = load_study(path, [f"data.source.path={moved}", model, *ways])
+    assert [run.key for run in here] == [run.key for run in there]
+    _, other = load_study(path, ["training.rounds=3"])
+    assert not {run.key for run in here} & {run.key for run in other}
+
+
+def test_the_tables_say_what_the_runs_found(finished):
+    _, folder, said = finished
+    table = read_table(folder)
+    assert table["run"].n_unique() == 4
+    assert set(table["heterogeneity"]) == {"own", "mixed"}
+    for key in done(folder):
+        own = pl.read_parquet(folder.run(key) / "results.parquet")
+        assert table.filter(pl.col("run") == key).select(*SCHEMA).equals(own)
+        summary = json.loads((folder.run(key) / "summary.json").read_text())
+        assert set(table.filter(pl.col("run") == key)["tv"]) == {summary["data"]["heterogeneity"]}
+    rounds = pl.read_parquet(folder.rounds)
+    assert len(rounds) == 4 * 2 * 2, "runs, algorithms, rounds"
+    assert rounds["validation_loss"].is_not_null().all()
+    assert "4 runs in the table" in said
+    assert max(map(len, said.splitlines())) <= 300
+
+
+def test_what_is_in_the_table_is_not_repeated_even_without_its_folder(finished, tmp_path):
+    path, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder.path, copy)
+    shutil.rmtree(copy / "runs")
+    said = []
+    taken, progress = run_study(path, out=copy, workers=1, resume=True, say=said.append)
+    assert progress.total == 0
+    assert not said
+    assert not (copy / "runs").exists()
+    assert read_table(taken).equals(read_table(folder))
+
+
+def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_path):
+    path, folder, _ = finished
+    out, kills = tmp_path / "killed", 0
+    for pause in (4.0, 6.0, 8.0):
+        process = subprocess.Popen(
+            command("study", path, "--out", out, "--workers", "1", *["--resume"] * bool(kills)),
+            cwd=tmp_path,
+            env=surroundings(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(pause)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 2
+    ended = call("study", path, "--out", out, "--workers", "2", "--resume", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    order = [
+        "run",
+        "algorithm",
+        "condition",
+        "setting",
+        "start",
+        "step",
+        "alpha",
+        "client",
+        "scope",
+        "metric",
+    ]
+    assert read_table(StudyFolder(out)).sort(order).equals(read_table(folder).sort(order))
+
+
+def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
+    path = write_study(tmp_path, axes={"seed": [0, 1]})
+    _, runs = load_study(path)
+    source = runs[1].config.data.source.model_copy(update={"path": str(tmp_path / "gone.jsonl")})
+    data = runs[1].config.data.model_copy(update={"source": source})
+    runs[1] = dataclasses.replace(runs[1], config=runs[1].config.model_copy(update={"data": data}))
+    said = []
+    folder = StudyFolder(tmp_path / "out")
+    progress = run_all(folder, runs, 1, said.append)
+    assert done(folder) == {runs[0].key}
+    (failure,) = progress.failed
+    assert failure["attempts"] == 2
+    assert "gone.jsonl" in failure["error"]
+    assert [line for line in said if "goes on once more" in line and "seed 1" in line]
+    assert "gone.jsonl" in folder.failures.read_text()
+    # Mended, it goes on with what is missing, and the failure is forgotten.
+    again = run_all(folder, load_study(path)[1], 1, said.append)
+    assert (again.total, again.failed) == (1, [])
+    assert not folder.failures.exists()
+
+
+def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
+    path = write_study(tmp_path, axes={"seed": [0]})
+    flag = tmp_path / "died"
+    flag.touch()
+    monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
+    monkeypatch.setattr(many, "compute", die_once)
+    said = []
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, say=said.append)
+    assert any("its process died" in line for line in said)
+    assert not progress.failed
+    assert len(done(folder)) == 1
+
+
+def die_once(mapping, out):
+    """Be killed the first time, as by a system that is out of memory; then compute."""
+    import os
+    import signal
+    from pathlib import Path
+
+    from fedprofit.study.many import compute
+
+    flag = Path(os.environ["FEDPROFIT_TEST_DIE"])
+    if flag.exists():
+        flag.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute(mapping, out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axes": {"seed": []}}, "axis 'seed' is empty"),
+        ({"axes": {"training.round": [1, 2]}}, "training.round.*rounds"),
+        ({"axes": {"seed": [0, 0]}}, "are the same"),
+        ({"axes": {"name": {"a": {}, "b": {}}}}, "are the same"),
+        ({"axis": {"seed": [0]}}, "axis.*axes"),
+        ({"base": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"axes": {"personalization.0.steps.more": [1]}}, "nothing can be set below"),
+    ],
+)
+def test_a_wrong_study_is_named(tmp_path, change, message):
+    path = write_study(tmp_path)
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    with pytest.raises(UserError, match=message):
+        load_study(path)
+
+
+def test_an_empty_grid_is_named(tmp_path):
+    path = write_study(tmp_path)
+    study = yaml.safe_load(path.read_text())
+    study["run"]["personalization"][0]["client"]["rate"]["grid"] = []
+    path.write_text(yaml.safe_dump(study))
+    with pytest.raises(UserError, match="tune: a grid is empty"):
+        load_study(path)
+
+
+def test_too_many_runs_ask_first(tmp_path):
+    path = write_study(tmp_path, axes={"seed": list(range(101))})
+    with pytest.raises(UserError, match=r"101 runs, more than its most_runs \(100\).*--yes"):
+        run_study(path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_holds_one_study(finished, tmp_path):
+    path, folder, _ = finished
+    with pytest.raises(UserError, match="holds this study already"):
+        run_study(path, out=folder.path)
+    other = tmp_path / "other.yaml"
+    study = yaml.safe_load(path.read_text())
+    other.write_text(yaml.safe_dump(study | {"name": "other"}))
+    with pytest.raises(UserError, match="holds the study 'tiny-study', not 'other'"):
+        run_study(other, out=folder.path, resume=True)
+    other.write_text(yaml.safe_dump(study | {"axes": {"seed": [0]}}))
+    with pytest.raises(UserError, match="with the axes seed, heterogeneity, now they are seed"):
+        run_study(other, out=folder.path, resume=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and not a study"):
+        run_study(path, out=tmp_path / "full")
+
+
+def test_mixed_versions_are_refused(finished, tmp_path):
+    _, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder.path, copy)
+    table = read_table(folder)
+    first = table["run"][0]
+    old = pl.when(pl.col("run") == first).then(pl.lit("0.0.1")).otherwise(pl.col("version"))
+    write_frame(copy / "results.parquet", table.with_columns(version=old))
+    ended = call("claims", copy, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "several versions" in " ".join(ended.stderr.split())
+
+
+def test_claims_are_printed_and_written(finished, tmp_path):
+    _, folder, _ = finished
+    ended = call("claims", folder.path, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert max(map(len, ended.stdout.splitlines()[:-1])) <= 80
+    page = (folder.path / "claims.md").read_text()
+    assert page.count("| C1:") == 3, "a table for each metric"
+    lines = [line for line in page.splitlines() if line.startswith("| C")]
+    assert len(lines) == 5 * 3
+    for line in lines:
+        assert line.split(" | ")[1] in ("supported", "not shown", "contradicted", "not tested")
+    written = json.loads((folder.path / "claims.json").read_text())
+    assert [one["verdict"] for one in written] == [line.split(" | ")[1] for line in lines]
+
+
+def test_a_dry_run_shows_the_runs_and_starts_none(finished, tmp_path):
+    path, folder, _ = finished
+    ended = call("study", path, "--out", tmp_path / "new", "--dry-run", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("to do") == 4
+    assert "measured on this machine" in " ".join(ended.stdout.split())
+    assert not (tmp_path / "new").exists()
+    again = call("study", path, "--out", folder.path, "--dry-run", cwd=tmp_path)
+    assert again.stdout.count("done") == 4
