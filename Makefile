@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check format bench clean
+.PHONY: quickstart smoke test check format bench clean
 
 quickstart: $(VENV)/.lexicon  ## run the benchmark small, on a real language model
 	$(BIN)/fedprofit quickstart
+
+smoke: $(VENV)/.lexicon  ## run the paper's study, as small as it can be, and check its claims
+	$(BIN)/fedprofit study studies/paper/smoke.yaml --out runs/paper-smoke --resume
+	$(BIN)/fedprofit claims runs/paper-smoke
 
 test: $(VENV)/.dev  ## run all tests: tiny models, no network
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

@@ -11,6 +11,7 @@ bootstrapped over seeds and clients (see `evaluate/statistics.py`); its interval
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ class Curve:
             return np.full(len(self.local), np.nan), np.full(len(self.local), np.nan)
         return self.local[:, own].mean(1), self.kept[:, own].mean(1)
 
-    @property
+    @cached_property
     def has(self) -> npt.NDArray[np.bool_]:
         """Tell which units have this curve, `[units]`."""
         has: npt.NDArray[np.bool_] = np.isfinite(np.concatenate([self.local, self.kept])).all(0)
@@ -178,7 +179,7 @@ def between(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> floa
     if not high > low:
         return float("nan")
     levels = np.linspace(low, high, LEVELS)[1:]
-    return float(np.mean([kept_at(*first, level) - kept_at(*second, level) for level in levels]))
+    return float((kept_at(*first, levels) - kept_at(*second, levels)).mean())
 
 
 def check_claims(table: pl.DataFrame, axes: Sequence[str], metric: str) -> list[Finding]:
@@ -285,6 +286,8 @@ def _finding(claim: str, metric: str, comparisons: list[Comparison], needs_all: 
     told = [c.estimate for c in comparisons if np.isfinite(c.estimate.value)]
     if not told:
         return found("not shown", "the curves reach no local score in common above their starts")
+    if needs_all and len(told) < len(comparisons):
+        return found("not shown", "some curves reach no local score in common above their starts")
     if any(estimate.low is None for estimate in told):
         return found("not shown", "too few seeds or clients for an interval")
     signs = [estimate.sign for estimate in told]

@@ -77,10 +77,12 @@ def test_front_and_hypervolume_equal_brute_force():
 
 def test_what_is_kept_is_read_where_the_level_is_first_reached():
     local, kept = np.array([0.0, 4.0, 2.0, 6.0]), np.array([10.0, 8.0, 0.0, 4.0])
-    assert kept_at(local, kept, 0) == 10
-    assert kept_at(local, kept, 2) == 9, "on the way up, not on the way down"
-    assert kept_at(local, kept, 5) == 3
-    assert np.isnan(kept_at(local, kept, 7))
+    found = kept_at(local, kept, np.array([-1.0, 0.0, 2.0, 4.0, 5.0, 6.0, 7.0]))
+    # At 2 it is read on the way up, not on the way down.
+    assert found[:-1].tolist() == [10, 10, 9, 8, 3, 4]
+    assert np.isnan(found[-1])
+    again = np.array([5.0, 5.0, 6.0])
+    assert kept_at(again, np.array([3.0, 2.0, 1.0]), np.array([5.0, 5.5])).tolist() == [3, 1.5]
     assert area_under(np.array([0.0, 2.0]), np.array([10.0, 6.0])) == pytest.approx(8)
     assert np.isnan(area_under(np.array([2.0, 1.0]), np.array([1.0, 1.0])))
 

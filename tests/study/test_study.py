@@ -89,7 +89,8 @@ def test_the_tables_say_what_the_runs_found(finished):
         assert set(table.filter(pl.col("run") == key)["tv"]) == {summary["data"]["heterogeneity"]}
     rounds = pl.read_parquet(folder.rounds)
     assert len(rounds) == 4 * 2 * 2, "runs, algorithms, rounds"
-    assert rounds["validation_loss"].is_not_null().all()
+    assert rounds["loss"].is_not_null().all()
+    assert rounds["tokens"].min() > 0
     assert "4 runs in the table" in said
     assert max(map(len, said.splitlines())) <= 300
 
