@@ -1,6 +1,7 @@
 """The work that the engine does, counted: a slower engine shows here, on any machine and without a clock."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedprofit.backbone import generate
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens, pack, packed_losses, plain_losses
+from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.packing import FLAT
 from fedprofit.types import Example
 
@@ -67,6 +69,23 @@ def test_as_many_kernels_for_many_clients_as_for_two():
     layers = backbone.model.config.num_hidden_layers
     assert counts[1]["mm"] <= layers * 14 + 2, "seven linear layers each way, and the head"
     assert counts[1]["bmm"] <= layers * 18, "six products of attention, and two gradients of each"
+
+
+def test_fused_layers_take_few_kernels_for_many_clients_as_for_two():
+    backbone, counts = tiny_backbone("llama"), []
+    assert fuse(backbone.model)
+    for clients in (2, 16):
+        step(backbone, clients, partial(packed_losses, fused=True))
+        with Calls() as calls:
+            step(backbone, clients, partial(packed_losses, fused=True))
+        counts.append(calls.counts)
+    for kernel in ("mm", "bmm", "index_select", "add"):
+        assert counts[0][kernel] == counts[1][kernel] > 0, kernel
+    layers = backbone.model.config.num_hidden_layers
+    assert counts[1]["mm"] <= layers * 8 + 2, "four products each way, and the head"
+    assert counts[1]["bmm"] <= layers * 22, "attention's products, those of an empty past included"
+    for kernel in ("_softmax", "silu", "pow", "scatter_add", "index_add"):
+        assert not counts[1][kernel], f"{kernel} belongs to the compiled loops or is a gather"
 
 
 def test_tokens_read_are_those_counted_and_little_padding():
