@@ -131,10 +131,11 @@ class _Attended(Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, seen: Tensor, k_before: Tensor, v_before: Tensor
     ) -> Tensor:
         rows, queries, size = query.shape
-        groups, before = k_before.shape[:2]
-        together = (groups, rows * queries // groups)
-        to_before = (query.view(*together, size) @ k_before.transpose(1, 2)).view(rows, queries, before)
-        to_own = query @ key.transpose(1, 2)
+        together, before = _together(query, k_before)
+        to_own, to_before = query @ key.transpose(1, 2), query.new_empty(rows, queries, before)
+        if before:
+            asked = query.view(*together, size)
+            to_before = (asked @ k_before.transpose(1, 2)).view(rows, queries, before)
         kernels.softmax(array(to_before), array(to_own), array(seen), _shared(query, key))
         ctx.save_for_backward(query, key, value, seen, k_before, v_before, to_before, to_own)
         mixed = to_own @ value
@@ -146,18 +147,25 @@ class _Attended(Function):
     def backward(ctx: Any, mixed: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, seen, k_before, v_before, to_before, to_own = ctx.saved_tensors
         rows, queries, size = query.shape
-        groups, before = k_before.shape[:2]
-        together = (groups, rows * queries // groups)
+        together, before = _together(query, k_before)
         mixed = mixed.contiguous()
-        asked, mixed_together = query.view(*together, size), mixed.view(*together, size)
-        d_before = (mixed_together @ v_before.transpose(1, 2)).view(rows, queries, before)
-        d_own = mixed @ value.transpose(1, 2)
-        d_v_before = to_before.view(*together, before).transpose(1, 2) @ mixed_together
-        d_value = to_own.transpose(1, 2) @ mixed
+        d_own, d_before = mixed @ value.transpose(1, 2), torch.empty_like(to_before)
+        if before:
+            d_before = (mixed.view(*together, size) @ v_before.transpose(1, 2)).view(rows, queries, before)
         weights = (array(to_before), array(to_own))
         kernels.softmax_back(*weights, array(d_before), array(d_own), array(seen), _shared(query, key))
+        d_query, d_key = d_own @ key, d_own.transpose(1, 2) @ query
+        d_value = to_own.transpose(1, 2) @ mixed
+        if not before:
+            return d_query, d_key, d_value, None, None, None
         d_before = d_before.view(*together, before)
-        d_query = (d_before @ k_before).view(rows, queries, size).add_(d_own @ key)
-        d_k_before = d_before.transpose(1, 2) @ asked
-        d_key = d_own.transpose(1, 2) @ query
+        d_query += (d_before @ k_before).view(rows, queries, size)
+        d_k_before = d_before.transpose(1, 2) @ query.view(*together, size)
+        d_v_before = to_before.view(*together, before).transpose(1, 2) @ mixed.view(*together, size)
         return d_query, d_key, d_value, None, d_k_before, d_v_before
+
+
+def _together(query: Tensor, before: Tensor) -> tuple[tuple[int, int], int]:
+    """Return the shape in which the rows behind one past ask it together, and how long that past is."""
+    rows, queries = query.shape[:2]
+    return (len(before), rows * queries // len(before)), before.shape[1]

@@ -33,6 +33,8 @@ def check(dtype, ours, theirs, *inputs):
     torch.autograd.backward(found, [slope.to(dtype) for slope in slopes])
     torch.autograd.backward(expected, [slope.to(dtype).float() for slope in slopes])
     for tensor, reference in zip(inputs, plain, strict=True):
+        if not tensor.numel():
+            continue  # nothing comes before the rows
         torch.testing.assert_close(
             tensor.grad.float(), reference.grad, rtol=close["rtol"], atol=2 * close["atol"]
         )
