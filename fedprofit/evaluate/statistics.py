@@ -141,18 +141,6 @@ def kept_at(local: Floats, kept: Floats, levels: Floats) -> Floats:
     return np.where(reached < len(local), np.where(reached == 0, kept[0], found), np.nan)
 
 
-def area_under(local: Floats, kept: Floats) -> float:
-    """Return the area under a trade-off curve: the global score kept, integrated over the local gain.
-
-    Over the gain from the first point to the best one; divided by that gain, so that it is the mean global
-    score on the way. NaN for a curve that gains nothing.
-    """
-    levels = np.linspace(local[0], local.max(), 101)
-    if local.max() <= local[0]:
-        return float("nan")
-    return float(kept_at(local, kept, levels).mean())
-
-
 def knee(local: Floats, kept: Floats) -> int:
     """Return the number of the point farthest from the line between a front's ends (Branke et al. 2004).
 

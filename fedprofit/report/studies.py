@@ -9,13 +9,21 @@ from rich.table import Table
 
 from fedprofit.errors import UserError
 from fedprofit.files import write_json, write_text
-from fedprofit.report.table import METRICS
+from fedprofit.report.table import METRICS, cell
 from fedprofit.study.claims import SAYS, Finding, check_claims
+from fedprofit.study.fronts import Front, fronts
 from fedprofit.study.ledger import StudyFolder, done, read_facts, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
 
+FRONT = ("axes", "algorithm", "volume", "knee", "local", "global", "worst")
+FRONT_EXPLANATION = (
+    "volume: the area that an algorithm's settings dominate over the base model's scores. knee: of the "
+    "settings that no other beats on both axes, the one farthest from the line between the ends, with its "
+    "scores; worst: what the tenth of the clients that forget most lose there. Read off the test clients: "
+    "no way to choose."
+)
 MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
 
 
@@ -40,8 +48,10 @@ def show_plan(path: Path, overrides: Sequence[str], out: Path | None, workers: i
 
 def print_study(folder: StudyFolder, progress: Progress, console: Console) -> None:
     """Print what a study's run left."""
-    table = read_table(folder) if folder.results.exists() else None
-    rows = 0 if table is None else len(table)
+    rows = 0
+    if folder.results.exists():
+        rows = len(read_table(folder))
+        write_fronts(folder, console)
     console.print(f"{len(done(folder))} runs in the table, {rows} rows; {len(progress.failed)} failed")
     files = {"study": folder.path, "results": folder.results, "rounds": folder.rounds}
     if progress.failed:
@@ -49,6 +59,41 @@ def print_study(folder: StudyFolder, progress: Progress, console: Console) -> No
     for title, file in files.items():
         console.print(f"{title:8} {file}", soft_wrap=True, highlight=False)
     console.print(f"next     fedprofit claims {folder.path}", soft_wrap=True, highlight=False)
+
+
+def write_fronts(folder: StudyFolder, console: Console) -> None:
+    """Print the fronts of a study by its first metric, and write those of all metrics to fronts.md."""
+    axes, table = read_facts(folder)["axes"], read_table(folder)
+    metrics = [metric for metric in METRICS if metric in set(table["metric"])]
+    found = {metric: list(fronts(table, axes, metric)) for metric in metrics}
+    first = metrics[0]
+    shown = Table(title=f"Fronts: {METRICS[first]}", title_justify="left", title_style="bold", pad_edge=False)
+    for title in FRONT:
+        right = title in ("volume", "local", "global", "worst")
+        shown.add_column(title, justify="right" if right else "left", overflow="fold")
+    for one in found[first]:
+        shown.add_row(*_front_cells(one, first))
+    console.print(shown)
+    console.print(FRONT_EXPLANATION, style="dim", highlight=False)
+    head = ["| " + " | ".join(FRONT) + " |", "|---" * len(FRONT) + "|"]
+    pages = [
+        "\n".join(
+            [
+                f"### {METRICS[metric]}",
+                "",
+                *head,
+                *("| " + " | ".join(_front_cells(one, metric)) + " |" for one in members),
+            ]
+        )
+        for metric, members in found.items()
+    ]
+    write_text(folder.path / "fronts.md", "\n\n".join([*pages, FRONT_EXPLANATION]) + "\n")
+
+
+def _front_cells(one: Front, metric: str) -> list[str]:
+    place = ", ".join(one.axes.values()) or "-"
+    scores = [cell(value, metric) for value in (one.local, one.kept, one.worst)]
+    return [place, one.algorithm, f"{one.hypervolume:.3g}", one.knee, *scores]
 
 
 def write_claims(path: Path, console: Console) -> None:

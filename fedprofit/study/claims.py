@@ -113,6 +113,10 @@ class World:
         )
         return list(found["cell"])
 
+    def names(self, cell: str) -> list[str]:
+        """Return a cell's values on the axes."""
+        return cell.split(BETWEEN)[1:]
+
     def spread(self, cell: str) -> float:
         """Return a cell's heterogeneity: the mean distance of a client's task mix to the pool's."""
         return float(self.wide.filter(pl.col("cell") == cell)["tv"].mean())  # type: ignore[arg-type]
@@ -268,7 +272,7 @@ def _levels(world: World) -> Iterator[Comparison]:
             # What the less heterogeneous keep more is what the more heterogeneous lose more.
             pairs.append((world.along_steps(against).from_start(), world.along_steps(one).from_start()))
     if pairs:
-        names = [" ".join(cell.split(BETWEEN)[1:]) for cell in (high, low)]
+        names = [" ".join(world.names(cell)) for cell in (high, low)]
         yield world.compare(f"{names[0]} against {names[1]}", pairs)
 
 

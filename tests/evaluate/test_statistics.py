@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fedprofit.evaluate.statistics import (
-    area_under,
     bootstrap,
     front,
     hypervolume,
@@ -83,8 +82,6 @@ def test_what_is_kept_is_read_where_the_level_is_first_reached():
     assert np.isnan(found[-1])
     again = np.array([5.0, 5.0, 6.0])
     assert kept_at(again, np.array([3.0, 2.0, 1.0]), np.array([5.0, 5.5])).tolist() == [3, 1.5]
-    assert area_under(np.array([0.0, 2.0]), np.array([10.0, 6.0])) == pytest.approx(8)
-    assert np.isnan(area_under(np.array([2.0, 1.0]), np.array([1.0, 1.0])))
 
 
 def test_knee_and_worst_tenth():
