@@ -98,6 +98,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
 
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON file's keys and values; UserError, with what to do, if it is not there or damaged."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). {remedy}") from None
+
+
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically with a library's own writer, for example `frame.write_parquet`."""
     with atomic(path) as temporary:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from work import Settings, check_losses, prepare
 
 from fedprofit.backbone.forward import Row, count_tokens, packed_losses
-from fedprofit.backbone.packing import FLAT
+from fedprofit.backbone.segments import FLAT
 from fedprofit.errors import UserError
 from fedprofit.types import ClientWork, Example
 

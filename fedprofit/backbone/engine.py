@@ -15,7 +15,7 @@ from fedprofit.backbone.forward import Row, micro_batches, packed_losses, plain_
 from fedprofit.backbone.fused import available, fuse
 from fedprofit.backbone.generate import CACHE_PER_TOKEN, cache_batches, packed_generate, plain_generate
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.packing import rounded
+from fedprofit.backbone.segments import rounded
 from fedprofit.backbone.workers import LEAST_TOKENS, Task, Workers, shared_workers, worker_count
 from fedprofit.errors import UserError
 from fedprofit.types import Example

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.packing import FLAT, NAME, Layout, Segment, rounded
+from fedprofit.backbone.packing import NAME, Layout
+from fedprofit.backbone.segments import FLAT, Segment, rounded
 from fedprofit.types import Example, Tokens
 
 

@@ -19,7 +19,8 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from fedprofit.backbone.packing import NAME, Rule
+from fedprofit.backbone.packing import NAME
+from fedprofit.backbone.segments import Rule
 
 PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from fedprofit.backbone.forward import Row, pack, packed_logits, predicted_at, target_losses
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.packing import Rule, rounded
+from fedprofit.backbone.segments import Rule, rounded
 
 GROWTH = 16  # cache positions added at a time: few copies, little room unused
 # Cache positions held for each token of a token budget: a forward pass with gradients keeps about this many
 # times more per token than a key-value cache does.
 CACHE_PER_TOKEN = 8
-TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see packing.FLAT)
+TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see segments.FLAT)
 
 
 class RowCache:

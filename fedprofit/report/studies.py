@@ -30,7 +30,6 @@ MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "no
 def show_plan(path: Path, overrides: Sequence[str], out: Path | None, workers: int, console: Console) -> None:
     """Print a study's runs, which of them are done, and how long the others may take."""
     from fedprofit.study.estimate import study_seconds
-    from fedprofit.study.many import single
 
     study, runs = load_study(path, overrides)
     known = done(StudyFolder(out or Path("runs") / study.name))
@@ -42,7 +41,7 @@ def show_plan(path: Path, overrides: Sequence[str], out: Path | None, workers: i
     console.print(table)
     left = [planned for planned in runs if planned.key not in known]
     if left:
-        seconds = study_seconds([planned.replaced(single(planned.config)) for planned in left], workers)
+        seconds = study_seconds(left, workers)
         console.print(f"about {duration(seconds)} with {workers} at a time, measured on this machine")
 
 

@@ -1,27 +1,22 @@
 """The report of a complete run: the tables on the terminal, the picture and a page beside the results."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedprofit.errors import UserError
-from fedprofit.files import write_text
+from fedprofit.files import read_json, write_text
 from fedprofit.report.table import EXPLANATION, markdown_table, metrics_of, terminal_table
 from fedprofit.study.folder import RunFolder, open_folder
 
 
 def read_summary(folder: RunFolder) -> dict[str, Any]:
     """Read a run's summary; UserError if it is damaged."""
-    try:
-        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-        return summary
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder.summary}: cannot be read ({error}). Delete it and go on with the run: fedprofit run "
-            f"{folder.path}/config.yaml --out {folder.path} --resume"
-        ) from None
+    return read_json(
+        folder.summary,
+        f"Delete it and go on with the run: fedprofit run {folder.path}/config.yaml --out {folder.path} "
+        "--resume",
+    )
 
 
 def write_report(path: Path, console: Console) -> None:

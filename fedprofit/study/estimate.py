@@ -3,6 +3,8 @@
 import time
 from collections.abc import Sequence
 
+import torch
+
 from fedprofit.local.solver import gradients
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.plan import measure, stages
@@ -31,8 +33,13 @@ def study_seconds(runs: Sequence[PlannedRun], workers: int) -> float:
     The speed is measured on the first run's data; some runs' work is counted, spread over all.
     """
     looked = runs[:: max(1, -(-len(runs) // LOOKED_AT))]
+    threads = torch.get_num_threads()
     benches = [prepare(planned.config) for planned in looked]
     work = sum(sum(stages(bench).values()) for bench in benches) / len(benches)
-    alone = reading_speed(benches[0])
+    torch.set_num_threads(1)
+    try:
+        alone = reading_speed(benches[0])
+    finally:
+        torch.set_num_threads(threads)
     rounds = -(-len(runs) // workers)
     return rounds * work / alone

@@ -8,7 +8,7 @@ import polars as pl
 
 from fedprofit.evaluate.statistics import front, hypervolume, knee, worst_tenth
 from fedprofit.evaluate.tradeoff import KEYS, label
-from fedprofit.study.claims import World
+from fedprofit.study.curves import World
 
 
 @dataclass(frozen=True)

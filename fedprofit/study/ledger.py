@@ -18,9 +18,9 @@ import polars as pl
 
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
-from fedprofit.files import write_json
+from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.spec import PlannedRun, Study
+from fedprofit.study.spec import PlannedRun, Study, axes_of
 
 RUN = "run"
 MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
@@ -87,20 +87,9 @@ def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
     return folder
 
 
-def axes_of(study: Study) -> list[str]:
-    """Return the axes' names as the tables have them."""
-    return [axis.rpartition(".")[2] for axis in study.axes]
-
-
 def read_facts(folder: StudyFolder) -> dict[str, Any]:
     """Read a study's name and axes; UserError if there is no study."""
-    try:
-        facts: dict[str, Any] = json.loads(folder.facts.read_text(encoding="utf-8"))
-        return facts
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder.path}: holds no study ({error}). Give the folder that `fedprofit study` named."
-        ) from None
+    return read_json(folder.facts, "Give the folder that `fedprofit study` named.")
 
 
 def done(folder: StudyFolder) -> set[str]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fedprofit.backbone.workers import end_with_parent
-from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.files import naming_full_disk
 from fedprofit.study.ledger import StudyFolder, add, claim, done, write_failures
@@ -29,10 +28,7 @@ Say = Callable[[str], None]
 
 
 def compute(mapping: dict[str, Any], out: str) -> float:
-    """Compute one run of a study, or go on with it; return its seconds.
-
-    The same function serves a process of this machine and one of a cluster.
-    """
+    """Compute one run of a study, or go on with it; return its seconds."""
     import torch
 
     from fedprofit.config_file import from_mapping
@@ -42,13 +38,6 @@ def compute(mapping: dict[str, Any], out: str) -> float:
     began = time.monotonic()
     run(from_mapping(mapping), Path(out), resume=True)
     return time.monotonic() - began
-
-
-def single(config: Config) -> Config:
-    """Return a configuration that one process computes by itself, if it leaves that open."""
-    if config.backbone.workers != "auto":
-        return config
-    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"workers": 1})})
 
 
 def run_study(
@@ -124,8 +113,8 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], workers: int, say: 
         while queue or running:
             while queue and len(running) < workers:
                 planned = queue.pop(0)
-                config = single(planned.config).to_mapping()
-                running[pool.submit(compute, config, str(folder.run(planned.key)))] = planned
+                config, place = planned.config.to_mapping(), str(folder.run(planned.key))
+                running[pool.submit(compute, config, place)] = planned
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             broken = False
             for future in finished:

@@ -17,7 +17,7 @@ baselines. A run is known by the content of its configuration, so that it is nev
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,6 @@ class PlannedRun:
     axes: dict[str, Value]
     config: Config
 
-    def replaced(self, config: Config) -> "PlannedRun":
-        """Return the same run with another configuration of how it is computed."""
-        return replace(self, config=config)
-
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[PlannedRun]]:
     """Read a study and multiply it out.
@@ -87,8 +83,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
             for key, value in changes.items():
                 override_mapping(mapping, key, value, f"{path}: axis key {key!r}")
         mapping["name"] = study.name
-        config = from_mapping(expand_grids(mapping, str(path)), str(path))
-        position = dict(zip(map(_column, study.axes), [value for value, _ in place], strict=True))
+        config = _single(from_mapping(expand_grids(mapping, str(path)), str(path)))
+        position = dict(zip(axes_of(study), [value for value, _ in place], strict=True))
         runs.append(PlannedRun(identity(config), position, config))
     _check_distinct(path, runs)
     return study, runs
@@ -131,9 +127,16 @@ def _points(name: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tu
     return [(value, {name: value}) for value in values]
 
 
-def _column(axis: str) -> str:
-    """Name an axis in tables: a key by its last part."""
-    return axis.rpartition(".")[2]
+def axes_of(study: Study) -> list[str]:
+    """Return the axes' names as tables have them: a key by its last part."""
+    return [axis.rpartition(".")[2] for axis in study.axes]
+
+
+def _single(config: Config) -> Config:
+    """Return a configuration that one process computes by itself, if it leaves that open."""
+    if config.backbone.workers != "auto":
+        return config
+    return config.model_copy(update={"backbone": config.backbone.model_copy(update={"workers": 1})})
 
 
 def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:

@@ -1,0 +1,150 @@
+"""A study's trade-off curves, unit by unit, and what one keeps more than another at the same local score."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from fedprofit.evaluate.statistics import Estimate, Floats, Indices, bootstrap, kept_at
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client
+
+LEVELS = 11  # local scores at which two curves are compared
+BETWEEN = "\x1f"  # an axis' value and the next, in a cell's name
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A trade-off curve: scores along the steps, for every unit (a test client of one seed).
+
+    Higher is better in both scores, whatever the metric: losses are negated.
+    """
+
+    local: Floats  # [points, units]; NaN where a unit has no such curve
+    kept: Floats  # [points, units]: global scores
+
+    def mean(self, units: Indices) -> tuple[Floats, Floats]:
+        """Average over some units: local and global scores, `[points]` each; NaN if none has the curve."""
+        own = units[self.has[units]]
+        if not len(own):
+            return np.full(len(self.local), np.nan), np.full(len(self.local), np.nan)
+        return self.local[:, own].mean(1), self.kept[:, own].mean(1)
+
+    @cached_property
+    def has(self) -> npt.NDArray[np.bool_]:
+        """Tell which units have this curve, `[units]`."""
+        has: npt.NDArray[np.bool_] = np.isfinite(np.concatenate([self.local, self.kept])).all(0)
+        return has
+
+    def from_start(self) -> "Curve":
+        """Return the curve of gains, and of what is lost, relative to its first point."""
+        return Curve(self.local - self.local[:1], self.kept - self.kept[:1])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Some curves against others: what the first keep more, at the same local scores."""
+
+    what: str
+    estimate: Estimate
+    pairs: int  # cells that are averaged over
+
+
+class World:
+    """All curves of a study by one metric, on the same units."""
+
+    def __init__(self, table: pl.DataFrame, axes: Sequence[str], metric: str) -> None:
+        """Spread the table into units and cells; `axes` are the study's, `table` has their columns."""
+        self.axes = [axis for axis in axes if axis != "seed"]
+        labels = table.select("run", "seed", "tv", *self.axes).unique()
+        parts = []
+        for (run,), own in table.filter(pl.col("metric") == metric).group_by("run", maintain_order=True):
+            parts.append(by_client(own).with_columns(run=pl.lit(run)))
+        wide = pl.concat(parts).join(labels.drop("seed"), on="run", maintain_order="left")
+        cell = pl.concat_str([pl.lit(""), *(pl.col(axis) for axis in self.axes)], separator=BETWEEN)
+        self.wide = wide.with_columns(cell=cell, sign=pl.lit(-1.0 if metric in LOWER_IS_BETTER else 1.0))
+        units = self.wide.select("cell", "seed", "client").unique(maintain_order=True)
+        self.units = units.with_row_index("unit")
+        self.seeds: list[int] = self.units["seed"].to_list()
+        self.wide = self.wide.join(self.units, on=["cell", "seed", "client"], maintain_order="left")
+
+    def cells(self) -> list[str]:
+        """Return the cells, from most to least heterogeneous."""
+        found = (
+            self.wide.group_by("cell").agg(pl.col("tv").mean()).sort("tv", "cell", descending=[True, False])
+        )
+        return list(found["cell"])
+
+    def names(self, cell: str) -> list[str]:
+        """Return a cell's values on the axes."""
+        return cell.split(BETWEEN)[1:]
+
+    def spread(self, cell: str) -> float:
+        """Return a cell's heterogeneity: the mean distance of a client's task mix to the pool's."""
+        return float(self.wide.filter(pl.col("cell") == cell)["tv"].mean())  # type: ignore[arg-type]
+
+    def settings(self) -> list[dict[str, object]]:
+        """Return every cell's personalization settings: algorithm, setting, start, rate, pull, last step."""
+        keys = ["cell", "algorithm", "setting", "start", "rate", "pull"]
+        tuned = self.wide.filter(pl.col("condition") == "personalized")
+        last = tuned.group_by(keys, maintain_order=True).agg(pl.col("step").max(), pl.col("alpha").n_unique())
+        return last.to_dicts()
+
+    def along_steps(self, one: dict[str, object]) -> Curve:
+        """Return a setting's curve along its steps."""
+        return self._curve(self._of(one).filter(pl.col("alpha") == 1.0).sort("step"), "step", one)
+
+    def along_alpha(self, one: dict[str, object]) -> Curve:
+        """Return a setting's curve from the federated prompt to its last step, by interpolation."""
+        return self._curve(self._of(one).filter(pl.col("step") == one["step"]).sort("alpha"), "alpha", one)
+
+    def _of(self, one: dict[str, object]) -> pl.DataFrame:
+        keys = ("cell", "algorithm", "setting", "start")
+        same = [pl.col(key) == one[key] for key in keys]
+        return self.wide.filter(pl.col("condition") == "personalized", *same)
+
+    def _curve(self, rows: pl.DataFrame, along: str, one: dict[str, object]) -> Curve:
+        before = self.wide.filter(
+            pl.col("condition") == "federated",
+            pl.col("cell") == one["cell"],
+            pl.col("algorithm") == one["algorithm"],
+            pl.col("setting") == one["start"],
+        )
+        points = [before, *(part for _, part in rows.group_by(along, maintain_order=True))]
+        scores = np.full((2, len(points), len(self.units)), np.nan)
+        for j, part in enumerate(points):
+            for i, scope in enumerate(("local", "global")):
+                scores[i, j, part["unit"].to_numpy()] = (part[scope] * part["sign"]).to_numpy()
+        return Curve(scores[0], scores[1])
+
+    def compare(self, what: str, pairs: Sequence[tuple[Curve, Curve]]) -> Comparison:
+        """Estimate what the first curves of the pairs keep more than the second."""
+
+        def statistic(units: Indices) -> float:
+            found = [between(first.mean(units), second.mean(units)) for first, second in pairs]
+            told = [value for value in found if np.isfinite(value)]
+            return float(np.mean(told)) if told else float("nan")
+
+        behind = np.any([first.has | second.has for first, second in pairs], axis=0)
+        own = np.flatnonzero(behind)
+        estimate = bootstrap(lambda draw: statistic(own[draw]), [self.seeds[unit] for unit in own])
+        return Comparison(what, estimate, len(pairs))
+
+
+def between(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> float:
+    """Return how much more the first curve keeps, on the mean over the local scores that both reach.
+
+    NaN if they reach none above where they start.
+
+    >>> flat, steep = np.array([9.0, 9.0]), np.array([9.0, 5.0])
+    >>> between((np.array([0.0, 1.0]), flat), (np.array([0.0, 1.0]), steep)) > 0
+    True
+    """
+    low = max(first[0][0], second[0][0])
+    high = min(first[0].max(), second[0].max())
+    if not high > low:
+        return float("nan")
+    levels = np.linspace(low, high, LEVELS)[1:]
+    return float((kept_at(*first, levels) - kept_at(*second, levels)).mean())
