@@ -25,7 +25,7 @@ from table import versions
 import fedprofit
 from fedprofit.algorithm import build
 from fedprofit.backbone.workers import private_bytes
-from fedprofit.config import LexiconSource
+from fedprofit.data.settings import LexiconSource
 from fedprofit.data.sources import read_source
 from fedprofit.files import cache_folder, write_json
 from fedprofit.server.cohort import draw_cohort

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from fedprofit.backbone.load import Backbone, load_backbone
-from fedprofit.config import LexiconSource, Optimizer, SniSource, TemplateConfig
+from fedprofit.config import Optimizer
+from fedprofit.data.settings import LexiconSource, SniSource, TemplateConfig
 from fedprofit.data.sources import read_source
 from fedprofit.data.template import Instance, Template
 from fedprofit.errors import UserError

@@ -8,23 +8,11 @@ reads and writes it.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from fedprofit.config_base import Count, Fraction, Metric, Name, Positive, Rate, Section, Weight
+from fedprofit.data.settings import DataConfig
 from fedprofit.files import content_hash
-
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Metric = Literal["loss", "rouge_l", "exact_match"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
-
-
-class Section(BaseModel):
-    """A part of the configuration: no unknown keys, no silent conversions, no changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class BackboneConfig(Section):
@@ -40,101 +28,6 @@ class BackboneConfig(Section):
     token_budget: Positive = 1024  # tokens in flight at once: bounds memory, changes no result
     # processes that share the budget, one core each; auto: one a core, on a GPU one
     workers: Positive | Literal["auto"] = "auto"
-
-
-class LexiconSource(Section):
-    """The embedded tasks: nothing to download."""
-
-    kind: Literal["lexicon"]
-    tasks: tuple[str, ...] = ()  # empty: all
-    categories: tuple[str, ...] = ()
-    instances: Positive = 240  # at most, a task
-
-
-class SniSource(Section):
-    """Super-NaturalInstructions: a folder of task JSON files, or a Parquet table."""
-
-    kind: Literal["sni"]
-    path: str
-    tasks: tuple[str, ...] = ()  # names such as task073_commonsenseqa_answer_generation, or numbers "73"
-    categories: tuple[str, ...] = ()
-    instances: Positive | None = None  # at most, a task
-    max_tasks: Positive | None = None  # a seeded choice of this many of the tasks that pass
-    min_instances: Positive = 1  # tasks with fewer are left out
-    max_words: Positive | None = None  # instances with a longer definition, input or target are left out
-
-
-class Columns(Section):
-    """The columns of a user's own table; only input and target must be there."""
-
-    input: str = "input"
-    target: str = "target"  # text, or a list of references
-    client: str | None = None
-    definition: str | None = None
-    task: str | None = None
-    category: str | None = None
-    split: str | None = None
-
-
-class TableSource(Section):
-    """The user's own JSONL, CSV or Parquet file."""
-
-    kind: Literal["table"]
-    path: str
-    columns: Columns = Columns()
-
-
-class HubSource(Section):
-    """A data set of the Hugging Face hub, or a local folder in its format."""
-
-    kind: Literal["hub"]
-    name: str
-    subset: str | None = None
-    revision: str | None = None
-    columns: Columns = Columns()
-
-
-Source = Annotated[LexiconSource | SniSource | TableSource | HubSource, Field(discriminator="kind")]
-
-
-class TemplateConfig(Section):
-    """How an instance becomes text, after Super-NaturalInstructions' own evaluation."""
-
-    definition: bool = True  # without it, the prompt must carry the task alone
-    positive_examples: Count = 0
-    max_tokens: Positive = 1024  # of definition, input and target together; longer ones are trimmed
-
-
-class Partition(Section):
-    """How instances become clients, from most to least heterogeneous."""
-
-    # auto: natural where the source names a client column, else task
-    kind: Literal["auto", "task", "category", "tasks", "dirichlet", "iid", "natural", "flwr"] = "auto"
-    tasks_per_client: Positive = 2  # for kind: tasks
-    alpha: Rate = 0.5  # for kind: dirichlet
-    over: Literal["task", "category"] = "task"  # for kind: dirichlet
-    quantity_skew: Weight = 0.0  # standard deviation of the log of the clients' sizes
-    partitioner: str | None = None  # for kind: flwr, a class of flwr_datasets.partitioner
-    options: dict[str, Any] = {}  # for kind: flwr, its arguments
-
-
-class Groups(Section):
-    """How many clients, or how many examples a client, for each of three purposes."""
-
-    train: Count
-    validation: Count
-    test: Count
-
-
-class DataConfig(Section):
-    """The federated data set: source, template, partition."""
-
-    source: Source
-    template: TemplateConfig = TemplateConfig()
-    partition: Partition = Partition()
-    clients: Groups = Groups(train=8, validation=2, test=4)
-    examples: Groups | None = Groups(train=48, validation=16, test=16)  # a client; null: all it has
-    unseen_tasks: Count | tuple[str, ...] = 0  # held out from every client: how many, or which
 
 
 class TunerConfig(Section):
@@ -189,21 +82,33 @@ class LocalWork(Section):
         return self
 
 
-class FedAvgConfig(LocalWork):
+class Trial(Section):
+    """An algorithm with its hyperparameters, by itself or as one of several trials of a method."""
+
+    name: Name
+    # Entries that name the same method are its trials: the one whose last round has the least loss on the
+    # validation clients stands for it, under its name, in all results. Every method gets as many trials.
+    method: Name | None = None
+
+    @property
+    def stands_for(self) -> str:
+        """The name that results have."""
+        return self.method or self.name
+
+
+class FedAvgConfig(LocalWork, Trial):
     """FedAvg: local steps, averaged deltas, a server optimizer."""
 
     kind: Literal["fedavg"]
-    name: Name
     client: Optimizer = Optimizer()
     server: ServerOptimizer = ServerOptimizer()
     weights: Literal["examples", "uniform"] = "examples"
 
 
-class FedSgdConfig(Section):
+class FedSgdConfig(Trial):
     """FedSGD: one gradient a client and round, averaged, a server optimizer."""
 
     kind: Literal["fedsgd"]
-    name: Name
     batch_size: Positive | Literal["full"] = 16
     server: ServerOptimizer = ServerOptimizer()
     weights: Literal["examples", "uniform"] = "examples"
@@ -224,7 +129,19 @@ class TrainingConfig(Section):
     def _something_to_train(self) -> Self:
         if not self.algorithms:
             raise ValueError("algorithms is empty; name at least one")
+        trials = {name: len(entries) for name, entries in self.methods.items()}
+        if len(set(trials.values())) > 1:
+            found = ", ".join(f"{name} {count}" for name, count in trials.items())
+            raise ValueError(f"algorithms: give every method the same number of trials ({found})")
         return self
+
+    @property
+    def methods(self) -> dict[str, list[AlgorithmConfig]]:
+        """The algorithms by what they stand for: each method's trials."""
+        found: dict[str, list[AlgorithmConfig]] = {}
+        for entry in self.algorithms:
+            found.setdefault(entry.stands_for, []).append(entry)
+        return found
 
 
 class FineTune(LocalWork):
@@ -235,6 +152,7 @@ class FineTune(LocalWork):
     pull: Weight = 0.0  # weight of the L2 pull to where it started, lambda
     evaluate_at: tuple[Positive, ...] = ()  # steps; the last is always evaluated
     interpolation: tuple[Fraction, ...] = ()  # alpha: alpha x personal + (1 - alpha) x federated
+    interpolate_at: Literal["last", "all"] = "last"  # each alpha costs a full scoring
     start: Literal["last", "best"] = "last"  # the federated prompt of the last or best-on-validation round
 
 
@@ -252,7 +170,12 @@ class EvaluationConfig(Section):
     max_new_tokens: Positive = 128
     global_examples: Positive = 64
     unseen_examples: Count = 32
-    generate: Literal["last", "all"] = "last"  # generation metrics at the last evaluation point, or at all
+    # Text metrics at the last evaluation point; also at the one with the least local validation loss, over
+    # all clients; or at all. Loss is scored at all.
+    generate: Literal["last", "best", "all"] = "last"
+    # Also personalize the validation clients and score them on their own validation examples and the global
+    # validation set, into a table of its own: what a choice among settings may be made by.
+    validation: bool = False
 
     @model_validator(mode="after")
     def _metrics_are_distinct(self) -> Self:

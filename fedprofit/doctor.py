@@ -81,7 +81,7 @@ def estimate(config: Config) -> Table:
         f"{_peak(bench.engine.processes()) / 2**30:.2f} GiB at backbone.token_budget "
         f"{config.backbone.token_budget}, backbone.workers {bench.engine.workers}",
     )
-    disk = expected_bytes(config, bench.engine.backbone.width, len(bench.clients))
+    disk = expected_bytes(config, bench.engine.backbone.width, len(bench.sets.clients))
     table.add_row("disk", f"about {disk / 1e6:.0f} MB for the run's folder")
     largest = sorted(plan.items(), key=lambda item: -item[1])[:3]
     table.add_row(

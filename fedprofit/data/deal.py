@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprofit.config import Partition
+from fedprofit.data.settings import Partition
 from fedprofit.data.splits import Ints
 
 CELLS = 2**22  # numbers in one block of clients x classes: bounds memory, changes no result

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedprofit.config import DataConfig
 from fedprofit.data.deal import apportion, deal_rows
 from fedprofit.data.pool import SPLITS
+from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import Ints, encode, shuffled_positions
 from fedprofit.errors import UserError
 from fedprofit.seeding import numpy_generator

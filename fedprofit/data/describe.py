@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 from rich.table import Table
 
@@ -21,9 +22,27 @@ class Description:
     examples: dict[str, int]  # by split, over all clients
     tasks: list[str]  # tasks that some client trains on
     counts: NDArray[np.int64]  # [clients, tasks], train examples
-    names: list[str]  # of the clients, with their group
+    names: list[str]  # of the clients
+    groups: list[str]  # and their groups
     heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
     unseen_examples: int
+
+    @property
+    def titles(self) -> list[str]:
+        """Each client's name and group."""
+        return [f"{name} ({group})" for name, group in zip(self.names, self.groups, strict=True)]
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return the task mixes as a tidy table: a row per client and task that it trains on."""
+        client, task = np.nonzero(self.counts)
+        return pl.DataFrame(
+            {
+                "client": [self.names[c] for c in client],
+                "group": [self.groups[c] for c in client],
+                "task": [self.tasks[t] for t in task],
+                "examples": self.counts[client, task],
+            }
+        )
 
 
 def describe(dataset: FederatedDataset) -> Description:
@@ -39,7 +58,8 @@ def describe(dataset: FederatedDataset) -> Description:
         examples={split: sum(len(dataset.pooled(group, split)) for group in SPLITS) for split in SPLITS},
         tasks=[dataset.tasks[task] for task in used],
         counts=counts[order][:, used],
-        names=[f"{ordered[c]} ({group_of[ordered[c]]})" for c in order],
+        names=[ordered[c] for c in order],
+        groups=[group_of[ordered[c]] for c in order],
         heterogeneity=heterogeneity(counts),
         unseen_examples=len(dataset.unseen),
     )
@@ -62,7 +82,7 @@ def client_table(facts: Description, most: int = 20) -> Table:
     table.add_column("client")
     table.add_column("examples", justify="right")
     table.add_column("tasks, largest first", overflow="fold")
-    for name, row in list(zip(facts.names, facts.counts, strict=True))[:most]:
+    for name, row in list(zip(facts.titles, facts.counts, strict=True))[:most]:
         largest = [f"{facts.tasks[t]} {row[t]}" for t in np.argsort(-row, kind="stable")[:4] if row[t]]
         more = int((row > 0).sum()) - len(largest)
         table.add_row(name, str(row.sum()), ", ".join(largest) + (f", {more} more" if more > 0 else ""))
@@ -91,7 +111,7 @@ def save_picture(facts: Description, path: Path) -> None:
     if len(facts.tasks) <= 40:
         axes.set_xticks(range(len(facts.tasks)), facts.tasks, rotation=60, ha="right", fontsize=7)
     if len(facts.names) <= 50:
-        axes.set_yticks(range(len(facts.names)), facts.names, fontsize=7)
+        axes.set_yticks(range(len(facts.names)), facts.titles, fontsize=7)
     axes.set_xlabel("task")
     axes.set_title(
         f"Each client's task mix; heterogeneity {facts.heterogeneity:.2f}", loc="left", fontsize=10

@@ -15,9 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedprofit.backbone.load import Backbone
-from fedprofit.config import DataConfig
 from fedprofit.data.partition import Assignment, partition
 from fedprofit.data.pool import SPLITS, Split
+from fedprofit.data.settings import DataConfig
 from fedprofit.data.sources import fingerprint, read_source
 from fedprofit.data.store import FORMAT, Examples, ExampleStore, map_arrow, save_arrow, write_store
 from fedprofit.data.template import Template

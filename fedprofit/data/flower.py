@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fedprofit.config import Partition
+from fedprofit.data.settings import Partition
 from fedprofit.data.splits import Ints
 from fedprofit.errors import UserError, nearest
 from fedprofit.seeding import numpy_generator

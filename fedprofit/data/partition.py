@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedprofit.config import DataConfig
 from fedprofit.data.dealt import deal_pool
 from fedprofit.data.flower import partition_with_flower
 from fedprofit.data.pool import SPLITS
+from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import TEST, TRAIN, Ints, cut, encode, make_splits, same_input
 from fedprofit.errors import UserError, nearest
 from fedprofit.seeding import numpy_generator

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from fedprofit.config import TemplateConfig
+from fedprofit.data.settings import TemplateConfig
 from fedprofit.errors import UserError
 from fedprofit.types import Tokens
 

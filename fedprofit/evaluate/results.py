@@ -1,4 +1,4 @@
-"""The tidy results table: one row per client, condition, evaluation point, scope and metric.
+"""The tidy results table: one row per client, condition, evaluation point, scope, task and metric.
 
 Every row stands by itself: what was scored (algorithm, condition, setting, step, alpha), for whom
 (client), on what (scope), how (metric), the value, and over how many it is a mean. Scores of a prompt
@@ -25,7 +25,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "alpha": pl.Float64,  # interpolation weight of the personal prompt
     "step": pl.Int64,  # fine-tuning steps; for federated: the round
     "client": pl.String,
-    "scope": pl.String,  # local, global, unseen, validation
+    "scope": pl.String,  # local, global, unseen, validation; task: one task's part of global or unseen
+    "task": pl.String,  # for scope task: which, else ""
     "metric": pl.String,  # loss, rouge_l, exact_match
     "value": pl.Float64,
     "count": pl.Int64,  # target tokens (loss) or instances (else) behind the value
@@ -58,6 +59,7 @@ class Score:
     value: float
     count: int
     note: str = ""
+    task: str = ""
 
 
 def to_frame(seed: int, scores: Sequence[Score]) -> pl.DataFrame:

@@ -68,7 +68,12 @@ def resamples(seeds: Sequence[int], draws: int = DRAWS) -> list[Indices]:
     return drawn
 
 
-def bootstrap(statistic: Callable[[Indices], float], seeds: Sequence[int], draws: int = DRAWS) -> Estimate:
+def bootstrap(
+    statistic: Callable[[Indices], float],
+    seeds: Sequence[int],
+    draws: int = DRAWS,
+    least_seeds: int = LEAST_SEEDS,
+) -> Estimate:
     """Estimate a statistic of units and its interval: percentiles over resamples.
 
     Args:
@@ -76,15 +81,17 @@ def bootstrap(statistic: Callable[[Indices], float], seeds: Sequence[int], draws
             cannot tell.
         seeds: the seed of each unit.
         draws: resamples.
+        least_seeds: with 1, an interval over the clients of a single seed is given; it leaves out what
+            another seed would change.
 
     Returns:
-        The estimate. It has no interval where there are fewer than `LEAST_SEEDS` seeds or `LEAST_CLIENTS`
+        The estimate. It has no interval where there are fewer than `least_seeds` seeds or `LEAST_CLIENTS`
         units, or where more than a twentieth of the resamples cannot tell.
     """
     units = np.arange(len(seeds))
     value = statistic(units)
     count = len(set(seeds))
-    if count < LEAST_SEEDS or len(units) < LEAST_CLIENTS or not np.isfinite(value):
+    if count < least_seeds or len(units) < LEAST_CLIENTS or not np.isfinite(value):
         return Estimate(value, None, None, count, len(units))
     found = np.array([statistic(draw) for draw in resamples(seeds, draws)])
     if np.isnan(found).mean() > 0.05:
@@ -115,6 +122,31 @@ def hypervolume(points: Floats, reference: Sequence[float]) -> float:
         area += x * max(0.0, y - height)
         height = max(height, y)
     return float(area)
+
+
+def area_under(local: Floats, kept: Floats, reference: Sequence[float]) -> float:
+    """Return the area under a trade-off curve, above and to the right of a reference point.
+
+    Args:
+        local: `[points]`, along the steps; higher is better.
+        kept: `[points]`, the global scores.
+        reference: a local and a global score, for example of the base model.
+
+    Returns:
+        The global score above the reference's, integrated over the local score, from the reference's to the
+        highest that the curve reaches. Up to where the curve starts it is that at the start; from there it is
+        that where a level is first reached.
+
+    >>> area_under(np.array([1.0, 3.0, 2.0]), np.array([4.0, 2.0, 0.0]), [0.0, 0.0])
+    10.0
+    """
+    x, y = local - reference[0], np.maximum(kept - reference[1], 0.0)
+    reach = np.maximum.accumulate(np.maximum(x, 0.0))
+    width, step = np.diff(reach), np.diff(x)
+    # A segment counts from where it goes beyond what was reached before.
+    skipped = np.divide(reach[:-1] - x[:-1], step, out=np.zeros(len(step)), where=width > 0)
+    enters = y[:-1] + skipped * np.diff(y)
+    return float(reach[0] * y[0] + (width * (enters + y[1:]) / 2).sum())
 
 
 def kept_at(local: Floats, kept: Floats, levels: Floats) -> Floats:

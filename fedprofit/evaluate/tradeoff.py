@@ -10,6 +10,12 @@ import polars as pl
 
 KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
 LOWER_IS_BETTER = ("loss",)
+METRICS = {
+    "rouge_l": "ROUGE-L, 0 to 100, higher is better",
+    "exact_match": "Exact match in percent, higher is better",
+    "loss": "Loss in nats per target token, lower is better",
+}
+SCOPES = ("local", "global", "unseen")
 
 
 def by_client(results: pl.DataFrame) -> pl.DataFrame:
@@ -19,10 +25,10 @@ def by_client(results: pl.DataFrame) -> pl.DataFrame:
     federated prompt to compare with (null elsewhere).
     """
     keys = ["seed", *KEYS, "client"]
-    scores = results.filter(pl.col("scope") != "validation")
+    scores = results.filter(pl.col("scope").is_in(SCOPES))
     # One group-by per scope, since a pivot would drop or disorder keys that are null.
     wide = scores.select(*keys).unique(maintain_order=True)
-    for scope in ("local", "global", "unseen"):
+    for scope in SCOPES:
         one = scores.filter(pl.col("scope") == scope).select(*keys, pl.col("value").alias(scope))
         wide = wide.join(one, on=keys, how="left", nulls_equal=True, maintain_order="left")
     counts = scores.filter(pl.col("scope") == "local").select(*keys, pl.col("count").alias("local_count"))

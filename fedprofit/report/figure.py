@@ -6,8 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import atomic
-from fedprofit.report.table import METRICS, metrics_of
+from fedprofit.report.table import metrics_of
 
 # Okabe and Ito's palette: told apart with every common colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

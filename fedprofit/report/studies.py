@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedprofit.errors import UserError
+from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
-from fedprofit.report.table import METRICS, cell
+from fedprofit.report.table import cell
 from fedprofit.study.claims import SAYS, Finding, check_claims
 from fedprofit.study.fronts import Front, fronts
 from fedprofit.study.ledger import StudyFolder, done, read_facts, read_table

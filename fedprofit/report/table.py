@@ -4,14 +4,9 @@ from typing import Any
 
 from rich.table import Table
 
-from fedprofit.evaluate.tradeoff import label
+from fedprofit.evaluate.tradeoff import METRICS, label
 
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
-METRICS = {
-    "rouge_l": "ROUGE-L, 0 to 100, higher is better",
-    "exact_match": "Exact match in percent, higher is better",
-    "loss": "Loss in nats per target token, lower is better",
-}
 EXPLANATION = (
     "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
     "has. gain and forget: what personalization adds locally and loses globally, against the federated "

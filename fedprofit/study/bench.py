@@ -1,18 +1,19 @@
-"""What the stages of a run share: the engine, the data, the test clients and their sets."""
+"""What the stages of a run share: the engine, the data, the clients that are personalized and their sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import load_backbone
 from fedprofit.config import Config
-from fedprofit.data.federated import FederatedDataset, open_dataset, stratified
+from fedprofit.data.federated import FederatedDataset, Group, open_dataset, stratified
+from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.errors import UserError
 from fedprofit.evaluate.clients import Sets
 from fedprofit.tuner.prompt import initial_prompt
-from fedprofit.types import ClientId, Params
+from fedprofit.types import Params
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,16 @@ class Bench:
     engine: Engine
     dataset: FederatedDataset
     start: Params  # the one initialization of every prompt
-    clients: list[ClientId]  # the test clients
-    sets: Sets
+    sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
+
+    def of_validation_clients(self) -> "Bench":
+        """Return the same bench with the validation clients in the test clients' place.
+
+        They are scored as those are, on test examples of their own and of their pool. None of these is in
+        the set that rounds and trials are chosen by.
+        """
+        return replace(self, sets=draw_sets(self.dataset, "validation", self.config))
 
 
 def prepare(config: Config) -> Bench:
@@ -38,28 +46,26 @@ def prepare(config: Config) -> Bench:
     engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, engine, dataset)
-    clients = list(dataset.clients("test"))
-    if not clients or not dataset.clients("train"):
-        raise UserError(
-            f"data.clients: there are {len(dataset.clients('train'))} train and {len(clients)} test clients; "
-            "a run needs at least one of each."
-        )
-    evaluation, seed = config.evaluation, config.seed
-    shared = {
-        "global": stratified(dataset.pooled("test", "test"), evaluation.global_examples, seed, "global"),
-        "unseen": stratified(dataset.unseen, evaluation.unseen_examples, seed, "unseen"),
-    }
-    sets = Sets(
+    _check_clients(config, dataset)
+    count, seed = config.evaluation.global_examples, config.seed
+    validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
+    start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
+    return Bench(config, engine, dataset, start, draw_sets(dataset, "test", config), validation)
+
+
+def draw_sets(dataset: FederatedDataset, group: Group, config: Config) -> Sets:
+    """Draw what the clients of a group are scored on."""
+    evaluation, seed, clients = config.evaluation, config.seed, list(dataset.clients(group))
+    purpose = "global" if group == "test" else f"global of {group} clients"
+    shared = {"global": stratified(dataset.pooled(group, "test"), evaluation.global_examples, seed, purpose)}
+    if group == "test":
+        shared["unseen"] = stratified(dataset.unseen, evaluation.unseen_examples, seed, "unseen")
+    return Sets(
         clients=clients,
         local={client: dataset.examples(client, "test") for client in clients},
         validation={client: dataset.examples(client, "validation") for client in clients},
         shared=shared,
     )
-    validation = stratified(
-        dataset.pooled("validation", "validation"), evaluation.global_examples, seed, "global validation"
-    )
-    start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
-    return Bench(config, engine, dataset, start, clients, sets, validation)
 
 
 def pooled_train(bench: Bench) -> Examples:
@@ -73,6 +79,25 @@ def typical_tokens(bench: Bench) -> tuple[float, float, float]:
     parts = np.array([[len(e.prefix), len(e.source), len(e.target)] for e in examples])
     prefix, source, target = parts.mean(0).tolist()
     return prefix, source, target
+
+
+def _check_clients(config: Config, dataset: FederatedDataset) -> None:
+    train, validation, test = (len(dataset.clients(group)) for group in SPLITS)
+    if not train or not test:
+        raise UserError(
+            f"data.clients: there are {train} train and {test} test clients; a run needs at least one of "
+            "each."
+        )
+    wants = []
+    if any(len(trials) > 1 for trials in config.training.methods.values()):
+        wants.append("to choose among trials")
+    if config.evaluation.validation:
+        wants.append("evaluation.validation")
+    if wants and not len(dataset.pooled("validation", "validation")):
+        raise UserError(
+            f"data.clients: validation clients with examples are needed ({', '.join(wants)}); there are "
+            f"{validation}. Raise data.clients.validation and data.examples.validation."
+        )
 
 
 def _check_context(config: Config, engine: Engine, dataset: FederatedDataset) -> None:

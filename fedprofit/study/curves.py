@@ -112,7 +112,14 @@ class World:
             pl.col("algorithm") == one["algorithm"],
             pl.col("setting") == one["start"],
         )
-        points = [before, *(part for _, part in rows.group_by(along, maintain_order=True))]
+        return self._spread([before, *(part for _, part in rows.group_by(along, maintain_order=True))])
+
+    def base(self, cell: str) -> Curve:
+        """Return the base model's scores, as a curve of one point."""
+        return self._spread([self.wide.filter(pl.col("condition") == "base", pl.col("cell") == cell)])
+
+    def _spread(self, points: Sequence[pl.DataFrame]) -> Curve:
+        """Spread each point's rows over the units."""
         scores = np.full((2, len(points), len(self.units)), np.nan)
         for j, part in enumerate(points):
             for i, scope in enumerate(("local", "global")):

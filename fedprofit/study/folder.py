@@ -6,8 +6,10 @@ checkpoints/          the server's state after each round; what --resume goes on
 prompts/              federated and personalized prompts (safetensors)
 parts/                results by stage, and each algorithm's history
 results.parquet       the tidy table of all stages
+validation.parquet    the same of the validation clients, where asked for: what to choose settings by
+clients.parquet       what each client trains on, by task
 summary.json          means by condition, and the budget
-timing.json           seconds by stage
+timing.json           seconds by stage, of every process that worked on the run
 run.log
 """
 
@@ -39,6 +41,26 @@ class RunFolder:
     def results(self) -> Path:
         """The tidy table; there once the run is complete."""
         return self.path / "results.parquet"
+
+    @property
+    def validation(self) -> Path:
+        """The tidy table of the validation clients, if they are personalized."""
+        return self.path / "validation.parquet"
+
+    @property
+    def clients(self) -> Path:
+        """What each client trains on."""
+        return self.path / "clients.parquet"
+
+    @property
+    def timing(self) -> Path:
+        """Seconds by stage."""
+        return self.path / "timing.json"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, and hashes of data and model."""
+        return self.path / "environment.json"
 
     @property
     def summary(self) -> Path:
@@ -148,7 +170,7 @@ def environment(config: Config, backbone: Backbone, data_fingerprint: str) -> di
 
 def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
     """Record the environment at a run's first start; return what differs when it is gone on with."""
-    path = folder.path / "environment.json"
+    path = folder.environment
     if not path.exists():
         write_json(path, facts)
         return []

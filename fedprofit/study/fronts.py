@@ -1,4 +1,8 @@
-"""What each algorithm's front is worth, level by level: the settings that nothing beats on both axes."""
+"""What fronts and curves are worth, level by level.
+
+A front is made of the settings of an algorithm that nothing beats on both axes; a curve is one setting
+along its steps. Both are held against the base model's scores.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,9 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from fedprofit.evaluate.statistics import front, hypervolume, knee, worst_tenth
+from fedprofit.evaluate.statistics import (
+    Estimate,
+    Indices,
+    area_under,
+    bootstrap,
+    front,
+    hypervolume,
+    knee,
+    worst_tenth,
+)
 from fedprofit.evaluate.tradeoff import KEYS, label
-from fedprofit.study.curves import World
+from fedprofit.study.curves import Curve, World
 
 
 @dataclass(frozen=True)
@@ -61,3 +74,36 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
                 # The federated prompt itself has forgotten nothing.
                 worst=worst_tenth(np.array([f or 0.0 for f in chosen["forgetting"]])),
             )
+
+
+@dataclass(frozen=True)
+class Area:
+    """What one setting's trade-off curve is worth at one place on the study's axes, by one metric."""
+
+    axes: dict[str, str]
+    algorithm: str
+    setting: str
+    steps: int
+    area: Estimate  # under the curve, above and to the right of the base model's scores
+
+
+def areas(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Area]:
+    """Yield the area under each setting's curve; arguments and order as for `fronts`."""
+    world = World(table, axes, metric)
+    order = {cell: number for number, cell in enumerate(world.cells())}
+    for one in sorted(world.settings(), key=lambda one: order[str(one["cell"])]):
+        cell = str(one["cell"])
+        curve, base = world.along_steps(one), world.base(cell)
+        own = np.flatnonzero(curve.has & base.has)
+
+        def area(draw: Indices, curve: Curve = curve, base: Curve = base, own: Indices = own) -> float:
+            local, kept = base.mean(own[draw])
+            return area_under(*curve.mean(own[draw]), [local[0], kept[0]])
+
+        yield Area(
+            axes=dict(zip(world.axes, world.names(cell), strict=True)),
+            algorithm=str(one["algorithm"]),
+            setting=str(one["setting"]),
+            steps=int(str(one["step"])),
+            area=bootstrap(area, [world.seeds[unit] for unit in own]),
+        )

@@ -1,26 +1,32 @@
 """A study's tables: what all its complete runs found, in one place, and nothing of runs that are not whole.
 
 results.parquet   the tidy table of every run, with the run's key and its place on the axes
-rounds.parquet    every round of federated training: losses and budget
-study.json        name, axes, and what the rows were made with
+rounds.parquet    every round of federated training, of every trial: losses and budget
+validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
+clients.parquet   what each client of each run trains on, by task
+times.parquet     seconds of each run's stages
+environments.json what each run was made with: versions, machine, hashes
+study.json        name, axes, and the study as written
 failures.json     runs that failed twice, and why
 
 The tables alone say what is done: a run whose rows are here is not repeated, on whatever machine.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.spec import PlannedRun, Study, axes_of
+from fedprofit.study.trials import outcomes
 
 RUN = "run"
 MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
@@ -42,6 +48,26 @@ class StudyFolder:
     def rounds(self) -> Path:
         """Every round of federated training of all complete runs."""
         return self.path / "rounds.parquet"
+
+    @property
+    def validation(self) -> Path:
+        """The tidy table of the validation clients, if the study personalizes them."""
+        return self.path / "validation.parquet"
+
+    @property
+    def clients(self) -> Path:
+        """What each client of each run trains on."""
+        return self.path / "clients.parquet"
+
+    @property
+    def times(self) -> Path:
+        """Seconds of each run's stages."""
+        return self.path / "times.parquet"
+
+    @property
+    def environments(self) -> Path:
+        """What each run was made with."""
+        return self.path / "environments.json"
 
     @property
     def facts(self) -> Path:
@@ -83,7 +109,8 @@ def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
     elif path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
     else:
-        write_json(folder.facts, {"name": study.name, "axes": axes_of(study)})
+        facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
+        write_json(folder.facts, facts)
     return folder
 
 
@@ -118,8 +145,9 @@ def read_table(folder: StudyFolder) -> pl.DataFrame:
 def add(folder: StudyFolder, planned: PlannedRun) -> None:
     """Append a complete run's rows to the tables; its rows, if there already, are replaced."""
     run = RunFolder(folder.run(planned.key))
-    environment = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+    environment = json.loads(run.environment.read_text(encoding="utf-8"))
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    timing = json.loads(run.timing.read_text(encoding="utf-8"))
     labels = {RUN: planned.key, **_labels(planned)}
     facts = {
         "version": environment["versions"]["fedprofit"],
@@ -129,22 +157,43 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
             "heterogeneity"
         ],  # mean total-variation distance of a client's mix to the pool's
     }
-    rounds = [
-        {"algorithm": algorithm.name, **{key: row.get(key) for key in ROUNDS}}
-        for algorithm in planned.config.training.algorithms
-        for row in json.loads(run.history(algorithm.name).read_text(encoding="utf-8"))
-    ]
-    results = _labelled(pl.read_parquet(run.results), labels | facts)
-    _append(folder.rounds, planned.key, _labelled(pl.DataFrame(rounds, infer_schema_length=None), labels))
+    seed = {"seed": planned.config.seed}
+    times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
+    _append(folder.rounds, planned.key, labelled(read_rounds(run, planned.config), labels))
+    _append(folder.times, planned.key, labelled(times, labels | seed))
+    _append(folder.clients, planned.key, labelled(pl.read_parquet(run.clients), labels | seed))
+    known = json.loads(folder.environments.read_text("utf-8")) if folder.environments.exists() else {}
+    write_json(folder.environments, known | {planned.key: environment})
+    if run.validation.exists():
+        found = labelled(pl.read_parquet(run.validation), labels | facts)
+        _append(folder.validation, planned.key, found)
+    results = labelled(pl.read_parquet(run.results), labels | facts)
     _append(folder.results, planned.key, results)  # last: this is what says that the run is done
 
 
-def _labels(planned: PlannedRun) -> dict[str, str]:
+def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
+    """Read a run's federated training: a row for each round of each trial."""
+    rows = [
+        {
+            "seed": config.seed,
+            "algorithm": one.method,
+            "trial": one.trial,
+            "chosen": one.chosen,
+            **{key: row.get(key) for key in ROUNDS},
+        }
+        for one in outcomes(run, config)
+        for row in json.loads(run.history(one.trial).read_text(encoding="utf-8"))
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _labels(planned: PlannedRun) -> dict[str, object]:
     # The seed has a column of its own in every run's table.
     return {name: str(value) for name, value in planned.axes.items() if name not in SCHEMA}
 
 
-def _labelled(frame: pl.DataFrame, labels: dict[str, str]) -> pl.DataFrame:
+def labelled(frame: pl.DataFrame, labels: Mapping[str, object]) -> pl.DataFrame:
+    """Put the same values before every row of a table."""
     return frame.select(*(pl.lit(text).alias(name) for name, text in labels.items()), pl.all())
 
 

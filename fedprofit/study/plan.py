@@ -6,7 +6,7 @@ serves the progress bar's time left and the estimate before a start, and changes
 
 from dataclasses import dataclass
 
-from fedprofit.config import Config, FedSgdConfig, FineTune, LocalWork
+from fedprofit.config import AlgorithmConfig, Config, FedSgdConfig, FineTune, LocalWork
 from fedprofit.study.bench import Bench, typical_tokens
 
 # Measured on two CPU cores with SmolLM2-135M: a token trained on costs about three tokens read, a
@@ -22,33 +22,66 @@ class Work:
     prefix: float
     source: float
     target: float
-    per_prompt: float  # examples that one personalized prompt is scored on, all shared sets included
-    clients: int  # test clients
+    local: float  # examples that a client's prompt is scored on alone
+    shared: float  # and those that every prompt is scored on
+    clients: int  # that are personalized
+    train_examples: float  # of each
 
     def trained(self, clients: float, steps: float, rows: float) -> float:
         """Work of `steps` local steps of `rows` examples by each of `clients`."""
         shared = self.prompt + self.prefix
         return TRAINED * clients * steps * (shared + rows * (self.source + self.target))
 
-    def scored(self, examples: float, generate: bool, new_tokens: float) -> float:
-        """Work of scoring that many examples, with so many new tokens each where generated."""
+    def scored(self, examples: float, new_tokens: float) -> float:
+        """Work of scoring that many examples, with so many new tokens each; 0 for the loss alone."""
         read = self.source + self.target + (self.prompt + self.prefix) / 8
-        new = new_tokens if generate else 0
-        return examples * (read + GENERATED * new)
+        return examples * (read + GENERATED * new_tokens)
+
+    def answered(self, config: Config, examples: float, trained: bool = True) -> float:
+        """Work of scoring that many examples by every metric."""
+        if all(metric == "loss" for metric in config.evaluation.metrics):
+            return self.scored(examples, 0)
+        # Trained prompts answer at about the length of the references; the base model runs on.
+        most = config.evaluation.max_new_tokens
+        return self.scored(examples, min(most, 1.5 * self.target) if trained else most)
+
+    def base(self, config: Config) -> float:
+        """Work of scoring the base model."""
+        return self.answered(config, self.clients * self.local + self.shared, trained=False)
+
+    def once(self, config: Config) -> float:
+        """Work of scoring one prompt that all clients share."""
+        return self.answered(config, self.clients * self.local + self.shared)
+
+    def tuned(self, config: Config, settings: FineTune) -> float:
+        """Work of fine-tuning by every client and scoring it along its steps and alphas."""
+        steps = steps_of(settings, self.train_examples)
+        points = len([step for step in settings.evaluate_at if step < steps]) + 1
+        alphas = len(settings.interpolation)
+        generate, one = config.evaluation.generate, self.clients * (self.local + self.shared)
+        answered = {"last": 1, "best": min(points, 2), "all": points}[generate] + alphas
+        mixed = (points - 1) * alphas if settings.interpolate_at == "all" else 0
+        answered += mixed if generate == "all" else 0
+        rest = points + alphas + mixed - answered
+        rows = min(settings.batch_size, self.train_examples)
+        read = self.trained(self.clients, steps, rows)
+        return read + answered * self.answered(config, one) + rest * self.scored(one, 0)
 
 
 def measure(bench: Bench) -> Work:
     """Take the sizes from the data."""
     prefix, source, target = typical_tokens(bench)
-    local = sum(len(own) for own in bench.sets.local.values())
-    shared = sum(len(examples) for examples in bench.sets.shared.values())
+    sets, clients = bench.sets, len(bench.sets.clients)
+    trained = [len(bench.dataset.examples(client, "train")) for client in sets.clients]
     return Work(
         prompt=bench.config.tuner.length,
         prefix=prefix,
         source=source,
         target=target,
-        per_prompt=local / len(bench.clients) + shared,
-        clients=len(bench.clients),
+        local=sum(len(own) for own in sets.local.values()) / clients,
+        shared=sum(len(examples) for examples in sets.shared.values()),
+        clients=clients,
+        train_examples=sum(trained) / clients,
     )
 
 
@@ -60,63 +93,43 @@ def steps_of(work: LocalWork, examples: float) -> float:
 def stages(bench: Bench) -> dict[str, float]:
     """Return every stage of a run, in order, with its work."""
     config, work = bench.config, measure(bench)
-    train_examples = _mean_examples(bench)
-    cohort = min(config.training.cohort, len(bench.dataset.clients("train")))
-    shared_prompt = work.clients * (work.per_prompt - _shared(bench)) + _shared(bench)
-    generates = any(metric != "loss" for metric in config.evaluation.metrics)
-
-    def scored(examples: float, generate: bool, trained: bool = True) -> float:
-        # Trained prompts answer at about the length of the references; the base model runs on.
-        most = config.evaluation.max_new_tokens
-        return work.scored(
-            examples, generate and generates, min(most, 1.5 * work.target) if trained else most
-        )
-
-    def tuned(settings: FineTune) -> float:
-        """Work of fine-tuning by every test client and scoring it."""
-        steps = steps_of(settings, train_examples)
-        points = len([step for step in settings.evaluate_at if step < steps]) + 1
-        alphas = 1 + len(settings.interpolation)
-        generated = points if config.evaluation.generate == "all" else 1
-        one = work.clients * work.per_prompt
-        rest = (points - generated) * alphas * scored(one, False)
-        rows = min(settings.batch_size, train_examples)
-        return work.trained(work.clients, steps, rows) + rest + generated * alphas * scored(one, True)
-
-    plan = {"base": scored(shared_prompt, True, trained=False)}
-    for algorithm in config.training.algorithms:
-        if isinstance(algorithm, FedSgdConfig):
-            full = algorithm.batch_size == "full"
-            steps, rows = 1.0, train_examples if full else float(algorithm.batch_size)
-        else:
-            steps, rows = steps_of(algorithm, train_examples), algorithm.batch_size
-        checks = -(-config.training.rounds // config.training.evaluate_every)
-        rounds = config.training.rounds * work.trained(cohort, steps, min(rows, train_examples))
-        plan[f"train-{algorithm.name}"] = rounds + checks * scored(len(bench.validation), False)
-        plan[f"federated-{algorithm.name}"] = 2 * scored(shared_prompt, True)
-        for settings in config.personalization:
-            plan[f"personalized-{algorithm.name}-{settings.name}"] = tuned(settings)
+    groups = {"": work}
+    if config.evaluation.validation:
+        groups["validation-"] = measure(bench.of_validation_clients())
+    plan = {"base": work.base(config)}
+    for method, trials in config.training.methods.items():
+        for trial in trials:
+            plan[f"train-{trial.name}"] = _training(bench, work, trial)
+        for group, own in groups.items():
+            plan[f"{group}federated-{method}"] = 2 * own.once(config)
+            for settings in config.personalization:
+                plan[f"{group}personalized-{method}-{settings.name}"] = own.tuned(config, settings)
     if config.baselines.local:
-        plan["local"] = tuned(config.baselines.local)
+        plan["local"] = work.tuned(config, config.baselines.local)
     if config.baselines.central:
         central = config.baselines.central
-        trained = work.trained(1, steps_of(central, train_examples * cohort), central.batch_size)
-        plan["central"] = trained + scored(shared_prompt, True)
+        steps = steps_of(central, work.train_examples * len(bench.dataset.clients("train")))
+        plan["central"] = work.trained(1, steps, central.batch_size) + work.once(config)
     return plan
 
 
-def _shared(bench: Bench) -> float:
-    return sum(len(examples) for examples in bench.sets.shared.values())
-
-
-def _mean_examples(bench: Bench) -> float:
-    sizes = [len(bench.dataset.examples(client, "train")) for client in bench.clients]
-    return sum(sizes) / len(sizes)
+def _training(bench: Bench, work: Work, trial: AlgorithmConfig) -> float:
+    """Work of federated training and of its checks."""
+    training, examples = bench.config.training, work.train_examples
+    if isinstance(trial, FedSgdConfig):
+        steps, rows = 1.0, examples if trial.batch_size == "full" else float(trial.batch_size)
+    else:
+        steps, rows = steps_of(trial, examples), trial.batch_size
+    cohort = min(training.cohort, len(bench.dataset.clients("train")))
+    checks = -(-training.rounds // training.evaluate_every)
+    read = training.rounds * work.trained(cohort, steps, min(rows, examples))
+    return read + checks * work.scored(len(bench.validation), 0)
 
 
 def expected_bytes(config: Config, width: int, clients: int) -> int:
     """Estimate what a run's folder will hold: prompts, checkpoints, tables."""
     prompt = 4 * config.tuner.length * width
     tuned = sum(1 + len(settings.evaluate_at) for settings in config.personalization)
-    algorithms = len(config.training.algorithms)
-    return prompt * (algorithms * (6 + tuned * clients) + clients + 1) + 2_000_000
+    training = config.training
+    federated = 4 * len(training.algorithms) + 2 * len(training.methods)
+    return prompt * (federated + len(training.methods) * tuned * clients + clients + 1) + 2_000_000

@@ -12,7 +12,9 @@
         iid: {data.partition.kind: iid}
 
 What runs have in common is computed once: settings of the same run share its federated training and its
-baselines. A run is known by the content of its configuration, so that it is never repeated.
+baselines. In an algorithm, `{pick: [...]}` makes trials instead of algorithms: each run trains all, and the
+one that its validation clients are best off with stands for the algorithm (see `trials.py`). A run is known
+by the content of its configuration, so that it is never repeated.
 """
 
 from collections.abc import Sequence
@@ -24,12 +26,13 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from fedprofit.config import Config, Name, Positive, Section
+from fedprofit.config import Config
+from fedprofit.config_base import Name, Positive, Section
 from fedprofit.config_file import checked, from_mapping, override_mapping, override_value, read_yaml
 from fedprofit.errors import UserError
 from fedprofit.files import content_hash
 
-GRID = "grid"
+GRID, PICK = "grid", "pick"
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
 # What says how and where a run is computed, and not what: equal runs on two machines may differ in these.
 NOT_IDENTITY = ("device", "attention", "token_budget", "workers")
@@ -160,11 +163,15 @@ def describe(axes: dict[str, Value]) -> str:
 
 
 def identity(config: Config) -> str:
-    """Hash what a run computes, leaving out its name, where its data lies, and how it is computed."""
-    mapping = config.to_mapping()
+    """Hash what a run computes, leaving out its name, where its data lies, and how it is computed.
+
+    Defaults are left out too: a setting that a later version adds is no new run while it changes nothing.
+    Results of versions with other defaults do not mix, since a table holds those of one version.
+    """
+    mapping = config.model_dump(mode="json", exclude_defaults=True)
     del mapping["name"]
     for key in NOT_IDENTITY:
-        del mapping["backbone"][key]
+        mapping.get("backbone", {}).pop(key, None)
     source = mapping["data"]["source"]
     if "path" in source:
         source["path"] = Path(source["path"]).name
@@ -173,6 +180,8 @@ def identity(config: Config) -> str:
 
 def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
     """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
+
+    `{pick: [...]}`, in algorithms alone, likewise into trials of the entry's name.
 
     >>> rates = {"name": "tune", "client": {"rate": {"grid": [0.01, 0.1]}}}
     >>> [entry["name"] for entry in expand_grids({"personalization": [rates]}, "")["personalization"]]
@@ -185,12 +194,23 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
             section = section.get(key, {}) if isinstance(section, dict) else {}
         entries = section.get(last) if isinstance(section, dict) else None
         if isinstance(entries, list):
-            section[last] = [made for entry in entries for made in _multiplied(entry, place)]
+            section[last] = [made for entry in entries for made in _multiplied(entry, GRID, place)]
+            if last == "algorithms":
+                section[last] = [made for entry in section[last] for made in _trials(entry, place)]
     return result
 
 
-def _multiplied(entry: Any, place: str) -> list[Any]:
-    found = list(_grids(entry, ()))
+def _trials(entry: Any, place: str) -> list[Any]:
+    """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
+    trials = _multiplied(entry, PICK, place)
+    if isinstance(entry, dict) and len(trials) > 1:
+        for trial in trials:
+            trial.setdefault("method", entry.get("name"))
+    return trials
+
+
+def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
+    found = list(_grids(entry, word, ()))
     made = []
     for values in product(*[grid for _, grid in found]):
         one = deepcopy(entry)
@@ -202,15 +222,15 @@ def _multiplied(entry: Any, place: str) -> list[Any]:
             one["name"] = f"{one.get('name', '')}-{keys[-1]}{value}"
         made.append(one)
     if not made:
-        raise UserError(f"{place}: {entry.get('name', 'an entry')}: a grid is empty; give it values.")
+        raise UserError(f"{place}: {entry.get('name', 'an entry')}: a {word} is empty; give it values.")
     return made
 
 
-def _grids(entry: Any, keys: tuple[Any, ...]) -> Any:
-    """Yield the keys that lead to each grid of an entry, with its values."""
+def _grids(entry: Any, word: str, keys: tuple[Any, ...]) -> Any:
+    """Yield the keys that lead to each grid (or pick, by the word) of an entry, with its values."""
     if isinstance(entry, dict):
-        if set(entry) == {GRID} and isinstance(entry[GRID], list):
-            yield keys, entry[GRID]
+        if set(entry) == {word} and isinstance(entry[word], list):
+            yield keys, entry[word]
             return
         for key, value in entry.items():
-            yield from _grids(value, (*keys, key))
+            yield from _grids(value, word, (*keys, key))

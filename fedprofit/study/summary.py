@@ -7,18 +7,21 @@ from typing import Any
 import polars as pl
 
 from fedprofit.data.describe import describe
+from fedprofit.evaluate.results import write_frame
 from fedprofit.evaluate.tradeoff import summarize
 from fedprofit.files import write_json
 from fedprofit.study.bench import Bench
 from fedprofit.study.folder import RunFolder
+from fedprofit.study.trials import outcomes
 
 BUDGET = ("clients", "steps", "tokens", "bytes_down", "bytes_up")
 
 
 def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> None:
-    """Write the summary; it is the last file of a run, so that where it is, all is."""
+    """Write who has what, and the summary: the last file of a run, so that where it is, all is."""
     config, facts = bench.config, describe(bench.dataset)
-    rows = summarize(results).to_dicts()
+    write_frame(folder.clients, facts.to_frame())
+    rows, trials = summarize(results).to_dicts(), outcomes(folder, config)
     write_json(
         folder.summary,
         {
@@ -35,7 +38,8 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
                 "global_examples": len(bench.sets.shared["global"]),
                 "unseen_examples": len(bench.sets.shared["unseen"]),
             },
-            "budget": {a.name: _budget(folder, a.name) for a in config.training.algorithms},
+            "budget": {one.method: _budget(folder, one.trial) for one in trials if one.chosen},
+            "trials": [vars(one) for one in trials],
             "conditions": [_clean(row) for row in rows],
         },
     )

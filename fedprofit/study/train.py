@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fedprofit.algorithm import Algorithm
@@ -11,7 +12,7 @@ from fedprofit.files import write_json
 from fedprofit.seeding import numpy_generator
 from fedprofit.server.cohort import draw_cohort
 from fedprofit.study.bench import Bench
-from fedprofit.study.checkpoint import load_state, save_state
+from fedprofit.study.checkpoint import load_state, save_state, save_tensors
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.progress import Reporter
 from fedprofit.tuner.prompt import KEY
@@ -22,6 +23,7 @@ from fedprofit.types import ClientId, ClientWork, Params
 class Trained:
     """What federated training leaves: the prompts of the last and the best-on-validation round."""
 
+    name: str
     last: Params
     best: Params
     rounds: int
@@ -67,7 +69,14 @@ def train(
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.
         best, facts["best_round"] = state.params, state.round
-    return Trained(state.params, best, state.round, facts["best_round"])
+    return Trained(algorithm.name, state.params, best, state.round, facts["best_round"])
+
+
+def save_trained(path: Path, trained: Trained) -> None:
+    """Keep the prompts of the last and the best-on-validation round."""
+    tensors = {f"{which}.{KEY}": getattr(trained, which)[KEY] for which in ("last", "best")}
+    rounds = {"last": trained.rounds, "best": trained.best_round}
+    save_tensors(path, tensors, {"algorithm": trained.name, "rounds": rounds})
 
 
 def client_work(bench: Bench, algorithm: Algorithm, client: ClientId, round: int) -> ClientWork:

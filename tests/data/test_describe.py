@@ -53,7 +53,7 @@ def test_counts_and_heterogeneity(facts):
     assert facts.unseen_examples == 4
     assert facts.tasks == ["a", "b", "c"]
     assert facts.heterogeneity == pytest.approx(HETEROGENEITY)
-    names = [re.fullmatch(r"(\w+) \((\w+)\)", name).groups() for name in facts.names]
+    names = [re.fullmatch(r"(\w+) \((\w+)\)", title).groups() for title in facts.titles]
     assert [group for _, group in names] == ["train", "train", "validation", "test"]
     assert sorted(name for name, _ in names) == sorted(MIX)
     for (name, _), row in zip(names, facts.counts.tolist(), strict=True):
@@ -106,8 +106,8 @@ def test_another_ending_is_refused(facts, tmp_path, name):
 
 def test_a_picture_of_many_clients_and_tasks(tmp_path):
     counts = np.eye(60, 50, dtype=np.int64)
-    names = [f"client-{n} (train)" for n in range(60)]
-    facts = Description({"train": 60}, {"train": 50}, [f"t{n}" for n in range(50)], counts, names, 0.98, 0)
+    names, tasks = [f"client-{n}" for n in range(60)], [f"t{n}" for n in range(50)]
+    facts = Description({"train": 60}, {"train": 50}, tasks, counts, names, ["train"] * 60, 0.98, 0)
     save_picture(facts, tmp_path / "many.png")
     assert matplotlib.image.imread(tmp_path / "many.png").shape[1] < 3000
     assert "40 more clients" in printed(client_table(facts))

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fedprofit.config import DataConfig
 from fedprofit.config_file import from_mapping
 from fedprofit.data.deal import apportion, deal, fill
 from fedprofit.data.partition import Assignment, heterogeneity, partition, task_mix
 from fedprofit.data.pool import POOL_SCHEMA
+from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import make_splits
 from fedprofit.errors import UserError
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
-from fedprofit.config import Source
 from fedprofit.data.pool import POOL_SCHEMA
+from fedprofit.data.settings import Source
 from fedprofit.data.sources import LEXICON_PACKAGES, fingerprint, lexicon, read_source
 from fedprofit.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from fedprofit.config import TemplateConfig
+from fedprofit.data.settings import TemplateConfig
 from fedprofit.data.template import Instance, Template
 from fedprofit.errors import UserError
 

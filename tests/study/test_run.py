@@ -55,8 +55,8 @@ def test_the_table_has_a_row_for_everything(folder):
     assert results["value"].is_finite().all()
     assert results["client"].n_unique() == 2
     last = results.filter(pl.col("condition") == "personalized", pl.col("step") == 3)
-    # 2 algorithms x 2 alphas x 2 clients x (3 scopes x 3 metrics + validation loss)
-    assert len(last) == 2 * 2 * 2 * 10
+    # 2 algorithms x 2 alphas x 2 clients x ((3 scopes + 4 tasks) x 3 metrics + validation loss)
+    assert len(last) == 2 * 2 * 2 * 22
     first = results.filter(pl.col("condition") == "personalized", pl.col("step") == 1)
     assert set(first["metric"]) == {"loss"}
     assert set(results["condition"]) == {"base", "federated", "personalized", "local", "central"}

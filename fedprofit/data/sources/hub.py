@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedprofit.config import HubSource
+from fedprofit.data.settings import HubSource
 from fedprofit.data.sources.columns import SPLIT_NAMES, to_pool, wanted
 from fedprofit.errors import UserError, nearest
 

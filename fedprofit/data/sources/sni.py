@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from fedprofit.config import Columns, SniSource
 from fedprofit.data.pool import POOL_SCHEMA
+from fedprofit.data.settings import Columns, SniSource
 from fedprofit.data.sources.columns import check, to_pool
 from fedprofit.data.splits import encode, shuffled_positions
 from fedprofit.errors import UserError, nearest

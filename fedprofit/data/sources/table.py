@@ -8,7 +8,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 
-from fedprofit.config import Columns, TableSource
+from fedprofit.data.settings import Columns, TableSource
 from fedprofit.data.sources.columns import to_pool, wanted
 from fedprofit.errors import UserError
 

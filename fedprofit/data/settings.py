@@ -1,0 +1,102 @@
+"""The configuration's part on data: source, template, partition, and how many clients and examples."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedprofit.config_base import Count, Positive, Rate, Section, Weight
+
+
+class LexiconSource(Section):
+    """The embedded tasks: nothing to download."""
+
+    kind: Literal["lexicon"]
+    tasks: tuple[str, ...] = ()  # empty: all
+    categories: tuple[str, ...] = ()
+    instances: Positive = 240  # at most, a task
+
+
+class SniSource(Section):
+    """Super-NaturalInstructions: a folder of task JSON files, or a Parquet table."""
+
+    kind: Literal["sni"]
+    path: str
+    tasks: tuple[str, ...] = ()  # names such as task073_commonsenseqa_answer_generation, or numbers "73"
+    categories: tuple[str, ...] = ()
+    instances: Positive | None = None  # at most, a task
+    max_tasks: Positive | None = None  # a seeded choice of this many of the tasks that pass
+    min_instances: Positive = 1  # tasks with fewer are left out
+    max_words: Positive | None = None  # instances with a longer definition, input or target are left out
+
+
+class Columns(Section):
+    """The columns of a user's own table; only input and target must be there."""
+
+    input: str = "input"
+    target: str = "target"  # text, or a list of references
+    client: str | None = None
+    definition: str | None = None
+    task: str | None = None
+    category: str | None = None
+    split: str | None = None
+
+
+class TableSource(Section):
+    """The user's own JSONL, CSV or Parquet file."""
+
+    kind: Literal["table"]
+    path: str
+    columns: Columns = Columns()
+
+
+class HubSource(Section):
+    """A data set of the Hugging Face hub, or a local folder in its format."""
+
+    kind: Literal["hub"]
+    name: str
+    subset: str | None = None
+    revision: str | None = None
+    columns: Columns = Columns()
+
+
+Source = Annotated[LexiconSource | SniSource | TableSource | HubSource, Field(discriminator="kind")]
+
+
+class TemplateConfig(Section):
+    """How an instance becomes text, after Super-NaturalInstructions' own evaluation."""
+
+    definition: bool = True  # without it, the prompt must carry the task alone
+    positive_examples: Count = 0
+    max_tokens: Positive = 1024  # of definition, input and target together; longer ones are trimmed
+
+
+class Partition(Section):
+    """How instances become clients, from most to least heterogeneous."""
+
+    # auto: natural where the source names a client column, else task
+    kind: Literal["auto", "task", "category", "tasks", "dirichlet", "iid", "natural", "flwr"] = "auto"
+    tasks_per_client: Positive = 2  # for kind: tasks
+    alpha: Rate = 0.5  # for kind: dirichlet
+    over: Literal["task", "category"] = "task"  # for kind: dirichlet
+    quantity_skew: Weight = 0.0  # standard deviation of the log of the clients' sizes
+    partitioner: str | None = None  # for kind: flwr, a class of flwr_datasets.partitioner
+    options: dict[str, Any] = Field(default_factory=dict)  # for kind: flwr, its arguments
+
+
+class Groups(Section):
+    """How many clients, or how many examples a client, for each of three purposes."""
+
+    train: Count
+    validation: Count
+    test: Count
+
+
+class DataConfig(Section):
+    """The federated data set: source, template, partition."""
+
+    source: Source
+    template: TemplateConfig = TemplateConfig()
+    partition: Partition = Partition()
+    clients: Groups = Groups(train=8, validation=2, test=4)
+    examples: Groups | None = Groups(train=48, validation=16, test=16)  # a client; null: all it has
+    unseen_tasks: Count | tuple[str, ...] = 0  # held out from every client: how many, or which

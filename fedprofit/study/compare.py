@@ -1,0 +1,100 @@
+"""Runs or studies side by side: what one does better than another, client by client."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from fedprofit.errors import UserError
+from fedprofit.evaluate.statistics import Estimate, bootstrap
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
+from fedprofit.study.curves import World
+from fedprofit.study.tables import Tables
+
+# What is compared goes by the same name; its rate or pull may be what differs between the runs.
+NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
+PAIR = ["cell", "seed", "client", *NAMES]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better a condition is in another run than in the first; better is positive."""
+
+    run: int  # the other's number
+    axes: dict[str, str]
+    condition: str
+    first: dict[str, float]  # local and global score, means
+    other: dict[str, float]
+    better: dict[str, Estimate]  # by scope
+
+
+def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
+    """Compare each of the other runs or studies with the first, condition by condition.
+
+    Clients pair within their seed. With a single seed the interval is over clients alone: it says how the
+    two prompts would do for other clients, not how another training would turn out.
+
+    Raises UserError if they have other axes, hold other data, or share no client or condition.
+    """
+    first = runs[0]
+    found: list[Difference] = []
+    for number, other in enumerate(runs[1:], start=1):
+        if other.axes != first.axes:
+            raise UserError(
+                f"{other.path}: has the axes {other.axes or 'of a single run'}, {first.path} has "
+                f"{first.axes or 'those of a single run'}. Compare runs with runs, and studies of equal axes."
+            )
+        _check_data(first, other)
+        found += _differences(number, first, other, metric)
+    return found
+
+
+def _check_data(first: Tables, other: Tables) -> None:
+    hashes = [_data_hash(tables) for tables in (first, other)]
+    if None not in hashes and hashes[0] != hashes[1]:
+        raise UserError(
+            f"{other.path}: holds other data, clients or seed than {first.path}, so that no client pairs. "
+            "Compare runs of the same data section and seed, or studies over the same seeds."
+        )
+
+
+def _data_hash(tables: Tables) -> str | None:
+    path = tables.path / "environment.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["data_hash"]) if path.exists() else None
+
+
+def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:
+    worlds = [World(tables.results, tables.axes, metric) for tables in (first, other)]
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sides = [world.wide.select(*PAIR, "local", "global") for world in worlds]
+    both = sides[0].join(sides[1], on=PAIR, nulls_equal=True, suffix="_other", maintain_order="left")
+    if both.is_empty():
+        raise UserError(
+            f"{other.path}: shares no client and condition with {first.path}. Compare runs of the same data "
+            "whose algorithms and settings have the same names."
+        )
+    found = []
+    for _, rows in both.group_by("cell", *NAMES, maintain_order=True):
+        names = {name: rows[name][0] for name in NAMES}
+        found.append(
+            Difference(
+                number,
+                dict(zip(worlds[0].axes, worlds[0].names(rows["cell"][0]), strict=True)),
+                label(names),
+                {scope: _mean(rows[scope]) for scope in ("local", "global")},
+                {scope: _mean(rows[f"{scope}_other"]) for scope in ("local", "global")},
+                {scope: _better(rows, scope, sign) for scope in ("local", "global")},
+            )
+        )
+    return found
+
+
+def _better(rows: pl.DataFrame, scope: str, sign: float) -> Estimate:
+    gains = sign * (rows[f"{scope}_other"] - rows[scope]).to_numpy()
+    return bootstrap(lambda draw: float(np.mean(gains[draw])), rows["seed"].to_list(), least_seeds=1)
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.to_numpy().mean())

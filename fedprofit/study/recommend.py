@@ -1,0 +1,158 @@
+"""What to ship: a setting chosen on the validation clients, and checked once on the test clients.
+
+Every prompt that a run scored is an option: the federated one, and the personalized ones by algorithm,
+setting (rate, pull), step and alpha. Among those within the limit, the best on the other axis is taken. What
+it is expected to do are the validation clients' scores; they are those of a winner, hence a little too good,
+which is why the test clients, who chose nothing, have the last word.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from fedprofit.errors import UserError
+from fedprofit.evaluate.statistics import Estimate, Floats, bootstrap
+from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label
+from fedprofit.study.curves import World
+from fedprofit.study.tables import Tables
+
+SCORES = ("local", "global", "gain", "forgetting")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a setting must keep to: exactly one of the two.
+
+    Raises UserError if it is none or both.
+    """
+
+    most_forgotten: float | None = None  # of the global score (a loss: of nats)
+    least_local: float | None = None  # local score; a loss: the largest allowed
+
+    def __post_init__(self) -> None:
+        if (self.most_forgotten is None) == (self.least_local is None):
+            raise UserError(
+                "give either --max-forgetting or --min-local: the other axis is what is optimized."
+            )
+
+    def excess(self, local: float, forgetting: float, sign: float) -> float:
+        """Return by how much a setting misses the limit; not positive where it keeps to it."""
+        if self.most_forgotten is not None:
+            return forgetting - self.most_forgotten
+        assert self.least_local is not None
+        return sign * (self.least_local - local)
+
+    def merit(self, local: float, forgetting: float, sign: float) -> float:
+        """Return how good a setting is on the axis that is free; higher is better."""
+        return -forgetting if self.most_forgotten is None else sign * local
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A setting, what the validation clients let expect of it, and what the test clients say."""
+
+    axes: dict[str, str]
+    setting: dict[str, object]  # the columns of the table that say which
+    options: int
+    within: int  # options that keep to the limit
+    expected: dict[str, Estimate]  # by score, on the validation clients
+    tested: dict[str, Estimate]
+    holds: bool  # the limit, on the test clients
+
+    @property
+    def name(self) -> str:
+        """The setting in words."""
+        return label(self.setting)
+
+
+def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendation]:
+    """Yield a recommendation for each place on a study's axes, seeds aside; one for a run.
+
+    Raises UserError if no validation clients were personalized, or if no option keeps to the limit.
+    """
+    if tables.validation is None:
+        raise UserError(
+            f"{tables.path}: no validation clients were personalized, and the test clients must not choose. "
+            "Run with evaluation.validation=true and data.clients.validation above 0."
+        )
+    chooses = World(tables.validation, tables.axes, metric)
+    tests = World(tables.results, tables.axes, metric)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    for cell in chooses.cells():
+        place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
+        options = _options(chooses, cell)
+        means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
+        excess = [limit.excess(*scores, sign) for scores in means]
+        within = [number for number, over in enumerate(excess) if over <= 0]
+        if not within:
+            raise UserError(_none_within(tables, place, options, means, excess))
+        merits = {number: limit.merit(*means[number], sign) for number in within}
+        chosen = options[max(merits, key=lambda number: merits[number])]
+        setting = {key: chosen[key][0] for key in KEYS}
+        tested = _estimates(tests, _same(tests, cell, setting))
+        yield Recommendation(
+            place,
+            setting,
+            len(options),
+            len(within),
+            _estimates(chooses, chosen),
+            tested,
+            limit.excess(tested["local"].value, tested["forgetting"].value, sign) <= 0,
+        )
+
+
+def _options(world: World, cell: str) -> list[pl.DataFrame]:
+    """Return what could be shipped, each with a row for every unit, finite for all."""
+    prompts = pl.col("condition").is_in(["federated", "personalized"])
+    own = world.wide.filter(pl.col("cell") == cell, prompts).with_columns(
+        # The federated prompt itself gains and forgets nothing.
+        pl.col("gain").fill_null(0.0),
+        pl.col("forgetting").fill_null(0.0),
+    )
+    found = [part for _, part in own.group_by(KEYS, maintain_order=True)]
+    units = max((len(part) for part in found), default=0)
+    return [p for p in found if len(p) == units and p.select(pl.col(SCORES).is_finite().all()).row(0)[0]]
+
+
+def _same(world: World, cell: str, setting: dict[str, object]) -> pl.DataFrame:
+    """Return the rows of a setting in another world."""
+    for one in _options(world, cell):
+        if all(one[key][0] == value for key, value in setting.items()):
+            return one
+    raise UserError(
+        f"{label(setting)}: the test clients have no finite scores of it; nothing checks the choice."
+    )
+
+
+def _mean(rows: pl.DataFrame, score: str) -> float:
+    return float(rows[score].to_numpy().mean())
+
+
+def _estimates(world: World, rows: pl.DataFrame) -> dict[str, Estimate]:
+    seeds = [world.seeds[unit] for unit in rows["unit"].to_list()]
+    return {score: _estimate(rows[score].to_numpy(), seeds) for score in SCORES}
+
+
+def _estimate(values: Floats, seeds: list[int]) -> Estimate:
+    return bootstrap(lambda draw: float(np.mean(values[draw])), seeds)
+
+
+def _none_within(
+    tables: Tables,
+    place: dict[str, str],
+    options: list[pl.DataFrame],
+    means: list[tuple[float, float]],
+    excess: list[float],
+) -> str:
+    nearest = int(np.argmin(excess)) if options else -1
+    where = "".join(f", {axis} {value}" for axis, value in place.items())
+    if nearest < 0:
+        return f"{tables.path}{where}: no option has finite scores for all validation clients."
+    local, forgetting = means[nearest]
+    what = label({key: options[nearest][key][0] for key in KEYS})
+    return (
+        f"{tables.path}{where}: none of {len(options)} options keeps to the limit. Nearest comes {what}: "
+        f"local score {local:.3g}, forgetting {forgetting:.3g}. Loosen the limit to that, or tune further."
+    )
