@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedprofit.data.deal import apportion, deal_rows
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
-from fedprofit.data.splits import Ints, encode, shuffled_positions
+from fedprofit.data.splits import TRAIN, Ints, encode, shuffled_positions
 from fedprofit.errors import UserError
 from fedprofit.seeding import numpy_generator
 
@@ -100,27 +100,31 @@ def client_sizes(
     `dealt` holds, for each group, the task given to each client; `stock` [tasks, 3] how many rows there
     are. Without `examples` the clients that were given a task share its rows evenly. Quantity skew
     draws sizes log-normally and rescales them to the same total, one row at least; the three splits
-    of a client are scaled alike.
+    of a client are scaled alike. With hold_out: scored, train clients get train rows alone.
 
     Raises UserError: a task with too few rows; skew without `examples`.
     """
     skew = settings.partition.quantity_skew
-    clients_of_task = np.bincount(np.concatenate(dealt), minlength=len(names))
+    holds = np.ones((3, 3), np.int64)  # [groups, splits]
+    if settings.partition.hold_out == "scored":
+        holds[TRAIN, 1:] = 0
     if settings.examples is None:
         if skew:
             raise UserError(
                 f"data.partition.quantity_skew is {skew} and data.examples is null: some sizes would need "
                 "more rows of a task than there are. Set data.examples, or quantity_skew to 0."
             )
-        share = stock // np.maximum(clients_of_task, 1)[:, None]
-        _enough(clients_of_task[:, None] * np.array([1, 0, 0]), stock, names, settings)
-        return [share[tasks] for tasks in dealt]
+        counts = np.stack([np.bincount(tasks, minlength=len(names)) for tasks in dealt])  # [groups, tasks]
+        holders = counts.T @ holds
+        _enough(holders * np.array([1, 0, 0]), stock, names, settings)
+        share = stock // np.maximum(holders, 1)
+        return [share[tasks] * own for tasks, own in zip(dealt, holds, strict=True)]
     each = np.array([settings.examples.train, settings.examples.validation, settings.examples.test], np.int64)
-    sizes = [np.tile(each, (len(tasks), 1)) for tasks in dealt]
+    sizes = [np.tile(each * own, (len(tasks), 1)) for tasks, own in zip(dealt, holds, strict=True)]
     if skew:
         for group, size in enumerate(sizes):
             drawn = np.exp(skew * numpy_generator(seed, "client sizes", group).standard_normal(len(size)))
-            for split in np.flatnonzero(each) if len(size) else []:
+            for split in np.flatnonzero(each * holds[group]) if len(size) else []:
                 size[:, split] = 1 + apportion(drawn, len(size) * int(each[split] - 1))
     asked = np.zeros_like(stock)
     for tasks, size in zip(dealt, sizes, strict=True):

@@ -63,6 +63,11 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
             f"data.partition.quantity_skew does not go with kind: {kind}, where the data decides how much "
             "each client has. Set quantity_skew to 0."
         )
+    if kind in ("natural", "flwr") and settings.partition.hold_out != "all":
+        raise UserError(
+            f"data.partition.hold_out does not go with kind: {kind}, where clients have what they have. Set it "
+            "to all."
+        )
     if kind == "natural":
         names, owner = _natural(pool)
         owner = np.where(hidden, -1, owner)

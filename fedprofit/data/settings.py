@@ -79,6 +79,9 @@ class Partition(Section):
     alpha: Rate = 0.5  # for kind: dirichlet
     over: Literal["task", "category"] = "task"  # for kind: dirichlet
     quantity_skew: Weight = 0.0  # standard deviation of the log of the clients' sizes
+    # Which of the clients that are made have validation and test examples: all, or those that are scored
+    # (validation and test clients), which leaves them more where a task has few.
+    hold_out: Literal["all", "scored"] = "all"
     partitioner: str | None = None  # for kind: flwr, a class of flwr_datasets.partitioner
     options: dict[str, Any] = Field(default_factory=dict)  # for kind: flwr, its arguments
 

@@ -182,6 +182,23 @@ def test_without_examples_clients_share_their_task(pool: pa.Table) -> None:
     check_sound(pool, made)
 
 
+@pytest.mark.parametrize("kind", ["task", "iid"])
+def test_held_out_rows_may_be_left_to_the_clients_that_are_scored(pool: pa.Table, kind: str) -> None:
+    level = {"kind": kind, "hold_out": "scored"}
+    # Sixteen tasks with 20 test rows each; all three groups would ask for 30 of some.
+    settings = config(clients=groups(16, 4, 16), examples=groups(10, 5, 10), partition=level)
+    sizes = np.diff(partition(pool, settings, 0).indptr).reshape(-1, 3)
+    assert (sizes[:16] == [10, 0, 0]).all()
+    assert (sizes[20:] == [10, 5, 10]).all()
+    check_sound(pool, partition(pool, settings, 0))
+    with pytest.raises(UserError, match="test rows"):
+        partition(pool, config(clients=groups(16, 4, 16), examples=groups(10, 5, 10)), 0)
+    shared = partition(pool, config(clients=groups(16, 0, 16), examples=None, partition=level), 0)
+    sizes = np.diff(shared.indptr).reshape(-1, 3)
+    assert (sizes[:16] == [30, 0, 0]).all()
+    assert (sizes[16:] == [30, 20, 20]).all()
+
+
 def test_unseen_tasks_by_name_and_by_number(pool: pa.Table) -> None:
     settings = {"clients": groups(4, 0, 0), "examples": groups(9, 3, 3)}
     made = partition(pool, config(**settings, unseen_tasks=["t03", "t09"]), 0)
