@@ -26,6 +26,9 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change one value, e.g. training.rounds=3. Repeatable.")
 ]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-HASH]")]
+MetricName = Annotated[
+    str | None, typer.Option(help="rouge_l, exact_match or loss.  [default: the first that was scored]")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 
 
@@ -106,6 +109,40 @@ def claims(folder: Annotated[Path, typer.Argument(help="A study's folder.", show
     from fedprofit.report.studies import write_claims
 
     write_claims(folder, console)
+
+
+@app.command()
+def recommend(
+    folder: Annotated[Path, typer.Argument(help="A run's or a study's folder.", show_default=False)],
+    max_forgetting: Annotated[
+        float | None, typer.Option(help="Of the global score, at most; the best local score is taken.")
+    ] = None,
+    min_local: Annotated[
+        float | None, typer.Option(help="Local score, at least; the least forgetting is taken.")
+    ] = None,
+    metric: MetricName = None,
+) -> None:
+    """Choose what to ship on the validation clients, and check it on the test clients."""
+    from fedprofit.report.choices import write_recommendation
+    from fedprofit.study.recommend import Limit
+
+    write_recommendation(folder, metric, Limit(max_forgetting, min_local), console)
+
+
+@app.command()
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Two or more runs or studies; the first is what others are held to.")
+    ],
+    metric: MetricName = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the tables here, as Markdown.")] = None,
+) -> None:
+    """Put runs or studies side by side, client by client, with paired intervals."""
+    if len(folders) < 2:
+        raise UserError("compare: name two or more folders of runs or studies.")
+    from fedprofit.report.choices import write_comparison
+
+    write_comparison(folders, metric, out, console)
 
 
 @app.command()

@@ -65,8 +65,8 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
         )
     if kind in ("natural", "flwr") and settings.partition.hold_out != "all":
         raise UserError(
-            f"data.partition.hold_out does not go with kind: {kind}, where clients have what they have. Set it "
-            "to all."
+            f"data.partition.hold_out does not go with kind: {kind}, where clients have what they have. Set "
+            "it to all."
         )
     if kind == "natural":
         names, owner = _natural(pool)

@@ -10,9 +10,9 @@ from rich.table import Table
 from fedprofit.errors import UserError
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
-from fedprofit.report.table import cell
+from fedprofit.report.table import cell, markdown
 from fedprofit.study.claims import SAYS, Finding, check_claims
-from fedprofit.study.fronts import Front, fronts
+from fedprofit.study.fronts import Area, Front, areas, fronts
 from fedprofit.study.ledger import StudyFolder, done, read_facts, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
@@ -24,6 +24,11 @@ FRONT_EXPLANATION = (
     "settings that no other beats on both axes, the one farthest from the line between the ends, with its "
     "scores; worst: what the tenth of the clients that forget most lose there. Read off the test clients: "
     "no way to choose."
+)
+AREA = ("axes", "algorithm", "setting", "steps", "area")
+AREA_EXPLANATION = (
+    "area: under a setting's trade-off curve along its steps, above and to the right of the base model's "
+    "scores, with its 95% interval."
 )
 MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
 
@@ -62,32 +67,38 @@ def print_study(folder: StudyFolder, progress: Progress, console: Console) -> No
 
 
 def write_fronts(folder: StudyFolder, console: Console) -> None:
-    """Print the fronts of a study by its first metric, and write those of all metrics to fronts.md."""
+    """Print a study's fronts by its first metric; write those by all metrics, and curves, to fronts.md."""
     axes, table = read_facts(folder)["axes"], read_table(folder)
     metrics = [metric for metric in METRICS if metric in set(table["metric"])]
-    found = {metric: list(fronts(table, axes, metric)) for metric in metrics}
-    first = metrics[0]
-    shown = Table(title=f"Fronts: {METRICS[first]}", title_justify="left", title_style="bold", pad_edge=False)
+    pages = []
+    for metric in metrics:
+        rows = [_front_cells(one, metric) for one in fronts(table, axes, metric)]
+        pages.append(markdown(f"Fronts: {METRICS[metric]}", FRONT, rows))
+        if metric == metrics[0]:
+            console.print(_front_table(metric, rows))
+            console.print(FRONT_EXPLANATION, style="dim", highlight=False)
+    for metric in metrics:
+        curves = [_area_cells(one) for one in areas(table, axes, metric)]
+        pages.append(markdown(f"Curves: {METRICS[metric]}", AREA, curves))
+    explained = [FRONT_EXPLANATION, AREA_EXPLANATION]
+    write_text(folder.path / "fronts.md", "\n\n".join([*pages, *explained]) + "\n")
+
+
+def _front_table(metric: str, rows: Sequence[Sequence[str]]) -> Table:
+    shown = Table(
+        title=f"Fronts: {METRICS[metric]}", title_justify="left", title_style="bold", pad_edge=False
+    )
     for title in FRONT:
         right = title in ("volume", "local", "global", "worst")
         shown.add_column(title, justify="right" if right else "left", overflow="fold")
-    for one in found[first]:
-        shown.add_row(*_front_cells(one, first))
-    console.print(shown)
-    console.print(FRONT_EXPLANATION, style="dim", highlight=False)
-    head = ["| " + " | ".join(FRONT) + " |", "|---" * len(FRONT) + "|"]
-    pages = [
-        "\n".join(
-            [
-                f"### {METRICS[metric]}",
-                "",
-                *head,
-                *("| " + " | ".join(_front_cells(one, metric)) + " |" for one in members),
-            ]
-        )
-        for metric, members in found.items()
-    ]
-    write_text(folder.path / "fronts.md", "\n\n".join([*pages, FRONT_EXPLANATION]) + "\n")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
+
+
+def _area_cells(one: Area) -> list[str]:
+    place = ", ".join(one.axes.values()) or "-"
+    return [place, one.algorithm, one.setting, str(one.steps), str(one.area)]
 
 
 def _front_cells(one: Front, metric: str) -> list[str]:
@@ -136,11 +147,11 @@ def _lines(one: Finding) -> list[str]:
 
 
 def _markdown(metric: str, findings: Sequence[Finding]) -> str:
-    lines = [f"### {METRICS[metric]}", "", "| claim | verdict | why |", "|---|---|---|"]
-    for one in findings:
-        why = "; ".join([one.reason, *_lines(one)])
-        lines.append(f"| {one.claim}: {SAYS[one.claim]} | {one.verdict} | {why} |")
-    return "\n".join(lines)
+    rows = [
+        (f"{one.claim}: {SAYS[one.claim]}", one.verdict, "; ".join([one.reason, *_lines(one)]))
+        for one in findings
+    ]
+    return markdown(METRICS[metric], ("claim", "verdict", "why"), rows)
 
 
 def _plain(one: Finding) -> dict[str, object]:

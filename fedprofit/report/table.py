@@ -1,5 +1,6 @@
 """The trade-off as a table: for the terminal, and in Markdown for documents."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -66,12 +67,15 @@ def terminal_table(summary: dict[str, Any], metric: str) -> Table:
 
 def markdown_table(summary: dict[str, Any], metric: str) -> str:
     """Lay one metric out as a Markdown table with its heading."""
-    lines = [f"### {METRICS[metric]}", "", "| method | " + " | ".join(COLUMNS) + " |"]
-    lines.append("|---|" + "---:|" * len(COLUMNS))
-    for row in rows_of(summary, metric):
-        cells = " | ".join(cell(row[key], metric) for key in COLUMNS)
-        lines.append(f"| {_name(row)} | {cells} |")
-    return "\n".join(lines)
+    rows = [[_name(row), *(cell(row[key], metric) for key in COLUMNS)] for row in rows_of(summary, metric)]
+    return markdown(METRICS[metric], ["method", *COLUMNS], rows, numbers=len(COLUMNS))
+
+
+def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """Lay rows out as a Markdown table with its heading; the last `numbers` columns are set to the right."""
+    marks = ["---"] * (len(columns) - numbers) + ["---:"] * numbers
+    lines = [f"### {title}", "", "| " + " | ".join(columns) + " |", "|" + "|".join(marks) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def metrics_of(summary: dict[str, Any]) -> list[str]:

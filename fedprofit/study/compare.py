@@ -3,10 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, bootstrap
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
@@ -98,3 +101,29 @@ def _better(rows: pl.DataFrame, scope: str, sign: float) -> Estimate:
 
 def _mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
+
+
+def changed_settings(first: Path, other: Path) -> list[str]:
+    """Say which settings differ between two runs' folders; nothing of studies."""
+    files = [folder / "config.yaml" for folder in (first, other)]
+    if not all(file.exists() for file in files):
+        return []
+    mappings = [load_config(file).to_mapping() for file in files]
+    return changed(mappings[0], mappings[1])
+
+
+def changed(first: dict[str, Any], other: dict[str, Any], above: str = "") -> list[str]:
+    """List the keys whose values differ; lists are compared as a whole.
+
+    >>> changed({"seed": 0, "training": {"rounds": 6}}, {"seed": 0, "training": {"rounds": 9}})
+    ['training.rounds: 6 -> 9']
+    """
+    found = []
+    for key in dict.fromkeys([*first, *other]):
+        a, b, name = first.get(key), other.get(key), f"{above}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changed(a, b, f"{name}.")
+        elif a != b:
+            long = isinstance(a, list | dict) or isinstance(b, list | dict)
+            found.append(name if long else f"{name}: {a} -> {b}")
+    return found

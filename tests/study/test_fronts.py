@@ -1,10 +1,12 @@
 """Fronts of a study, on a made-up table in which they are known."""
 
+import numpy as np
 import polars as pl
 import pytest
 from test_claims import plain, table
 
-from fedprofit.study.fronts import fronts
+from fedprofit.evaluate.statistics import area_under, kept_at
+from fedprofit.study.fronts import areas, fronts
 
 
 def study(seeds=2):
@@ -47,3 +49,32 @@ def test_the_knee_and_what_the_worst_tenth_forget_there():
         assert (one.local, one.kept) == pytest.approx((25, 29.8))
         # A tenth of twelve clients is two: c0 of either seed.
         assert one.worst == pytest.approx(30 - 24.8)
+
+
+def test_the_area_under_each_curve_with_its_interval():
+    found = list(areas(study(), ["seed", "heterogeneity"], "rouge_l"))
+    assert [(one.axes["heterogeneity"], one.algorithm, one.setting) for one in found] == [
+        (level, algorithm, f"rate{rate}")
+        for level in ("task", "iid")
+        for algorithm in ("fedavg-adam", "fedsgd")
+        for rate in (0.01, 0.1)
+    ]
+    for one in found:
+        # Above the base model's (10, 10): 20 high up to 10, then falling along two segments of 5 each.
+        lost = 4 if one.setting == "rate0.1" else 2
+        area = 20 * 10 + 5 * (20 + 20 - lost / 2) / 2 + 5 * (20 - lost / 2 + 20 - lost) / 2
+        assert one.area.value == pytest.approx(area)
+        assert one.area.low == pytest.approx(area), "no noise, no width"
+        assert (one.steps, one.area.seeds, one.area.clients) == (4, 2, 12)
+
+
+def test_the_area_of_a_curve_that_turns_back():
+    # Up to 3 (kept 6 -> 3), back to 2, then on to 5: counted from 3 again, where 1 is kept.
+    local, kept = np.array([1.0, 3.0, 2.0, 5.0]), np.array([6.0, 3.0, 1.5, 0.0])
+    assert area_under(local, kept, [0, 0]) == pytest.approx(6 + 2 * 4.5 + 2 * (1.0 + 0) / 2)
+    levels = np.linspace(0, 5, 500_001)
+    assert area_under(local, kept, [0, 0]) == pytest.approx(
+        np.mean(kept_at(local, kept, levels)) * 5, rel=1e-4
+    )
+    assert area_under(local, kept, [0, 2]) < area_under(local, kept, [0, 0])
+    assert area_under(local, kept, [9, 0]) == 0

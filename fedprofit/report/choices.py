@@ -1,0 +1,140 @@
+"""What `fedprofit recommend` and `fedprofit compare` say on the terminal, and the files that say the same."""
+
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fedprofit.evaluate.statistics import Estimate
+from fedprofit.evaluate.tradeoff import METRICS
+from fedprofit.files import write_json, write_text
+from fedprofit.report.table import cell, markdown
+from fedprofit.study.compare import Difference, changed_settings, compare
+from fedprofit.study.recommend import SCORES, Limit, Recommendation, recommend
+from fedprofit.study.tables import Tables, open_tables
+
+
+def write_recommendation(path: Path, metric: str | None, limit: Limit, console: Console) -> None:
+    """Recommend what to ship; print it and write recommendation.json beside the results."""
+    tables = open_tables(path)
+    chosen_by = tables.metric(metric)
+    found = list(recommend(tables, chosen_by, limit))
+    for one in found:
+        console.print(_recommended(one, chosen_by, limit))
+    console.print(
+        "Chosen on the validation clients alone, so that their scores are a winner's and a little too good; "
+        "the test clients only check. Means with 95% intervals over seeds and clients.",
+        style="dim",
+        highlight=False,
+    )
+    file = path / "recommendation.json"
+    write_json(file, {"metric": chosen_by, **vars(limit), "recommendations": [_plain(one) for one in found]})
+    console.print(f"choice   {file}", soft_wrap=True, highlight=False)
+
+
+def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
+    place = "".join(f"{axis} {value}: " for axis, value in one.axes.items())
+    table = Table(title=f"{place}ship {one.name}", title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column(METRICS[metric].split(",")[0])
+    table.add_column("expected (validation clients)")
+    table.add_column("found (test clients)")
+    for score in SCORES:
+        table.add_row(score, interval(one.expected[score], metric), interval(one.tested[score], metric))
+    wanted = (
+        f"forgetting at most {limit.most_forgotten:g}"
+        if limit.least_local is None
+        else f"local score at {'most' if metric == 'loss' else 'least'} {limit.least_local:g}"
+    )
+    verdict = "[green]kept[/]" if one.holds else "[red]missed[/]"
+    table.add_row(wanted, f"{one.within} of {one.options} options", verdict)
+    return table
+
+
+def interval(estimate: Estimate, metric: str) -> str:
+    """Write an estimate with its interval, in the metric's own digits.
+
+    >>> interval(Estimate(12.34, 10.0, 14.0, 3, 36), "rouge_l")
+    '12.3 [10.0, 14.0]'
+    >>> interval(Estimate(12.34, None, None, 1, 4), "rouge_l")
+    '12.3 (1 seed, 4 clients: no interval)'
+    """
+    if estimate.low is None or estimate.high is None:
+        seeds = f"{estimate.seeds} seed{'s' if estimate.seeds != 1 else ''}"
+        return f"{cell(estimate.value, metric)} ({seeds}, {estimate.clients} clients: no interval)"
+    ends = f"[{cell(estimate.low, metric)}, {cell(estimate.high, metric)}]"
+    return f"{cell(estimate.value, metric)} {ends}"
+
+
+def _plain(one: Recommendation) -> dict[str, object]:
+    scores = {
+        side: {score: vars(estimate) for score, estimate in found.items()}
+        for side, found in (("expected", one.expected), ("tested", one.tested))
+    }
+    return {**vars(one), **scores, "name": one.name}
+
+
+def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None, console: Console) -> None:
+    """Compare runs or studies with the first of them; print it, and write it as Markdown where asked for."""
+    runs = [open_tables(path) for path in paths]
+    shown = metrics_of_all(runs, metric)
+    names = [f"A: {paths[0]}"]
+    for number, path in enumerate(paths[1:], start=1):
+        changes = ", ".join(changed_settings(paths[0], path))
+        names.append(f"{chr(ord('A') + number)}: {path}{': ' if changes else ''}{changes}")
+    console.print("\n".join(names), highlight=False, soft_wrap=True)
+    for one in shown:
+        console.print(_compared(compare(runs, one), one))
+    console.print(
+        "better: how much better the other is than A for the same clients, positive is better, with the 95% "
+        "interval of the paired bootstrap. Over a single seed it speaks of other clients, not of another "
+        "training.",
+        style="dim",
+        highlight=False,
+    )
+    if out is not None:
+        pages = [_compared_markdown(compare(runs, one), one) for one in shown]
+        write_text(out, "\n\n".join(["\n".join(f"- {name}" for name in names), *pages]) + "\n")
+        console.print(f"table    {out}", soft_wrap=True, highlight=False)
+
+
+def metrics_of_all(runs: Sequence[Tables], asked: str | None) -> list[str]:
+    """Return the metrics that all runs have, or the one asked for."""
+    if asked is not None:
+        return [runs[0].metric(asked)]
+    return [metric for metric in runs[0].metrics if all(metric in tables.metrics for tables in runs)]
+
+
+TITLES = ("", "condition", "local", "better", "global", "better")
+
+
+def _cells(one: Difference, metric: str) -> list[str]:
+    found = [chr(ord("A") + one.run), ", ".join([*one.axes.values(), one.condition])]
+    for scope in ("local", "global"):
+        found.append(f"{cell(one.first[scope], metric)} → {cell(one.other[scope], metric)}")
+        found.append(_signed(one.better[scope], metric))
+    return found
+
+
+def _signed(estimate: Estimate, metric: str) -> str:
+    digits = 2 if metric == "loss" else 1
+    if not isfinite(estimate.value):
+        return "-"
+    text = f"{estimate.value:+.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return f"{text} (no interval: {estimate.clients} clients)"
+    return f"{text} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
+
+
+def _compared(differences: Sequence[Difference], metric: str) -> Table:
+    table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
+    for number, title in enumerate(TITLES):
+        table.add_column(title, overflow="fold", justify="left" if number < 2 else "right")
+    for one in differences:
+        table.add_row(*_cells(one, metric))
+    return table
+
+
+def _compared_markdown(differences: Sequence[Difference], metric: str) -> str:
+    return markdown(METRICS[metric], TITLES, [_cells(one, metric) for one in differences], numbers=4)

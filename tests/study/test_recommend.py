@@ -1,0 +1,203 @@
+"""What is recommended, and how runs compare, on made-up tables in which the truth is known."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from test_claims import plain, table
+from tiny_run import call, tiny_config
+
+import fedprofit
+from fedprofit.errors import UserError
+from fedprofit.evaluate.results import write_frame
+from fedprofit.study.compare import compare
+from fedprofit.study.recommend import Limit, recommend
+from fedprofit.study.tables import Tables, open_tables
+
+PLACE = ["heterogeneity"]
+
+
+def lost(level, algorithm, rate):
+    """FedSGD loses 2 more than FedAvg, the large rate 2 more than the small, tasks 1 more than iid."""
+    return 4 + 2 * (algorithm == "fedsgd") + 2 * (rate > 0.05) + (level == "task")
+
+
+def tables(validation=lost, test=lost, path="here", **more):
+    chooses = table(plain(validation), noise=0.01, **more)
+    chooses = chooses.with_columns(client=pl.concat_str(pl.lit("v"), "client"))
+    return Tables(Path(path), "made", PLACE, table(plain(test), noise=0.01, **more), chooses, None)
+
+
+def test_the_best_local_score_within_the_limit_is_taken():
+    # All gain 5 at step 2 and 10 at step 4; half is lost at step 2.
+    for one, most in zip(recommend(tables(), "rouge_l", Limit(most_forgotten=4.5)), (4.5, 4.5), strict=True):
+        level = one.axes["heterogeneity"]
+        allowed = {"task": ("rate0.01", 2), "iid": ("rate0.01", 4)}[level]  # 5 and 4 are lost in the end
+        assert one.setting["algorithm"] in ("fedavg-adam", "fedsgd")
+        assert one.setting["step"] == allowed[1], level
+        assert one.expected["forgetting"].value <= most
+        assert one.holds
+    _, iid = recommend(tables(), "rouge_l", Limit(most_forgotten=4.5))
+    assert (iid.setting["algorithm"], iid.setting["setting"]) == ("fedavg-adam", "rate0.01")
+    assert iid.expected["local"].value == pytest.approx(30)
+    assert iid.expected["gain"].value == pytest.approx(10)
+    assert iid.expected["forgetting"].value == pytest.approx(4, abs=0.05)
+    assert iid.expected["forgetting"].low < 4.01 < iid.expected["forgetting"].high + 0.05
+    assert (iid.expected["local"].seeds, iid.expected["local"].clients) == (3, 18)
+
+
+def test_the_least_forgetting_within_the_limit_is_taken():
+    for one in recommend(tables(), "rouge_l", Limit(least_local=28)):
+        assert (one.setting["algorithm"], one.setting["setting"], one.setting["step"]) == (
+            "fedavg-adam", "rate0.01", 4,
+        )  # fmt: skip
+        assert one.within == 4, "four settings reach 30"
+
+
+def test_nothing_to_forget_means_the_federated_prompt():
+    for one in recommend(tables(), "rouge_l", Limit(most_forgotten=0)):
+        assert one.setting["condition"] == "federated"
+        assert one.expected["forgetting"].value == 0
+
+
+def test_the_test_clients_say_where_validation_was_wrong():
+    found = tables(test=lambda *place: 3 + lost(*place))
+    for one in recommend(found, "rouge_l", Limit(least_local=28)):
+        assert one.tested["forgetting"].value == pytest.approx(one.expected["forgetting"].value + 3, abs=0.05)
+    (_, iid) = recommend(found, "rouge_l", Limit(most_forgotten=4.5))
+    assert not iid.holds
+
+
+def test_the_test_clients_choose_nothing():
+    good = tables()
+    other = tables(test=lambda level, algorithm, rate: 30 - lost(level, algorithm, rate))
+    settings = [
+        [one.setting for one in recommend(found, "rouge_l", Limit(most_forgotten=4.5))]
+        for found in (good, other)
+    ]
+    assert settings[0] == settings[1]
+
+
+def test_losses_are_limited_the_other_way_round():
+    turned = tables()
+    losses = [
+        frame.with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
+        for frame in (turned.results, turned.validation)
+    ]
+    found = Tables(turned.path, "made", PLACE, *losses, None)
+    for one in recommend(found, "loss", Limit(least_local=22)):
+        assert one.expected["local"].value == pytest.approx(20)
+        assert one.setting["algorithm"] == "fedavg-adam"
+
+
+def test_limits_that_cannot_be_kept_say_what_comes_nearest():
+    with pytest.raises(UserError, match=r"none of 10 options keeps to the limit. Nearest comes .*step 4"):
+        list(recommend(tables(), "rouge_l", Limit(least_local=99)))
+    with pytest.raises(UserError, match="either --max-forgetting or --min-local"):
+        Limit()
+    with pytest.raises(UserError, match="either --max-forgetting or --min-local"):
+        Limit(1.0, 2.0)
+    without = Tables(Path("here"), "made", PLACE, tables().results, None, None)
+    with pytest.raises(UserError, match=r"evaluation\.validation=true"):
+        list(recommend(without, "rouge_l", Limit(least_local=1)))
+
+
+def test_differences_pair_client_by_client():
+    first = tables()
+    other = tables(test=lambda level, algorithm, rate: lost(level, algorithm, rate) - 2)
+    found = compare([first, other], "rouge_l")
+    assert {(one.axes["heterogeneity"], one.condition) for one in found} == {
+        (level, name)
+        for level in ("task", "iid")
+        for algorithm in ("fedavg-adam", "fedsgd")
+        for name in [
+            f"{algorithm}, federated",
+            *(f"{algorithm}, rate{rate}, step {step}" for rate in (0.01, 0.1) for step in (2, 4)),
+        ]
+    }
+    for one in found:
+        kept = {"federated": 0, "step 2": 1, "step 4": 2}[one.condition.split(", ")[-1]]
+        estimate = one.better["global"]
+        assert estimate.value == pytest.approx(kept, abs=0.02)
+        assert estimate.low <= estimate.value <= estimate.high
+        # Both tables have the same noise, so that it cancels in every pair.
+        assert estimate.high - estimate.low == pytest.approx(0, abs=1e-6)
+        assert one.better["local"].value == 0
+
+
+def test_runs_that_do_not_compare_are_named():
+    first = tables()
+    renamed = first.results.with_columns(client=pl.concat_str(pl.lit("x"), "client"))
+    with pytest.raises(UserError, match="there: shares no client and condition with here"):
+        compare([first, Tables(Path("there"), "made", PLACE, renamed, None, None)], "rouge_l")
+    with pytest.raises(UserError, match="there: has the axes"):
+        compare([first, Tables(Path("there"), "made", [], first.results, None, None)], "rouge_l")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs that differ in a rate."""
+    place = tmp_path_factory.mktemp("runs")
+    config = tiny_config(place)
+    config["data"]["clients"] = {"train": 2, "validation": 2, "test": 2}
+    config["evaluation"]["validation"] = True
+    folders = []
+    for number, rate in enumerate((0.01, 0.5)):
+        config["personalization"][0]["client"] = {"rate": rate}
+        settings = fedprofit.from_mapping(config)
+        folders.append(fedprofit.run(settings, out=place / f"run-{number}").path)
+    return folders
+
+
+def test_a_run_is_compared_and_recommended_from_by_command(runs, tmp_path):
+    done = call("compare", *runs, "--out", tmp_path / "table.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "personalization" in done.stdout, "what differs between the configurations"
+    page = (tmp_path / "table.md").read_text()
+    assert "avg, tune, step 3" in page
+    assert page.count("### ") == 3
+    first, other = (fedprofit.read_results(run) for run in runs)
+    keep = (
+        (pl.col("condition") == "personalized") & (pl.col("algorithm") == "avg") & (pl.col("step") == 3)
+        & (pl.col("alpha") == 1) & (pl.col("metric") == "loss") & (pl.col("scope") == "global")
+    )  # fmt: skip
+    change = first.filter(keep)["value"].mean() - other.filter(keep)["value"].mean()
+    line = next(line for line in page[page.index("Loss") :].splitlines() if "| avg, tune, step 3 |" in line)
+    assert f"{change:+.2f} (no interval: 2 clients)" in line
+
+    done = call("recommend", runs[1], "--max-forgetting", "0.05", "--metric", "loss", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
+    assert "ship" in done.stdout
+    written = json.loads((runs[1] / "recommendation.json").read_text())["recommendations"]
+    validation = pl.read_parquet(runs[1] / "validation.parquet")
+    (one,) = written
+    same = [
+        pl.col(key).is_null() if value is None else pl.col(key) == value
+        for key, value in one["setting"].items()
+    ]
+    local = validation.filter(*same, pl.col("scope") == "local")["value"].mean()
+    assert one["expected"]["local"]["value"] == pytest.approx(local)
+
+
+def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        (("compare", runs[0]), "two or more"),
+        (("compare", runs[0], tmp_path / "empty"), "holds no run"),
+        (("recommend", runs[0]), "either --max-forgetting or --min-local"),
+        (("recommend", runs[0], "--min-local", "1", "--metric", "bleu"), "was not scored by 'bleu'"),
+    ):
+        done = call(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, arguments
+        assert words in " ".join(done.stderr.split()), arguments
+    copy = open_tables(runs[0])
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    facts = json.loads((runs[0] / "environment.json").read_text())
+    (moved / "environment.json").write_text(json.dumps(facts | {"data_hash": "other"}))
+    write_frame(moved / "results.parquet", copy.results)
+    other = Tables(moved, "moved", [], copy.results, None, None)
+    with pytest.raises(UserError, match="moved: holds other data, clients or seed"):
+        compare([copy, other], "loss")
