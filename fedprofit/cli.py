@@ -65,8 +65,10 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="A run's folder.", show_default=False)]) -> None:
-    """Print a run's tables and draw its picture again."""
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run's or a study's folder.", show_default=False)],
+) -> None:
+    """Print the tables, and write the page (report.html), the picture and the tables again."""
     from fedprofit.report.write import write_report
 
     write_report(folder, console)

@@ -1,14 +1,15 @@
 """The trade-off as a picture: local score against global score, with curves along the steps."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import atomic
-from fedprofit.report.table import metrics_of
+from fedprofit.report.overview import Place
+from fedprofit.report.table import Row
 
 # Okabe and Ito's palette: told apart with every common colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -17,33 +18,39 @@ BASELINES = {"base": ("*", "base model"), "local": ("P", "local only"), "central
 PANELS = ("rouge_l", "loss")
 
 
-def tradeoff_figure(summary: dict[str, Any]) -> Figure:
-    """Draw a panel for ROUGE-L and one for loss; up and to the right is better in both.
+def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
+    """Draw a panel for ROUGE-L and one for loss, at every place; up and to the right is better in both.
 
     Curves begin at the federated prompt (large open marker), run along the personalization steps, and
     end at the last. Small faint markers behind them are interpolations (alpha below 1).
     """
-    panels = [metric for metric in PANELS if metric in metrics_of(summary)]
-    figure = Figure(figsize=(5.6 * len(panels), 5.4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, metric in zip(axes, panels, strict=True):
-        _draw_panel(ax, [row for row in summary["conditions"] if row["metric"] == metric])
+    metrics = [metric for metric in PANELS if any(place.of(metric) for place in places)] or ["exact_match"]
+    one = len(places) == 1  # then the metrics stand side by side, else the places
+    rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
+    figure = Figure(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = [(metric, place) for metric in metrics for place in places]
+    for ax, (metric, place) in zip(axes, panels, strict=True):
+        _draw_panel(ax, place.of(metric))
         if metric == "loss":
             ax.invert_xaxis()
             ax.invert_yaxis()
-        name = METRICS[metric].split(",")[0]
-        ax.set_title(name + (" (axes inverted)" if metric == "loss" else ""), loc="left", fontsize=11)
+        name = METRICS[metric].split(",")[0] + (" (axes inverted)" if metric == "loss" else "")
+        ax.set_title(", ".join(filter(None, [place.title, name])), loc="left", fontsize=11)
         ax.set_xlabel("global: on all test clients' pool")
         ax.set_ylabel("local: on the client's own test set")
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5, frameon=False)
-    data = summary["data"]
+    ncols = 3 if one else min(len(labels), 2 * columns)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8.5, frameon=False)
+    spread = ", ".join(f"{place.heterogeneity:.2f}" for place in places)
+    seeds = f"{places[0].clients} test clients" + (
+        f" of {places[0].seeds} seeds" if places[0].seeds > 1 else ""
+    )
     figure.suptitle(
-        f"{summary['name']}: what personalization gains locally and loses globally\n"
-        f"{summary['model']}, {data['clients']['test']} test clients, "
-        f"heterogeneity {data['heterogeneity']:.2f}",
+        f"{title}: what personalization gains locally and loses globally\n"
+        f"{model}, {seeds}, heterogeneity {spread}",
         x=0.01,
         ha="left",
         fontsize=11,
@@ -51,7 +58,7 @@ def tradeoff_figure(summary: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_panel(ax: Axes, rows: list[dict[str, Any]]) -> None:
+def _draw_panel(ax: Axes, rows: list[Row]) -> None:
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows if row["algorithm"]))
     for name, color in zip(algorithms, _cycle(COLORS, len(algorithms)), strict=True):
         own = [row for row in rows if row["algorithm"] == name]
@@ -78,9 +85,7 @@ def _draw_panel(ax: Axes, rows: list[dict[str, Any]]) -> None:
             )
 
 
-def _draw_curve(
-    ax: Axes, own: list[dict[str, Any]], start: dict[str, Any], setting: str, color: str, marker: str
-) -> None:
+def _draw_curve(ax: Axes, own: list[Row], start: Row, setting: str, color: str, marker: str) -> None:
     tuned = [row for row in own if row["condition"] == "personalized" and row["setting"] == setting]
     points = sorted((row for row in tuned if row["alpha"] == 1.0), key=lambda row: row["step"])
     mixed = [row for row in tuned if row["alpha"] != 1.0]
@@ -112,10 +117,9 @@ def _cycle(values: tuple[str, ...], count: int) -> list[str]:
     return [values[i % len(values)] for i in range(count)]
 
 
-def save_tradeoff(summary: dict[str, Any], folder: Path) -> list[Path]:
-    """Write tradeoff.png and tradeoff.svg below a folder; return their paths."""
-    figure = tradeoff_figure(summary)
-    paths = [folder / "tradeoff.png", folder / "tradeoff.svg"]
+def save_tradeoff(figure: Figure, folder: Path) -> list[Path]:
+    """Write tradeoff.png, .svg and .pdf below a folder; return their paths."""
+    paths = [folder / f"tradeoff.{kind}" for kind in ("png", "svg", "pdf")]
     for path in paths:
         with atomic(path) as temporary:
             figure.savefig(temporary, format=path.suffix[1:], dpi=160)

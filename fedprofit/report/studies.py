@@ -13,10 +13,11 @@ from fedprofit.files import write_json, write_text
 from fedprofit.report.table import cell, markdown
 from fedprofit.study.claims import SAYS, Finding, check_claims
 from fedprofit.study.fronts import Area, Front, areas, fronts
-from fedprofit.study.ledger import StudyFolder, done, read_facts, read_table
+from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
+from fedprofit.study.tables import open_tables
 
 FRONT = ("axes", "algorithm", "volume", "knee", "local", "global", "worst")
 FRONT_EXPLANATION = (
@@ -56,20 +57,21 @@ def print_study(folder: StudyFolder, progress: Progress, console: Console) -> No
     rows = 0
     if folder.results.exists():
         rows = len(read_table(folder))
-        write_fronts(folder, console)
+        write_fronts(folder.path, console)
     console.print(f"{len(done(folder))} runs in the table, {rows} rows; {len(progress.failed)} failed")
     files = {"study": folder.path, "results": folder.results, "rounds": folder.rounds}
     if progress.failed:
         files["failures"] = folder.failures
     for title, file in files.items():
         console.print(f"{title:8} {file}", soft_wrap=True, highlight=False)
-    console.print(f"next     fedprofit claims {folder.path}", soft_wrap=True, highlight=False)
+    for command in ("report", "claims"):
+        console.print(f"next     fedprofit {command} {folder.path}", soft_wrap=True, highlight=False)
 
 
-def write_fronts(folder: StudyFolder, console: Console) -> None:
+def write_fronts(path: Path, console: Console) -> None:
     """Print a study's fronts by its first metric; write those by all metrics, and curves, to fronts.md."""
-    axes, table = read_facts(folder)["axes"], read_table(folder)
-    metrics = [metric for metric in METRICS if metric in set(table["metric"])]
+    tables = open_tables(path)
+    axes, table, metrics = tables.axes, tables.results, tables.metrics
     pages = []
     for metric in metrics:
         rows = [_front_cells(one, metric) for one in fronts(table, axes, metric)]
@@ -81,7 +83,7 @@ def write_fronts(folder: StudyFolder, console: Console) -> None:
         curves = [_area_cells(one) for one in areas(table, axes, metric)]
         pages.append(markdown(f"Curves: {METRICS[metric]}", AREA, curves))
     explained = [FRONT_EXPLANATION, AREA_EXPLANATION]
-    write_text(folder.path / "fronts.md", "\n\n".join([*pages, *explained]) + "\n")
+    write_text(path / "fronts.md", "\n\n".join([*pages, *explained]) + "\n")
 
 
 def _front_table(metric: str, rows: Sequence[Sequence[str]]) -> Table:
@@ -109,12 +111,10 @@ def _front_cells(one: Front, metric: str) -> list[str]:
 
 def write_claims(path: Path, console: Console) -> None:
     """Check the paper's claims on a study's table; print them, and write claims.md and claims.json."""
-    folder = StudyFolder(path)
-    axes, table = read_facts(folder)["axes"], read_table(folder)
-    metrics = [metric for metric in METRICS if metric in set(table["metric"])]
-    if not metrics:
-        raise UserError(f"{folder.results}: holds no scores. Run the study first.")
-    findings = {metric: check_claims(table, axes, metric) for metric in metrics}
+    tables = open_tables(path)
+    if not tables.is_study:
+        raise UserError(f"{path}: is a run, and the claims compare runs. Give the folder of a study.")
+    findings = {metric: check_claims(tables.results, tables.axes, metric) for metric in tables.metrics}
     for metric, found in findings.items():
         console.print(_table(metric, found))
     console.print(

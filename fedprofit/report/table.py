@@ -1,12 +1,14 @@
-"""The trade-off as a table: for the terminal, and in Markdown for documents."""
+"""The trade-off as a table: for the terminal, and in Markdown and LaTeX for documents."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import isfinite
 from typing import Any
 
 from rich.table import Table
 
 from fedprofit.evaluate.tradeoff import METRICS, label
 
+Row = dict[str, Any]
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
 EXPLANATION = (
     "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
@@ -15,12 +17,12 @@ EXPLANATION = (
 )
 
 
-def rows_of(summary: dict[str, Any], metric: str) -> list[dict[str, Any]]:
+def rows_of(conditions: Sequence[Row], metric: str) -> list[Row]:
     """Return the conditions worth a line: every one at its last step, and what is equal only once.
 
     The best-on-validation prompt is left out where it is the last round's.
     """
-    rows = [row for row in summary["conditions"] if row["metric"] == metric]
+    rows = [row for row in conditions if row["metric"] == metric]
     last: dict[tuple[Any, ...], int] = {}
     federated = {r["algorithm"]: r["step"] for r in rows if _is(r, "federated", "last")}
     for row in rows:
@@ -34,56 +36,97 @@ def rows_of(summary: dict[str, Any], metric: str) -> list[dict[str, Any]]:
     ]
 
 
-def _is(row: dict[str, Any], condition: str, setting: str) -> bool:
+def _is(row: Row, condition: str, setting: str) -> bool:
     return bool(row["condition"] == condition and row["setting"] == setting)
 
 
 def cell(value: float | None, metric: str) -> str:
-    """Write a number for a table; an absent one as a dash.
+    """Write a number for a table; what is absent or not finite as a dash.
 
     >>> cell(12.345, "rouge_l"), cell(1.2345, "loss"), cell(None, "loss")
     ('12.3', '1.23', '-')
     """
-    if value is None:
+    if value is None or not isfinite(value):
         return "-"
     return f"{value:.2f}" if metric == "loss" else f"{value:.1f}"
 
 
-def terminal_table(summary: dict[str, Any], metric: str) -> Table:
+def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
     """Lay one metric out for a terminal of 80 columns."""
     table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("method", overflow="fold", max_width=37)
     for name in COLUMNS.values():
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
-    for row in rows_of(summary, metric):
+    for row in rows_of(conditions, metric):
         group = row["algorithm"] or row["condition"]
         if previous is not None and group != previous and row["algorithm"] != previous:
             table.add_section()
         previous = group
-        table.add_row(_name(row), *[cell(row[key], metric) for key in COLUMNS])
+        table.add_row(*_cells(row, metric))
     return table
 
 
-def markdown_table(summary: dict[str, Any], metric: str) -> str:
-    """Lay one metric out as a Markdown table with its heading."""
-    rows = [[_name(row), *(cell(row[key], metric) for key in COLUMNS)] for row in rows_of(summary, metric)]
-    return markdown(METRICS[metric], ["method", *COLUMNS], rows, numbers=len(COLUMNS))
+def _cells(row: Row, metric: str) -> list[str]:
+    stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
+    return [label(row) + stopped, *(cell(row[key], metric) for key in COLUMNS)]
 
 
 def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
     """Lay rows out as a Markdown table with its heading; the last `numbers` columns are set to the right."""
     marks = ["---"] * (len(columns) - numbers) + ["---:"] * numbers
     lines = [f"### {title}", "", "| " + " | ".join(columns) + " |", "|" + "|".join(marks) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    return "\n".join([*lines, *("| " + " | ".join(map(_in_markdown, row)) + " |" for row in rows)])
 
 
-def metrics_of(summary: dict[str, Any]) -> list[str]:
-    """Return the metrics that a run has, in the order of `METRICS`."""
-    present = {row["metric"] for row in summary["conditions"]}
-    return [metric for metric in METRICS if metric in present]
+def _in_markdown(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
-def _name(row: dict[str, Any]) -> str:
-    stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
-    return label(row) + stopped
+def latex(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """Lay rows out as a LaTeX table with its caption, for the package booktabs."""
+    marks = "l" * (len(columns) - numbers) + "r" * numbers
+    lines = [" & ".join(map(in_latex, row)) + r" \\" for row in (columns, *rows)]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{in_latex(title)}}}",
+            rf"\begin{{tabular}}{{{marks}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def in_latex(text: str) -> str:
+    r"""Write a text so that LaTeX shows it as it is.
+
+    >>> print(in_latex("tune_1, α=0.5 & 50%"))
+    tune\_1, $\alpha$=0.5 \& 50\%
+    """
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+LATEX = {
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "α": r"$\alpha$",
+}
+
+
+def written_table(
+    conditions: Sequence[Row], metric: str, place: str, write: Callable[..., str] = markdown
+) -> str:
+    """Lay one metric out at one place on a study's axes ("" for a run), as Markdown or LaTeX."""
+    title = ": ".join(filter(None, [place, METRICS[metric]]))
+    rows = [_cells(row, metric) for row in rows_of(conditions, metric)]
+    return write(title, ["method", *COLUMNS], rows, numbers=len(COLUMNS))

@@ -1,38 +1,56 @@
-"""The report of a complete run: the tables on the terminal, the picture and a page beside the results."""
+"""The report of a run or study: tables on the terminal; a page, tables and pictures beside the results."""
 
 from pathlib import Path
-from typing import Any
 
+import polars as pl
 from rich.console import Console
 
-from fedprofit.files import read_json, write_text
-from fedprofit.report.table import EXPLANATION, markdown_table, metrics_of, terminal_table
-from fedprofit.study.folder import RunFolder, open_folder
-
-
-def read_summary(folder: RunFolder) -> dict[str, Any]:
-    """Read a run's summary; UserError if it is damaged."""
-    return read_json(
-        folder.summary,
-        f"Delete it and go on with the run: fedprofit run {folder.path}/config.yaml --out {folder.path} "
-        "--resume",
-    )
+from fedprofit.files import write_text, write_with
+from fedprofit.report.overview import Place, places
+from fedprofit.report.table import EXPLANATION, latex, markdown, terminal_table, written_table
+from fedprofit.study.tables import Tables, open_tables
 
 
 def write_report(path: Path, console: Console) -> None:
-    """Print the tables of the run in `path`, and write its picture and table.md beside its results."""
-    from fedprofit.report.figure import save_tradeoff
+    """Print the tables of the run in `path`, or the fronts of the study; write the report beside its results.
 
-    folder = open_folder(path)
-    summary = read_summary(folder)
-    metrics = metrics_of(summary)
-    # Exact match says nearly what ROUGE-L says: it stands in table.md, and the terminal stays readable.
-    for metric in [metric for metric in metrics if metric != "exact_match"] or metrics:
-        console.print(terminal_table(summary, metric))
-    console.print(EXPLANATION, style="dim", highlight=False)
-    pages = [markdown_table(summary, metric) for metric in metrics]
-    write_text(path / "table.md", "\n\n".join([*pages, EXPLANATION]) + "\n")
-    pictures = save_tradeoff(summary, path)
-    files = {"run": path, "tables": path / "table.md", "picture": pictures[0], "results": folder.results}
+    Writes report.html, tradeoff.png, .svg and .pdf, table.md, .tex and .csv.
+    """
+    from fedprofit.report.figure import save_tradeoff, tradeoff_figure
+    from fedprofit.report.page import write_page
+    from fedprofit.report.studies import write_fronts
+
+    tables = open_tables(path)
+    found = places(tables)
+    if tables.is_study:
+        write_fronts(path, console)
+    else:
+        # Exact match says nearly what ROUGE-L says: it stands in table.md, and the terminal stays readable.
+        for metric in [metric for metric in tables.metrics if metric != "exact_match"] or tables.metrics:
+            console.print(terminal_table(found[0].rows, metric))
+        console.print(EXPLANATION, style="dim", highlight=False)
+    _write_tables(tables, found)
+    pictures = save_tradeoff(tradeoff_figure(tables.name, tables.model, found), path)
+    write_page(tables, path / "report.html")
+    kind = "study" if tables.is_study else "run"
+    files = {
+        kind: path,
+        "page": path / "report.html",
+        "tables": path / "table.md",
+        "picture": pictures[0],
+        "results": path / "results.parquet",
+    }
     for title, file in files.items():
         console.print(f"{title:8} {file}", soft_wrap=True, highlight=False)
+
+
+def _write_tables(tables: Tables, found: list[Place]) -> None:
+    for name, write in (("table.md", markdown), ("table.tex", latex)):
+        pages = [
+            written_table(place.rows, metric, place.title, write)
+            for place in found
+            for metric in tables.metrics
+        ]
+        write_text(tables.path / name, "\n\n".join([*pages, EXPLANATION]) + "\n")
+    rows = [{**place.axes, **row} for place in found for row in place.rows]
+    write_with(tables.path / "table.csv", pl.DataFrame(rows, infer_schema_length=None).write_csv)

@@ -148,6 +148,14 @@ def open_folder(path: Path) -> RunFolder:
     return folder
 
 
+def read_timing(folder: RunFolder) -> dict[str, float]:
+    """Read the seconds of each stage, over all processes that worked on it; empty before the first."""
+    if not folder.timing.exists():
+        return {}
+    found: dict[str, float] = json.loads(folder.timing.read_text(encoding="utf-8"))
+    return found
+
+
 def environment(config: Config, backbone: Backbone, data_fingerprint: str) -> dict[str, Any]:
     """Collect what a result depends on beyond the configuration."""
     return {

@@ -24,7 +24,7 @@ from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
-from fedprofit.study.folder import RunFolder
+from fedprofit.study.folder import RunFolder, read_timing
 from fedprofit.study.spec import PlannedRun, Study, axes_of
 from fedprofit.study.trials import outcomes
 
@@ -147,7 +147,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     run = RunFolder(folder.run(planned.key))
     environment = json.loads(run.environment.read_text(encoding="utf-8"))
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
-    timing = json.loads(run.timing.read_text(encoding="utf-8"))
+    timing = read_timing(run)
     labels = {RUN: planned.key, **_labels(planned)}
     facts = {
         "version": environment["versions"]["fedprofit"],

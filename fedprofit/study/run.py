@@ -9,7 +9,6 @@ whole, and repeats the others to the same bits: nothing a stage computes depends
 except through files.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,6 +30,7 @@ from fedprofit.study.folder import (
     claim_folder,
     default_folder,
     environment,
+    read_timing,
     write_environment,
 )
 from fedprofit.study.plan import stages
@@ -89,14 +89,6 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
     write_summary(folder, bench, results)
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")
     return folder
-
-
-def read_timing(folder: RunFolder) -> dict[str, float]:
-    """Read the seconds of each stage, over all processes that worked on it; empty before the first."""
-    if not folder.timing.exists():
-        return {}
-    found: dict[str, float] = json.loads(folder.timing.read_text(encoding="utf-8"))
-    return found
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:

@@ -1,17 +1,19 @@
 """The results of a run or of a whole study, opened the same way for everything that reads them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import yaml
 
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import read_results
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import read_json
-from fedprofit.study.folder import open_folder
+from fedprofit.study.folder import open_folder, read_timing
 from fedprofit.study.ledger import RUN, StudyFolder, labelled, read_facts, read_rounds, read_table
 
 AGAIN = "Delete it and go on with the run: fedprofit run {0}/config.yaml --out {0} --resume"
@@ -23,10 +25,21 @@ class Tables:
 
     path: Path
     name: str
+    is_study: bool
     axes: list[str]  # the study's, without the seed; none of a single run
     results: pl.DataFrame  # of the test clients
-    validation: pl.DataFrame | None  # of the validation clients, where they are personalized
-    rounds: pl.DataFrame | None
+    validation: pl.DataFrame | None = None  # of the validation clients, where they are personalized
+    rounds: pl.DataFrame | None = None  # of federated training
+    clients: pl.DataFrame | None = None  # what each client trains on, by task
+    times: pl.DataFrame | None = None  # seconds by stage
+    configuration: str = ""  # as YAML: of the run, or the study as written
+    environments: dict[str, Any] = field(default_factory=dict)  # by run
+
+    @property
+    def model(self) -> str:
+        """The name of the backbone."""
+        found = [environment["model"]["name"] for environment in self.environments.values()]
+        return str(found[0]) if found else "unknown model"
 
     @property
     def metrics(self) -> list[str]:
@@ -57,23 +70,42 @@ def _of_study(folder: StudyFolder) -> Tables:
     facts = read_facts(folder)
     results = read_table(folder)
     axes = [axis for axis in facts["axes"] if axis != "seed"]
+    found = folder.environments
     return Tables(
-        folder.path, facts["name"], axes, results, _optional(folder.validation), _optional(folder.rounds)
+        path=folder.path,
+        name=facts["name"],
+        is_study=True,
+        axes=axes,
+        results=results,
+        validation=_optional(folder.validation),
+        rounds=_optional(folder.rounds),
+        clients=_optional(folder.clients),
+        times=_optional(folder.times),
+        configuration=yaml.safe_dump(facts.get("study", {}), sort_keys=False),
+        environments=read_json(found, "Restore it, or delete it.") if found.exists() else {},
     )
 
 
 def _of_run(path: Path) -> Tables:
     run = open_folder(path)
     summary = read_json(run.summary, AGAIN.format(path))
-    labels = {RUN: summary["config_hash"], "tv": summary["data"]["heterogeneity"]}
-    validation = _optional(run.validation)
+    key, config = summary["config_hash"], load_config(path / "config.yaml")
+    labels = {RUN: key, "tv": summary["data"]["heterogeneity"]}
+    validation, clients, timing = _optional(run.validation), _optional(run.clients), read_timing(run)
+    seed = {RUN: key, "seed": config.seed}
+    times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
     return Tables(
         path=path,
         name=summary["name"],
+        is_study=False,
         axes=[],
         results=labelled(read_results(path), labels),
         validation=None if validation is None else labelled(validation, labels),
-        rounds=read_rounds(run, load_config(path / "config.yaml")),
+        rounds=labelled(read_rounds(run, config), {RUN: key}),
+        clients=None if clients is None else labelled(clients, seed),
+        times=labelled(times, seed),
+        configuration=(path / "config.yaml").read_text(encoding="utf-8"),
+        environments={key: read_json(run.environment, AGAIN.format(path))},
     )
 
 

@@ -26,7 +26,7 @@ def lost(level, algorithm, rate):
 def tables(validation=lost, test=lost, path="here", **more):
     chooses = table(plain(validation), noise=0.01, **more)
     chooses = chooses.with_columns(client=pl.concat_str(pl.lit("v"), "client"))
-    return Tables(Path(path), "made", PLACE, table(plain(test), noise=0.01, **more), chooses, None)
+    return Tables(Path(path), "made", True, PLACE, table(plain(test), noise=0.01, **more), chooses, None)
 
 
 def test_the_best_local_score_within_the_limit_is_taken():
@@ -85,7 +85,7 @@ def test_losses_are_limited_the_other_way_round():
         frame.with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
         for frame in (turned.results, turned.validation)
     ]
-    found = Tables(turned.path, "made", PLACE, *losses, None)
+    found = Tables(turned.path, "made", True, PLACE, *losses, None)
     for one in recommend(found, "loss", Limit(least_local=22)):
         assert one.expected["local"].value == pytest.approx(20)
         assert one.setting["algorithm"] == "fedavg-adam"
@@ -98,7 +98,7 @@ def test_limits_that_cannot_be_kept_say_what_comes_nearest():
         Limit()
     with pytest.raises(UserError, match="either --max-forgetting or --min-local"):
         Limit(1.0, 2.0)
-    without = Tables(Path("here"), "made", PLACE, tables().results, None, None)
+    without = Tables(Path("here"), "made", True, PLACE, tables().results, None, None)
     with pytest.raises(UserError, match=r"evaluation\.validation=true"):
         list(recommend(without, "rouge_l", Limit(least_local=1)))
 
@@ -130,9 +130,9 @@ def test_runs_that_do_not_compare_are_named():
     first = tables()
     renamed = first.results.with_columns(client=pl.concat_str(pl.lit("x"), "client"))
     with pytest.raises(UserError, match="there: shares no client and condition with here"):
-        compare([first, Tables(Path("there"), "made", PLACE, renamed, None, None)], "rouge_l")
+        compare([first, Tables(Path("there"), "made", True, PLACE, renamed, None, None)], "rouge_l")
     with pytest.raises(UserError, match="there: has the axes"):
-        compare([first, Tables(Path("there"), "made", [], first.results, None, None)], "rouge_l")
+        compare([first, Tables(Path("there"), "made", False, [], first.results, None, None)], "rouge_l")
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +198,6 @@ def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
     facts = json.loads((runs[0] / "environment.json").read_text())
     (moved / "environment.json").write_text(json.dumps(facts | {"data_hash": "other"}))
     write_frame(moved / "results.parquet", copy.results)
-    other = Tables(moved, "moved", [], copy.results, None, None)
+    other = Tables(moved, "moved", False, [], copy.results, None, None)
     with pytest.raises(UserError, match="moved: holds other data, clients or seed"):
         compare([copy, other], "loss")

@@ -135,6 +135,7 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         "alpha",
         "client",
         "scope",
+        "task",
         "metric",
     ]
     assert read_table(StudyFolder(out)).sort(order).equals(read_table(folder).sort(order))

@@ -1,0 +1,59 @@
+"""The report as one HTML page that needs nothing from the network."""
+
+import json
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedprofit.files import write_text
+from fedprofit.report.page.data import page_data
+from fedprofit.study.folder import package_version
+from fedprofit.study.tables import Tables
+
+
+def write_page(tables: Tables, path: Path) -> None:
+    """Write the page of a run or study.
+
+    Everything is inside: styles, scripts (Plotly's with them), and the data. Text of users is put into
+    the page by the template, which escapes it, and by the script, as text and never as markup.
+    """
+    write_text(path, render(tables))
+
+
+def render(tables: Tables) -> str:
+    """Return the page."""
+    environment = Environment(
+        loader=PackageLoader("fedprofit.report.page", "."), autoescape=True, undefined=StrictUndefined
+    )
+    found = page_data(tables)
+    return environment.get_template("page.html").render(
+        page=found,
+        data=embedded(found),
+        style=_own("page.css"),
+        script=_own("page.js"),
+        plotly=_plotly(),
+        version=package_version("fedprofit"),
+    )
+
+
+def embedded(value: object) -> str:
+    r"""Return JSON that may stand inside a script element, whatever texts it holds.
+
+    >>> print(embedded("</script><!--"))
+    "\u003c/script\u003e\u003c!--"
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _own(name: str) -> str:
+    return (files(__name__) / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())

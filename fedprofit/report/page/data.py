@@ -1,0 +1,309 @@
+"""What the page shows, as plain values: every number of it comes from the tables."""
+
+import base64
+import json
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any
+
+import polars as pl
+
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, METRICS, label
+from fedprofit.report.overview import Place, places, worst
+from fedprofit.report.table import Row
+from fedprofit.study.tables import Tables
+
+SHOWN = ("algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric")
+SCORES = ("local", "global", "unseen", "gain", "forgetting")
+LARGEST_DOWNLOAD = 8_000_000  # bytes of a table that is put into the page
+
+
+def page_data(tables: Tables) -> dict[str, Any]:
+    """Collect everything that the page shows."""
+    found = places(tables)
+    environment: dict[str, Any] = next(iter(tables.environments.values()), {})
+    return {
+        "name": tables.name,
+        "kind": "Study" if tables.is_study else "Run",
+        "axes": tables.axes,
+        "metrics": [
+            {"key": metric, "title": METRICS[metric].split(",")[0], "lower": metric in LOWER_IS_BETTER}
+            for metric in tables.metrics
+        ],
+        "places": [_place(place) for place in found],
+        "conditions": [
+            _condition(number, place, row) for number, place in enumerate(found) for row in place.rows
+        ],
+        "headlines": [_headline(place, metric) for place in found for metric in tables.metrics],
+        "clients": [unit for number, place in enumerate(found) for unit in _clients(number, place)],
+        "transfer": _transfer(tables, found),
+        "rounds": _rounds(tables, found),
+        "trials": _trials(tables, found),
+        "partition": _partition(tables, found),
+        "budget": _budget(tables, found),
+        "claims": _claims(tables),
+        "configuration": tables.configuration,
+        "environment": json.dumps(environment, indent=2),
+        "made": _made(tables, environment),
+        "downloads": _downloads(tables),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Round a number for showing; JSON knows no NaN.
+
+    >>> plain(1.23456), plain(float("nan")), plain("text")
+    (1.2346, None, 'text')
+    """
+    if isinstance(value, float):
+        return round(value, 4) if isfinite(value) else None
+    return value
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return {
+        "title": place.title or "this run",
+        "axes": place.axes,
+        "heterogeneity": plain(place.heterogeneity),
+        "clients": place.clients,
+        "seeds": place.seeds,
+    }
+
+
+def _condition(number: int, place: Place, row: Row) -> dict[str, Any]:
+    shown = {key: plain(row[key]) for key in (*SHOWN, *SCORES, "front", "knee")}
+    counts = {"clients": row["clients"], "stopped": row["stopped"]}
+    return {"place": number, "label": label(row), **shown, **counts, "worst": plain(worst(place, row))}
+
+
+def _headline(place: Place, metric: str) -> dict[str, Any]:
+    """What a reader in a hurry wants: before, the compromise, and the most that can be gained."""
+    rows = place.of(metric)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+
+    def best(condition: str) -> Row | None:
+        own = [row for row in rows if row["condition"] == condition and isfinite(row["local"])]
+        return max(own, key=lambda row: sign * row["local"], default=None)
+
+    federated = [row for row in rows if row["condition"] == "federated" and row["setting"] == "last"]
+    chosen = {
+        "base": next((row for row in rows if row["condition"] == "base"), None),
+        "federated": max(federated, key=lambda row: sign * row["global"], default=None),
+        "compromise": next((row for row in rows if row["knee"]), None),
+        "most": best("personalized"),
+        "alone": best("local"),
+    }
+    shown = {
+        name: row and {"label": label(row), **{key: plain(row[key]) for key in SCORES}}
+        for name, row in chosen.items()
+    }
+    return {"place": place.title or "this run", "metric": metric, **shown}
+
+
+def _clients(number: int, place: Place) -> Iterable[dict[str, Any]]:
+    """Each client's gain and forgetting at the last step of each setting."""
+    tuned = place.units.filter(pl.col("condition") == "personalized", pl.col("alpha") == 1.0)
+    keys = ["algorithm", "setting", "start", "metric"]
+    for _, own in tuned.group_by(keys, maintain_order=True):
+        last = own.filter(pl.col("step") == own["step"].max())
+        yield {
+            "place": number,
+            **{key: last[key][0] for key in keys},
+            "step": last["step"][0],
+            "names": [f"{client}, seed {seed}" for client, seed in last.select("client", "seed").rows()],
+            "gain": [plain(value) for value in last["gain"]],
+            "forgetting": [plain(value) for value in last["forgetting"]],
+        }
+
+
+def _of_place(frame: pl.DataFrame, tables: Tables, place: Place) -> pl.DataFrame:
+    return frame.filter(*(pl.col(axis) == value for axis, value in place.axes.items()))
+
+
+def _transfer(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """Each client's scores by task, before and after personalization: one matrix a setting and seed."""
+    if "task" not in tables.results.columns:
+        return []
+    matrices = []
+    for number, place in enumerate(found):
+        own = _of_place(tables.results, tables, place).filter(pl.col("scope") == "task")
+        tuned = own.filter(pl.col("condition") == "personalized", pl.col("alpha") == 1.0)
+        keys = ["algorithm", "setting", "start", "seed", "metric"]
+        for (algorithm, setting, start, seed, metric), after in tuned.group_by(keys, maintain_order=True):
+            after = after.filter(pl.col("step") == after["step"].max())
+            before = own.filter(
+                pl.col("condition") == "federated",
+                pl.col("algorithm") == algorithm,
+                pl.col("setting") == start,
+                pl.col("seed") == seed,
+                pl.col("metric") == metric,
+            )
+            clients, tasks = sorted(set(after["client"])), sorted(set(after["task"]))
+            matrices.append(
+                {
+                    "place": number,
+                    **dict(zip(keys, (algorithm, setting, start, seed, metric), strict=True)),
+                    "clients": clients,
+                    "tasks": tasks,
+                    "after": _matrix(after, clients, tasks),
+                    "before": _matrix(before, clients, tasks),
+                }
+            )
+    return matrices
+
+
+def _matrix(rows: pl.DataFrame, clients: list[str], tasks: list[str]) -> list[list[Any]]:
+    values = {(client, task): value for client, task, value in rows.select("client", "task", "value").rows()}
+    return [[plain(values.get((client, task))) for task in tasks] for client in clients]
+
+
+def _rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """Loss by round, averaged over seeds, of the trials that were chosen."""
+    if tables.rounds is None:
+        return []
+    lines = []
+    for number, place in enumerate(found):
+        own = _of_place(tables.rounds, tables, place).filter(pl.col("chosen"))
+        for (algorithm,), rows in own.group_by("algorithm", maintain_order=True):
+            means = rows.group_by("round", maintain_order=True).agg(
+                pl.col("loss").mean(), pl.col("validation_loss").mean()
+            )
+            lines.append(
+                {
+                    "place": number,
+                    "algorithm": algorithm,
+                    "round": means["round"].to_list(),
+                    "loss": [plain(value) for value in means["loss"]],
+                    "validation": [plain(value) for value in means["validation_loss"]],
+                }
+            )
+    return lines
+
+
+def _trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
+    if tables.rounds is None or tables.rounds["trial"].n_unique() == tables.rounds["algorithm"].n_unique():
+        return []
+    keys = ["seed", "algorithm", "trial", "chosen"]
+    rows = []
+    for place in found:
+        own = _of_place(tables.rounds, tables, place).sort("round")
+        summed = own.group_by(keys, maintain_order=True).agg(
+            last=pl.col("validation_loss").last(), best=pl.col("validation_loss").min()
+        )
+        rows += [
+            {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
+            for row in summed.sort("seed", "algorithm", "trial").to_dicts()
+        ]
+    return rows
+
+
+def _partition(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """Who trains on what, one picture a place and seed."""
+    if tables.clients is None:
+        return []
+    pictures = []
+    for number, place in enumerate(found):
+        own = _of_place(tables.clients, tables, place)
+        for (seed,), rows in own.group_by("seed", maintain_order=True):
+            clients = rows.select("client", "group").unique(maintain_order=True).rows()
+            tasks = sorted(set(rows["task"]))
+            counts = {
+                (client, task): n for client, task, n in rows.select("client", "task", "examples").rows()
+            }
+            pictures.append(
+                {
+                    "place": number,
+                    "seed": seed,
+                    "clients": [client for client, _ in clients],
+                    "groups": [group for _, group in clients],
+                    "tasks": tasks,
+                    "counts": [[counts.get((client, task), 0) for task in tasks] for client, _ in clients],
+                }
+            )
+    return pictures
+
+
+def _budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """What federated training cost, a run on average: of the chosen trial, and of all trials in seconds."""
+    if tables.rounds is None:
+        return []
+    rows = []
+    for place in found:
+        own = _of_place(tables.rounds, tables, place).filter(pl.col("chosen"))
+        for (algorithm,), part in own.group_by("algorithm", maintain_order=True):
+            runs = part["run"].n_unique()
+            sums = {
+                key: round(part[key].sum() / runs) for key in ("steps", "tokens", "bytes_down", "bytes_up")
+            }
+            stages = [f"train-{trial}" for trial in set(part["trial"])]
+            rows.append(
+                {
+                    "place": place.title or "this run",
+                    "algorithm": algorithm,
+                    "rounds": len(part) // runs,
+                    **sums,
+                    "seconds": _seconds(tables, place, stages),
+                    "personalizing": _seconds(tables, place, [f"personalized-{algorithm}-"], prefix=True),
+                }
+            )
+    return rows
+
+
+def _seconds(tables: Tables, place: Place, stages: list[str], prefix: bool = False) -> float | None:
+    """Return the seconds of some stages, added up, a run on average."""
+    if tables.times is None:
+        return None
+    own = _of_place(tables.times, tables, place)
+    chosen = pl.col("stage").str.starts_with(stages[0]) if prefix else pl.col("stage").is_in(stages)
+    mine = own.filter(chosen)
+    return round(float(mine["seconds"].sum()) / max(1, own["run"].n_unique()), 1) if len(mine) else None
+
+
+def _claims(tables: Tables) -> list[dict[str, Any]]:
+    """What the study's results say of the paper's claims; a run alone says nothing."""
+    if not tables.is_study:
+        return []
+    from fedprofit.study.claims import SAYS, check_claims
+
+    return [
+        {
+            "claim": one.claim,
+            "metric": metric,
+            "says": SAYS[one.claim],
+            "verdict": one.verdict,
+            "reason": one.reason,
+            "comparisons": [
+                f"{c.what}: {c.estimate}; {c.estimate.seeds} seeds, {c.estimate.clients} clients"
+                for c in one.comparisons
+            ],
+        }
+        for metric in tables.metrics
+        for one in check_claims(tables.results, tables.axes, metric)
+    ]
+
+
+def _made(tables: Tables, environment: dict[str, Any]) -> dict[str, Any]:
+    """What it was made with, in a line."""
+    model, machine = environment.get("model", {}), environment.get("machine", {})
+    return {
+        "model": tables.model,
+        "dtype": str(model.get("dtype", "")).removeprefix("torch."),
+        "version": environment.get("versions", {}).get("fedprofit", ""),
+        "processor": machine.get("processor", ""),
+        "runs": tables.results["run"].n_unique(),
+    }
+
+
+def _downloads(tables: Tables) -> list[dict[str, str]]:
+    """The tables themselves, inside the page."""
+    found = [("results.parquet", "every score, by client")]
+    if tables.validation is not None:
+        found.append(("validation.parquet", "the same of the validation clients"))
+    links = []
+    for name, what in found:
+        content = (tables.path / name).read_bytes()
+        if len(content) <= LARGEST_DOWNLOAD:
+            coded = base64.b64encode(content).decode()
+            links.append({"name": name, "what": what, "url": f"data:application/octet-stream;base64,{coded}"})
+    return links

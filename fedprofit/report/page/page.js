@@ -1,0 +1,280 @@
+"use strict";
+// Draws the page from the data in it. Texts of users go into the document as text, and into Plotly escaped,
+// since Plotly reads a few tags in labels.
+
+const page = JSON.parse(document.getElementById("data").textContent);
+const byId = (id) => document.getElementById(id);
+const safe = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+const unique = (values) => [...new Set(values)];
+const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(+value.toPrecision(4)) : String(value));
+
+// Okabe and Ito's colours, which every common colour vision tells apart; brighter ones on dark ground.
+const COLOURS = {
+  light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#3B8FC2", "#444444"],
+  dark: ["#56B4E9", "#F58A42", "#2FC79A", "#E6A0C8", "#E69F00", "#9AD4F7", "#CCCCCC"],
+};
+const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "x", "star-triangle-up"];
+const LINES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
+const BASELINES = { base: ["star", "base model"], local: ["cross", "each client alone"], central: ["x", "central training"] };
+
+const algorithms = unique(page.conditions.map((row) => row.algorithm)).filter(Boolean);
+const settings = unique(page.conditions.filter((row) => row.condition === "personalized").map((row) => row.setting));
+const state = { metric: page.metrics[0].key, place: 0, algorithms: new Set(algorithms) };
+
+const dark = () => document.documentElement.dataset.theme === "dark";
+const colour = (algorithm) => COLOURS[dark() ? "dark" : "light"][algorithms.indexOf(algorithm) % 7];
+const cssValue = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const metricNow = () => page.metrics.find((one) => one.key === state.metric);
+const inView = (row) => row.place === state.place && row.metric === state.metric && state.algorithms.has(row.algorithm);
+
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+function fill(select, options, chosen) {
+  select.replaceChildren(...options.map(([value, text]) => element("option", text, { value })));
+  if (chosen !== undefined && options.some(([value]) => String(value) === String(chosen))) select.value = chosen;
+}
+
+function layout(x, y, more = {}) {
+  const axis = { gridcolor: cssValue("--line"), zerolinecolor: cssValue("--line"), automargin: true };
+  const narrow = window.innerWidth < 640;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: cssValue("--ink"), family: "system-ui, sans-serif", size: 13 },
+    margin: { l: 60, r: 15, t: 15, b: 50 }, hovermode: "closest",
+    hoverlabel: { align: "left" },
+    legend: narrow ? { orientation: "h", y: -0.2, font: { size: 11 } } : { x: 1.02, y: 1, font: { size: 12 } },
+    xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
+  };
+}
+
+function draw(id, traces, plan) {
+  const place = byId(id);
+  if (!traces.length) {
+    Plotly.purge(place);
+    place.replaceChildren(element("p", "Nothing of this was measured, or nothing is chosen above.", { class: "empty" }));
+    return;
+  }
+  if (place.querySelector(".empty")) place.replaceChildren();
+  Plotly.react(place, traces, plan, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+}
+
+function table(id, columns, rows) {
+  const head = element("tr");
+  for (const column of columns) head.append(element("th", column, { scope: "col" }));
+  const body = rows.map((row) => {
+    const line = element("tr");
+    row.forEach((value, number) => line.append(element(number ? "td" : "th", shown(value), number ? {} : { scope: "row" })));
+    return line;
+  });
+  const made = element("table"), top = element("thead"), rest = element("tbody");
+  top.append(head);
+  rest.append(...body);
+  made.append(top, rest);
+  byId(id).replaceChildren(made);
+}
+
+function hover(row) {
+  const facts = [`<b>${safe(row.label)}</b>`];
+  if (row.rate !== null) facts.push(`rate ${row.rate}${row.pull ? `, pull ${row.pull}` : ""}`);
+  facts.push(`local ${shown(row.local)}, global ${shown(row.global)}`);
+  if (row.gain !== null) facts.push(`gained ${shown(row.gain)}, forgotten ${shown(row.forgetting)}`);
+  if (row.worst !== null) facts.push(`the worst tenth forget ${shown(row.worst)}`);
+  if (row.stopped) facts.push(`${row.stopped} of ${row.clients} clients stopped: not finite`);
+  return facts.join("<br>");
+}
+
+function points(rows, more) {
+  return {
+    x: rows.map((row) => row.global), y: rows.map((row) => row.local), text: rows.map(hover),
+    hovertemplate: "%{text}<extra></extra>", ...more,
+  };
+}
+
+function drawTradeoff() {
+  const rows = page.conditions.filter((row) => row.place === state.place && row.metric === state.metric);
+  const own = rows.filter(inView), traces = [];
+  for (const algorithm of algorithms.filter((name) => state.algorithms.has(name))) {
+    const mine = own.filter((row) => row.algorithm === algorithm);
+    settings.forEach((setting, number) => {
+      const tuned = mine.filter((row) => row.condition === "personalized" && row.setting === setting);
+      if (!tuned.length) return;
+      const start = mine.filter((row) => row.condition === "federated" && row.setting === tuned[0].start);
+      const along = tuned.filter((row) => row.alpha === 1).sort((a, b) => a.step - b.step);
+      const sizes = [...start.map(() => 0), ...along.map(() => 9)];
+      traces.push(points([...start, ...along], {
+        mode: "lines+markers", name: safe(`${algorithm}, ${setting}`),
+        line: { color: colour(algorithm), dash: LINES[number % LINES.length], width: 2 },
+        marker: { symbol: SYMBOLS[number % SYMBOLS.length], size: sizes, color: colour(algorithm) },
+      }));
+      const mixed = tuned.filter((row) => row.alpha !== 1);
+      if (mixed.length && byId("mixes").checked) traces.push(points(mixed, {
+        mode: "markers", showlegend: false,
+        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open`, size: 8, color: colour(algorithm) },
+      }));
+    });
+    const last = mine.filter((row) => row.condition === "federated" && row.setting === "last");
+    traces.push(points(last, {
+      mode: "markers", name: safe(`${algorithm}, federated`),
+      marker: { symbol: "circle-open", size: 17, color: colour(algorithm), line: { width: 3 } },
+    }));
+  }
+  for (const [condition, [symbol, name]] of Object.entries(BASELINES)) {
+    const found = rows.filter((row) => row.condition === condition).sort((a, b) => a.step - b.step).slice(-1);
+    if (found.length) traces.push(points(found, { mode: "markers", name, marker: { symbol, size: 13, color: cssValue("--soft") } }));
+  }
+  if (byId("front").checked) {
+    const front = rows.filter((row) => row.front).sort((a, b) => a.global - b.global);
+    if (front.length) traces.unshift(points(front, {
+      mode: "lines", name: "front", hoverinfo: "skip", hovertemplate: null,
+      line: { color: cssValue("--soft"), dash: "dash", width: 1.5 },
+    }));
+    traces.push(points(rows.filter((row) => row.knee), {
+      mode: "markers", name: "knee of the front",
+      marker: { symbol: "diamond-open", size: 22, color: cssValue("--ink"), line: { width: 2 } },
+    }));
+  }
+  const lower = metricNow().lower ? "reversed" : true, unit = safe(metricNow().title.split(" in ")[0]);
+  const plan = layout(`global ${unit}`, `local ${unit}`);
+  plan.xaxis.autorange = plan.yaxis.autorange = lower;
+  draw("tradeoff-chart", traces, plan);
+  const base = rows.filter((row) => !row.algorithm);
+  table("tradeoff-table", ["condition", "local", "global", "unseen", "gained", "forgotten", "worst tenth", "clients"],
+    [...base, ...own].map((row) => [row.label, row.local, row.global, row.unseen, row.gain, row.forgetting, row.worst, row.clients]));
+}
+
+function drawForgetting() {
+  const own = page.clients.filter(inView);
+  const name = (one) => `${one.algorithm}, ${one.setting}, step ${one.step}`;
+  draw("forgetting-chart", own.map((one) => ({
+    type: "box", name: safe(name(one)), y: one.forgetting, text: one.names.map((client, number) => `${safe(client)}<br>gained ${shown(one.gain[number])}`),
+    boxpoints: "all", jitter: 0.4, pointpos: 0, marker: { color: colour(one.algorithm), size: 5 }, line: { width: 1 },
+    fillcolor: "rgba(128,128,128,0.12)", hovertemplate: "%{text}, forgot %{y:.3g}<extra></extra>", showlegend: false,
+  })), layout("", "forgotten of the global score", { xaxis: { tickangle: -40, automargin: true } }));
+  table("forgetting-table", ["client", "setting", "gained", "forgotten"],
+    own.flatMap((one) => one.names.map((client, number) => [client, name(one), one.gain[number], one.forgetting[number]])));
+}
+
+function drawTransfer() {
+  const own = page.transfer.filter(inView);
+  const name = (one) => `${one.algorithm}, ${one.setting}`;
+  fill(byId("setting"), unique(own.map(name)).map((text) => [text, text]), byId("setting").value);
+  const seeds = unique(own.filter((one) => name(one) === byId("setting").value).map((one) => one.seed));
+  fill(byId("seed"), seeds.map((seed) => [seed, seed]), byId("seed").value);
+  const one = own.find((found) => name(found) === byId("setting").value && String(found.seed) === byId("seed").value);
+  if (!one) {
+    byId("transfer-table").replaceChildren();
+    return draw("transfer-chart", [], {});
+  }
+  const sign = metricNow().lower ? -1 : 1;
+  const better = one.after.map((line, i) => line.map((value, j) => {
+    const before = (one.before[i] || [])[j];
+    return value === null || before === null || before === undefined ? null : sign * (value - before);
+  }));
+  const most = Math.max(1e-9, ...better.flat().filter((value) => value !== null).map(Math.abs));
+  const holds = page.partition.find((found) => found.place === one.place && found.seed === one.seed);
+  const dots = one.clients.map((client) => one.tasks.map((task) => {
+    const row = holds ? holds.clients.indexOf(client) : -1, column = holds ? holds.tasks.indexOf(task) : -1;
+    return row >= 0 && column >= 0 && holds.counts[row][column] ? "●" : "";
+  }));
+  const details = one.after.map((line, i) => line.map((value, j) => `${shown((one.before[i] || [])[j])} → ${shown(value)}`));
+  draw("transfer-chart", [{
+    type: "heatmap", x: one.tasks.map(safe), y: one.clients.map(safe), z: better, text: dots, customdata: details,
+    texttemplate: "%{text}", hovertemplate: "%{y} on %{x}: %{customdata}<extra></extra>", zmin: -most, zmax: most,
+    colorscale: [[0, "#B35806"], [0.25, "#F1A340"], [0.5, dark() ? "#2a3037" : "#F7F7F7"], [0.75, "#67A9CF"], [1, "#2166AC"]],
+    colorbar: { title: { text: "better" }, thickness: 12 },
+  }], layout("", "", { xaxis: { tickangle: -40, automargin: true }, yaxis: { automargin: true, autorange: "reversed" } }));
+  table("transfer-table", ["client", ...one.tasks], one.clients.map((client, i) => [client, ...better[i]]));
+}
+
+function drawLearning() {
+  const own = page.rounds.filter((one) => one.place === state.place && state.algorithms.has(one.algorithm));
+  draw("learning-chart", own.flatMap((one) => [
+    { x: one.round, y: one.loss, mode: "lines", name: safe(`${one.algorithm}, cohort`), line: { color: colour(one.algorithm), width: 2 } },
+    { x: one.round, y: one.validation, mode: "markers", name: safe(`${one.algorithm}, validation clients`), marker: { color: colour(one.algorithm), size: 9, symbol: "diamond" } },
+  ]), layout("round", "nats per target token"));
+}
+
+function drawPartition() {
+  const own = page.partition.filter((one) => one.place === state.place), one = own[0];
+  const facts = page.places[state.place];
+  byId("partition-text").textContent = `Share of each client's train examples by task${one ? `, seed ${one.seed}` : ""}. Heterogeneity ${shown(facts.heterogeneity)}: ` +
+    "the mean distance of a client's task mix from the pool's, 0 where all are alike.";
+  if (!one) return draw("partition-chart", [], {});
+  const share = one.counts.map((line) => {
+    const total = Math.max(1, line.reduce((sum, count) => sum + count, 0));
+    return line.map((count) => count / total);
+  });
+  draw("partition-chart", [{
+    type: "heatmap", x: one.tasks.map(safe), y: one.clients.map((client, number) => safe(`${client} (${one.groups[number]})`)), z: share,
+    customdata: one.counts, hovertemplate: "%{y}<br>%{x}: %{customdata} examples<extra></extra>", zmin: 0, zmax: 1,
+    colorscale: [[0, dark() ? "#1e2329" : "#f7fbff"], [0.5, "#6baed6"], [1, dark() ? "#d6ebff" : "#08306b"]], colorbar: { thickness: 12 },
+  }], layout("", "", { xaxis: { tickangle: -40, automargin: true }, yaxis: { automargin: true, autorange: "reversed" } }));
+}
+
+function drawAll() {
+  for (const part of document.querySelectorAll("[data-metric]")) part.hidden = part.dataset.metric !== state.metric;
+  for (const swatch of document.querySelectorAll(".swatch")) swatch.style.background = colour(swatch.dataset.algorithm);
+  drawTradeoff();
+  drawForgetting();
+  drawTransfer();
+  drawLearning();
+  drawPartition();
+}
+
+function choosePlace() {
+  const wanted = page.axes.map((axis) => byId(`axis-${page.axes.indexOf(axis)}`).value);
+  state.place = page.places.findIndex((place) => page.axes.every((axis, number) => place.axes[axis] === wanted[number]));
+  drawAll();
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  byId("theme").textContent = theme === "dark" ? "Light" : "Dark";
+  byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
+}
+
+function downloadRows() {
+  const keys = ["place", ...Object.keys(page.conditions[0]).filter((key) => key !== "place")];
+  const quoted = (value) => `"${String(value === null ? "" : value).replaceAll('"', '""')}"`;
+  const rows = page.conditions.map((row) => keys.map((key) => quoted(key === "place" ? page.places[row.place].title : row[key])).join(","));
+  const link = element("a", "", { download: "conditions.csv", href: URL.createObjectURL(new Blob([[keys.join(","), ...rows].join("\n")], { type: "text/csv" })) });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function begin() {
+  fill(byId("metric"), page.metrics.map((one) => [one.key, one.title]));
+  page.axes.forEach((axis, number) => {
+    const label = element("label", `${axis} `), select = element("select", undefined, { id: `axis-${number}` });
+    fill(select, unique(page.places.map((place) => place.axes[axis])).map((value) => [value, value]));
+    select.addEventListener("change", choosePlace);
+    label.append(select);
+    byId("axes").append(label);
+  });
+  for (const algorithm of algorithms) {
+    const label = element("label"), box = element("input", undefined, { type: "checkbox", checked: "" });
+    box.addEventListener("change", () => {
+      if (box.checked) state.algorithms.add(algorithm); else state.algorithms.delete(algorithm);
+      drawAll();
+    });
+    const swatch = element("span", undefined, { class: "swatch", "aria-hidden": "true" });
+    swatch.dataset.algorithm = algorithm;
+    label.append(box, swatch, algorithm);
+    byId("algorithms").append(label);
+  }
+  byId("metric").addEventListener("change", (event) => { state.metric = event.target.value; drawAll(); });
+  for (const id of ["mixes", "front"]) byId(id).addEventListener("change", drawTradeoff);
+  for (const id of ["setting", "seed"]) byId(id).addEventListener("change", drawTransfer);
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("csv").addEventListener("click", downloadRows);
+  byId("theme").addEventListener("click", () => { setTheme(dark() ? "light" : "dark"); drawAll(); });
+  setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  drawAll();
+}
+
+begin();

@@ -1,0 +1,226 @@
+"""The page in a real browser: no network, no errors, filters that work, text that stays text."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from test_claims import plain, table
+from tiny_run import tiny_config
+
+import fedprofit
+from fedprofit.evaluate.results import write_frame
+from fedprofit.evaluate.tradeoff import summarize
+from fedprofit.report.page import write_page
+from fedprofit.study.tables import open_tables
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+MARKUP = "<img src=x onerror='window.hacked=1'>"
+ENDING = "</script><script>window.hacked=2</script>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; where there is none the tests are skipped, but not in CI."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("no Chromium; .ci/run installs it")
+        pytest.skip("needs Chromium (on Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page and keep what it asks for and complains of."""
+    pages = []
+
+    def at(path: Path, width=1200, height=900, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.troubles = []
+        page.on("console", lambda m: page.troubles.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: page.troubles.append(str(error)))
+        page.on("request", lambda r: page.troubles.append(r.url) if not r.url.startswith("file:") else None)
+        page.goto(path.as_uri())
+        page.wait_for_selector("#tradeoff-chart .plot-container")
+        pages.append(page)
+        return page
+
+    yield at
+    for page in pages:
+        page.close()
+
+
+def without_data(troubles):
+    """Leave out the page's own icon and downloads, which are inside it."""
+    return [text for text in troubles if not text.startswith(("data:", "blob:"))]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The report of a made-up study: two levels, two algorithms, two rates, three seeds."""
+    place = tmp_path_factory.mktemp("study")
+    results = table(plain(lambda level, algorithm, rate: 4 + 3 * (rate > 0.05) + (level == "task")))
+    base = results.filter(pl.col("condition") == "federated", pl.col("algorithm") == "fedsgd").with_columns(
+        condition=pl.lit("base"), algorithm=pl.lit(""), setting=pl.lit(""), step=pl.lit(None, pl.Int64),
+        value=pl.lit(10.0),
+    )  # fmt: skip
+    both = pl.concat([results, base])
+    losses = both.with_columns(metric=pl.lit("loss"), value=5 - pl.col("value") / 10)
+    made = pl.concat([both, losses]).with_columns(
+        version=pl.lit("0"), model=pl.lit("m"), dtype=pl.lit("float32"), task=pl.lit("")
+    )
+    write_frame(place / "results.parquet", made)
+    (place / "study.json").write_text(json.dumps({"name": "made-up", "axes": ["seed", "heterogeneity"]}))
+    tables = open_tables(place)
+    write_page(tables, place / "report.html")
+    return tables
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The report of a run whose clients and tasks are named by somebody who means harm."""
+    place = tmp_path_factory.mktemp("run")
+    config = tiny_config(place)
+    path = Path(config["data"]["source"]["path"])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    renamed = [line | {"who": MARKUP + line["who"], "job": ENDING + line["job"]} for line in lines]
+    path.write_text("\n".join(map(json.dumps, renamed)))
+    config["data"]["unseen_tasks"] = 0
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=place / "out").path
+    write_page(open_tables(folder), folder / "report.html")
+    return folder
+
+
+def cells(page, chart):
+    rows = page.locator(f"#{chart}-table tbody tr").all()
+    return [[cell.text_content() for cell in row.locator("th, td").all()] for row in rows]
+
+
+def traces(page, chart):
+    return page.evaluate(f"document.getElementById('{chart}-chart').data.map(t => t.name || t.type)")
+
+
+def test_a_study_is_shown_as_it_is(study, opened):
+    page = opened(study.path / "report.html")
+    assert page.locator("h1").text_content() == "made-up"
+    task = study.results.filter(pl.col("heterogeneity") == "task")
+    means = {
+        (row["algorithm"], row["setting"], row["step"]): row
+        for row in summarize(task).to_dicts()
+        if row["metric"] == "rouge_l" and row["condition"] == "personalized"
+    }
+    found = {row[0]: row for row in cells(page, "tradeoff")}
+    for (algorithm, setting, step), row in means.items():
+        local, kept = found[f"{algorithm}, {setting}, step {step}"][1:3]
+        assert float(local) == pytest.approx(row["local"], rel=1e-3)
+        assert float(kept) == pytest.approx(row["global"], rel=1e-3)
+    verdicts = [one.text_content() for one in page.locator("#claims tr:visible .verdict").all()]
+    assert len(verdicts) == 5
+    assert verdicts[0] == "supported", "the small rate was made to keep more"
+    assert without_data(page.troubles) == []
+
+
+def test_filters_change_what_is_shown(study, opened):
+    page = opened(study.path / "report.html")
+    before = cells(page, "tradeoff")
+    page.select_option("#axis-0", "iid")
+    after = cells(page, "tradeoff")
+    assert [row[0] for row in before] == [row[0] for row in after]
+    assert before != after
+    page.select_option("#metric", "loss")
+    assert float(cells(page, "tradeoff")[0][1]) == pytest.approx(4.0), "the base model's loss"
+    first, last = page.evaluate("document.getElementById('tradeoff-chart')._fullLayout.xaxis.range")
+    assert first > last, "a loss is better where it is lower: to the right"
+    assert "fedsgd, federated" in traces(page, "tradeoff")
+    page.get_by_label("fedsgd").uncheck()
+    assert not [name for name in traces(page, "tradeoff") + traces(page, "forgetting") if "fedsgd" in name]
+    assert not [row for row in cells(page, "tradeoff") if "fedsgd" in row[0]]
+    assert "front" in traces(page, "tradeoff")
+    page.uncheck("#front")
+    assert "front" not in traces(page, "tradeoff")
+    page.get_by_label("fedavg-adam").uncheck()
+    assert page.locator("#forgetting-chart .empty").is_visible()
+    page.get_by_label("fedavg-adam").check()
+    assert len(traces(page, "forgetting")) == 2
+    assert without_data(page.troubles) == []
+
+
+def test_it_is_used_by_keyboard_in_the_dark_and_on_a_phone(study, opened):
+    page = opened(study.path / "report.html", 390, 844, "dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator("html").get_attribute("data-theme") == "light"
+    page.focus("#axis-0")
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#axis-0").input_value() == "iid"
+    page.focus("#tradeoff summary")
+    page.keyboard.press("Enter")
+    assert page.locator("#tradeoff-table").is_visible()
+    assert without_data(page.troubles) == []
+
+
+def test_the_rows_download_as_csv(study, opened, tmp_path):
+    page = opened(study.path / "report.html")
+    page.locator("#tradeoff summary").click()
+    with page.expect_download() as download:
+        page.click("#csv")
+    download.value.save_as(tmp_path / "rows.csv")
+    rows = pl.read_csv(tmp_path / "rows.csv")
+    assert len(rows) == len(page.evaluate("page.conditions"))
+    assert set(rows["place"]) == {"heterogeneity task", "heterogeneity iid"}
+    link = page.get_by_role("link", name="results.parquet")
+    with page.expect_download() as download:
+        link.click()
+    download.value.save_as(tmp_path / "results.parquet")
+    assert pl.read_parquet(tmp_path / "results.parquet").equals(study.results)
+
+
+def test_texts_of_users_stay_texts(hostile, opened):
+    page = opened(hostile / "report.html")
+    page.wait_for_selector("#transfer-chart .plot-container")
+    assert page.evaluate("window.hacked === undefined")
+    assert page.locator("img").count() == 0
+    names = [row[0] for row in cells(page, "transfer")]
+    assert names
+    assert all(name.startswith(MARKUP) for name in names)
+    heads = [cell.text_content() for cell in page.locator("#transfer-table thead th").all()]
+    assert all(name.startswith(ENDING) for name in heads[1:])
+    drawn = page.evaluate(
+        "[...document.querySelectorAll('#transfer-chart .ytick text')].map(t => t.textContent)"
+    )
+    assert any(name.startswith(MARKUP[:20]) for name in drawn)
+    assert without_data(page.troubles) == []
+
+
+def test_the_transfer_matrix_is_what_the_table_says(hostile, opened):
+    page = opened(hostile / "report.html")
+    page.select_option("#metric", "loss")
+    results = fedprofit.read_results(hostile).filter(
+        pl.col("metric") == "loss", pl.col("scope") == "task", pl.col("algorithm") == "avg"
+    )
+    tuned = results.filter(pl.col("condition") == "personalized", pl.col("alpha") == 1.0, pl.col("step") == 3)
+    before = results.filter(pl.col("condition") == "federated", pl.col("setting") == "last")
+    joined = before.join(tuned, on=["client", "task"], suffix="_after")
+    heads = [cell.text_content() for cell in page.locator("#transfer-table thead th").all()]
+    shown = {
+        (row[0], task): value
+        for row in cells(page, "transfer")
+        for task, value in zip(heads[1:], row[1:], strict=True)
+    }
+    assert len(shown) == len(joined) > 0
+    for row in joined.to_dicts():
+        assert float(shown[row["client"], row["task"]]) == pytest.approx(
+            row["value"] - row["value_after"], abs=2e-4
+        )
