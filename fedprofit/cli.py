@@ -82,6 +82,10 @@ def study(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side.  [default: one a core]", show_default=False)
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help='Send the runs to the Ray cluster at this address; "local" starts one here.'),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the study in the folder.")] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Show the runs and the time they may take; run none.")
@@ -98,7 +102,14 @@ def study(
         show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console)
         return
     folder, progress = run_study(
-        study, overrides or [], out, workers, resume, yes, lambda line: console.print(line, highlight=False)
+        study,
+        overrides or [],
+        out,
+        workers,
+        resume,
+        yes,
+        ray,
+        say=lambda line: console.print(line, highlight=False),
     )
     print_study(folder, progress, console)
     if progress.failed:

@@ -13,9 +13,10 @@ from tiny_run import call, command, surroundings, tiny_config
 
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
-from fedprofit.study import many
+from fedprofit.study import pools
 from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import run_all, run_study
+from fedprofit.study.pools import Processes
 from fedprofit.study.spec import load_study
 
 AXES = {
@@ -149,7 +150,7 @@ def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
     runs[1] = dataclasses.replace(runs[1], config=runs[1].config.model_copy(update={"data": data}))
     said = []
     folder = StudyFolder(tmp_path / "out")
-    progress = run_all(folder, runs, 1, said.append)
+    progress = run_all(folder, runs, Processes(1), said.append)
     assert done(folder) == {runs[0].key}
     (failure,) = progress.failed
     assert failure["attempts"] == 2
@@ -157,7 +158,7 @@ def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
     assert [line for line in said if "goes on once more" in line and "seed 1" in line]
     assert "gone.jsonl" in folder.failures.read_text()
     # Mended, it goes on with what is missing, and the failure is forgotten.
-    again = run_all(folder, load_study(path)[1], 1, said.append)
+    again = run_all(folder, load_study(path)[1], Processes(1), said.append)
     assert (again.total, again.failed) == (1, [])
     assert not folder.failures.exists()
 
@@ -167,7 +168,7 @@ def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
     flag = tmp_path / "died"
     flag.touch()
     monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
-    monkeypatch.setattr(many, "compute", die_once)
+    monkeypatch.setattr(pools, "compute", die_once)
     said = []
     folder, progress = run_study(path, out=tmp_path / "out", workers=1, say=said.append)
     assert any("its process died" in line for line in said)
@@ -181,7 +182,7 @@ def die_once(mapping, out):
     import signal
     from pathlib import Path
 
-    from fedprofit.study.many import compute
+    from fedprofit.study.pools import compute
 
     flag = Path(os.environ["FEDPROFIT_TEST_DIE"])
     if flag.exists():

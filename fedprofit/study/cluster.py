@@ -1,0 +1,108 @@
+"""A study's runs on a Ray cluster (extra `ray`): the same run, wherever there is room for it.
+
+A run asks for as many processors as its `backbone.workers`, and for a GPU where its `backbone.device` is one.
+It is computed in the cache folder of the node that gets it, so that a run that is tried again on the same
+node goes on where it was, and its files travel back. The data must lie at the same path on every node;
+the model comes from each node's own cache.
+"""
+
+import shutil
+import socket
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from fedprofit.config import Config
+from fedprofit.errors import UserError
+from fedprofit.files import atomic, cache_folder
+from fedprofit.study.pools import compute
+from fedprofit.study.spec import PlannedRun
+
+# What else a run leaves (its checkpoint, its parts) serves to go on with it, and stays behind.
+TRAVEL = ("*.parquet", "*.json", "config.yaml", "run.log", "prompts/*", "parts/history-*.json")
+
+
+def compute_there(mapping: dict[str, Any], key: str) -> tuple[float, dict[str, bytes]]:
+    """Compute a run on a node; return its seconds and its files by path below its folder."""
+    folder = cache_folder() / "runs" / key
+    began = time.monotonic()
+    compute(mapping, str(folder))
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for pattern in TRAVEL
+        for path in sorted(folder.glob(pattern))
+    }
+    shutil.rmtree(folder)
+    return time.monotonic() - began, found
+
+
+def needs(config: Config) -> dict[str, float]:
+    """Return the processors and GPUs that a run asks for.
+
+    >>> from fedprofit.config_file import from_mapping
+    >>> algorithms = [{"kind": "fedsgd", "name": "sgd"}]
+    >>> run = {"name": "x", "data": {"source": {"kind": "lexicon"}}, "training": {"algorithms": algorithms}}
+    >>> needs(from_mapping(run | {"backbone": {"device": "cuda", "workers": 2}}))
+    {'num_cpus': 2, 'num_gpus': 1}
+    """
+    workers = config.backbone.workers
+    gpus = 1 if config.backbone.device.startswith("cuda") else 0
+    return {"num_cpus": 1 if workers == "auto" else workers, "num_gpus": gpus}
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nothing listens at HOST:PORT: Ray itself goes on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+class Cluster:
+    """A Ray cluster; the address "local" starts one on this machine for as long as it is needed."""
+
+    def __init__(self, address: str) -> None:
+        """Connect; UserError if Ray is not installed, or no cluster answers there."""
+        try:
+            import ray
+        except ImportError:
+            raise UserError("--ray: Ray is not installed. Install the extra: fedprofit[ray].") from None
+        self._ray, self._owned = ray, not ray.is_initialized()
+        try:
+            if self._owned:
+                _knock(address)
+                ray.init(address=address, log_to_driver=False, include_dashboard=False)
+        except OSError as error:
+            raise UserError(f"--ray {address}: no cluster answers ({error}). Check the address.") from None
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self.at_a_time = max(1, int(found.get("CPU", 1)))
+
+    def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
+        """Hand a run to the cluster."""
+        # Ray's own retries would not be counted or told of.
+        remote = self._ray.remote(compute_there).options(**needs(planned.config), max_retries=0)
+        future: Future[Any] = remote.remote(planned.config.to_mapping(), planned.key).future()
+        return future
+
+    def collect(self, done: "Future[Any]", folder: Path) -> float:
+        """Write the run's files into its folder and return its seconds."""
+        seconds, found = done.result()
+        with atomic(folder) as temporary:
+            for name, content in found.items():
+                path = temporary / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        return float(seconds)
+
+    def has_died(self, error: BaseException) -> bool:
+        """Tell whether a node or its process died."""
+        gone = self._ray.exceptions
+        return isinstance(error, gone.WorkerCrashedError | gone.NodeDiedError | gone.ObjectLostError)
+
+    def renew(self) -> None:
+        """Nothing to do: Ray starts processes where nodes are left."""
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        if self._owned:
+            self._ray.shutdown()

@@ -1,0 +1,87 @@
+"""Studies on a real Ray cluster of two nodes, one of which is killed on the way."""
+
+import threading
+import time
+
+import pytest
+from test_study import write_study
+
+from fedprofit.errors import UserError
+from fedprofit.study import cluster
+from fedprofit.study.ledger import StudyFolder, read_table
+from fedprofit.study.many import run_study
+
+ray = pytest.importorskip("ray")
+from ray.cluster_utils import Cluster as Nodes  # noqa: E402
+
+ORDER = [
+    "run",
+    "algorithm",
+    "condition",
+    "setting",
+    "start",
+    "step",
+    "alpha",
+    "client",
+    "scope",
+    "task",
+    "metric",
+]
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The study as this machine's processes compute it."""
+    place = tmp_path_factory.mktemp("here")
+    path = write_study(place)
+    folder, progress = run_study(path, out=place / "out", workers=2, say=lambda line: None)
+    assert not progress.failed
+    return path, folder
+
+
+@pytest.fixture
+def nodes(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
+    found = Nodes(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = found.add_node(num_cpus=1)
+    found.wait_for_nodes()
+    yield found, second
+    ray.shutdown()
+    found.shutdown()
+
+
+def test_a_node_killed_on_the_way_changes_nothing(here, nodes, tmp_path):
+    path, folder = here
+    found, second = nodes
+    said: list[str] = []
+    killed = threading.Event()
+
+    def say(line):
+        said.append(line)
+        if "complete" in line and not killed.is_set():
+            killed.set()
+            # Runs of both nodes have begun by now; this one's is lost.
+            threading.Thread(
+                target=lambda: (time.sleep(0.5), found.remove_node(second, allow_graceful=False))
+            ).start()
+
+    taken, progress = run_study(path, out=tmp_path / "out", ray=found.address, say=say)
+    assert killed.is_set()
+    assert any("its process died" in line and "once more" in line for line in said), said
+    assert not progress.failed
+    assert read_table(taken).sort(ORDER).equals(read_table(folder).sort(ORDER))
+    for name in ("rounds.parquet", "clients.parquet", "environments.json", "times.parquet"):
+        assert (taken.path / name).exists()
+    assert not (tmp_path / "cache" / "runs").exists() or not list((tmp_path / "cache" / "runs").iterdir())
+
+
+def test_no_cluster_at_the_address_is_named(tmp_path):
+    with pytest.raises(UserError, match="no cluster answers"):
+        run_study(write_study(tmp_path), out=tmp_path / "out", ray="127.0.0.1:1")
+    assert not StudyFolder(tmp_path / "out").path.exists()
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UserError, match=r"fedprofit\[ray\]"):
+        cluster.Cluster("local")
