@@ -65,16 +65,21 @@ def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, 
 
 
 def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
+    """Measure all methods on real batches of a real model."""
+    data = f"{Path(settings.data).name}{'' if settings.definitions else ' without definitions'}"
+    return measure_work(prepare(settings), args.methods, args.repetitions, data)
+
+
+def measure_work(work: Work, names: Sequence[str], repetitions: int, data: str) -> Measurement:
     """Check that all methods give the same losses, which also warms them up, then time them."""
-    work = prepare(settings)
-    backbone, engine = work.backbone, make_engine(work.backbone)
-    methods = make_methods(engine, work, args.methods)
+    settings, backbone, engine = work.settings, work.backbone, make_engine(work.backbone)
+    methods = make_methods(engine, work, names)
     reference = "sequential" if "sequential" in methods else "engine"
     losses = {name: method() for name, method in methods.items()}
     check_losses(losses, reference, CLIENT_TOLERANCE[settings.dtype], "client {0} at step {1}")
     means = {name: mean_by_step(found) for name, found in losses.items()}
     check_losses(means, reference, TOLERANCE[settings.dtype], "all clients at step {1}")
-    tokens, data = count_tokens(work), Path(settings.data).name
+    tokens = count_tokens(work)
     facts = {
         "dtype": settings.dtype,
         "length": settings.length,
@@ -84,13 +89,13 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     }
     title = (
         f"{backbone.name}, {settings.dtype}, {backbone.device.type}, {settings.threads} threads, "
-        f"engine {engine.attention}; {data}{'' if settings.definitions else ' without definitions'}: "
+        f"engine {engine.attention}; {data}: "
         f"{settings.clients} clients x {settings.rows} rows x {settings.steps} steps, "
         f"prompt {settings.length}, {tokens / settings.examples:.0f} tokens a row"
     )
     timers = {name: timed(method, backbone.device) for name, method in methods.items()}
     before = matmul_peak(backbone.dtype, backbone.device)
-    results = take_turns(timers, args.repetitions)
+    results = take_turns(timers, repetitions)
     facts["peak"] = max(before, matmul_peak(backbone.dtype, backbone.device))
     facts["flops"] = training_flops(backbone, work.clients, settings.length)
     return Measurement(title, settings.examples, tokens, facts, results)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import generation
 import numpy as np
 import pytest
+import shapes
 import throughput
 import torch
 import whole_process
@@ -126,6 +127,17 @@ def test_too_many_clients_is_said_before_anything_runs(tmp_path):
     options = ["--model", str(tiny_folder(tmp_path)), "--data", "lexicon", "--clients", "1000"]
     with pytest.raises(UserError, match="--clients 1000: only"):
         throughput.main([*options, "--dtype", "float32", "--threads", "1"])
+
+
+def test_shapes_need_no_model_and_no_network(tmp_path, capsys):
+    small = "--shapes tiny --cohorts 1 3 --rows 2 --length 4 --repetitions 1 --device cpu --dtype float32"
+    shapes.main([*small.split(), "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "shapes.json").read_text())["measurements"]
+    assert [measurement["examples"] for measurement in found] == [2, 6]
+    for measurement in found:
+        assert [result["method"] for result in measurement["results"]] == ["engine", "sequential", "peft"]
+        assert measurement["facts"]["flops"] > 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):

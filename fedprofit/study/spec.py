@@ -1,7 +1,7 @@
 """A study: one configuration, axes that multiply it into runs, and grids that multiply what a run compares.
 
     name: rates
-    base: ../configs/sni.yaml             # a run's configuration, relative to this file
+    base: ../configs/sni.yaml             # a run's configuration or another study, relative to this file
     run:                                  # what changes in it
       personalization:
         - {name: tune, steps: 20, client: {rate: {grid: [0.003, 0.03]}}}   # two settings of one run
@@ -75,8 +75,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
     Raises UserError: what is no study, a base that cannot be read, an axis or grid that is empty or names
     no key, two runs that are the same, and whatever is wrong with a run's configuration.
     """
-    study = checked(Study, read_yaml(path), str(path))
-    shared = _shared(study, path)
+    study, shared = _read(path)
     for override in overrides:
         override_value(shared, override)
     runs: list[PlannedRun] = []
@@ -93,13 +92,22 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
     return study, runs
 
 
-def _shared(study: Study, path: Path) -> dict[str, Any]:
+def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]]:
+    """Read a study and what its runs share; what it does not say, its base does, axes too."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: is a base of itself. Let one of the files stand alone.")
+    study = checked(Study, read_yaml(path), str(path))
     if study.base is None:
-        return deepcopy(study.run)
-    base = read_yaml(path.parent / study.base)
+        return study, deepcopy(study.run)
+    place = path.parent / study.base
+    base = read_yaml(place)
     if not isinstance(base, dict):
         raise UserError(f"{path}: base {study.base}: holds no configuration. Name a run's YAML file.")
-    return merged(base, study.run)
+    if not {"run", "axes"} & set(base):
+        return study, merged(base, study.run)
+    other, shared = _read(place, [*above, path.resolve()])
+    whole = study.model_copy(update={"axes": other.axes | study.axes})
+    return whole, merged(shared, study.run)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

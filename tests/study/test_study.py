@@ -219,6 +219,28 @@ def test_an_empty_grid_is_named(tmp_path):
         load_study(path)
 
 
+def test_a_study_may_stand_on_another(tmp_path):
+    _, below = load_study(write_study(tmp_path))
+    above = tmp_path / "above.yaml"
+    changes = {"training": {"rounds": 5}, "personalization": []}
+    above.write_text(
+        yaml.safe_dump({"name": "above", "base": "study.yaml", "run": changes, "axes": {"seed": [7]}})
+    )
+    study, runs = load_study(above)
+    assert study.name == "above"
+    assert [run.axes for run in runs] == [
+        {"seed": 7, "heterogeneity": "own"},
+        {"seed": 7, "heterogeneity": "mixed"},
+    ]
+    for run in runs:
+        assert run.config.training.rounds == 5
+        assert run.config.training.algorithms == below[0].config.training.algorithms
+        assert run.config.personalization == ()
+    above.write_text(yaml.safe_dump({"name": "above", "base": "above.yaml", "axes": {"seed": [7]}}))
+    with pytest.raises(UserError, match="is a base of itself"):
+        load_study(above)
+
+
 def test_too_many_runs_ask_first(tmp_path):
     path = write_study(tmp_path, axes={"seed": list(range(101))})
     with pytest.raises(UserError, match=r"101 runs, more than its most_runs \(100\).*--yes"):

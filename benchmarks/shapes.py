@@ -1,0 +1,150 @@
+"""Training throughput by the shape of the model and the size of the cohort, with random weights.
+
+    python benchmarks/shapes.py --device cuda --out runs/benchmarks
+
+Needs nothing from the network, so that it runs whole in one call on a machine that is only lent: the models
+have the shapes of SmolLM2-135M and of Llama's of one and eight billion parameters, and random weights; the
+rows have lengths like those of Super-NaturalInstructions, and random tokens. What is timed, against what, and
+the check of the losses before it, are throughput.py's.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from command import start
+from table import Measurement, show, write
+from throughput import measure_work
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from work import Settings, Work
+
+from fedprofit.backbone.load import Backbone
+from fedprofit.seeding import numpy_generator
+from fedprofit.types import ClientWork, Example
+
+# name -> width, inner width, layers, heads, key-value heads, vocabulary, tied embeddings
+SHAPES = {
+    "tiny": (64, 128, 2, 4, 2, 512, True),
+    "smollm2-135m": (576, 1536, 30, 9, 3, 49_152, True),
+    "llama-1b": (2048, 8192, 16, 32, 8, 128_256, True),
+    "llama-8b": (4096, 14_336, 32, 32, 8, 128_256, False),
+}
+# Medians of the tokens of a definition, an input and a target, and the spread of their logarithms.
+LENGTHS = {"prefix": (60, 0.5), "source": (60, 0.7), "target": (8, 0.7)}
+
+
+@dataclass(frozen=True, eq=False)
+class RandomWork(Work):
+    """Random rows for a random model."""
+
+    @cached_property
+    def clients(self) -> list[ClientWork]:
+        """Each client's batches: one definition, and rows of their own."""
+        return [self._client(number) for number in range(self.settings.clients)]
+
+    @cached_property
+    def start(self) -> torch.Tensor:
+        """The prompt that all clients start from, `[length, width]`: embeddings of random tokens."""
+        ids = torch.tensor(self._tokens(numpy_generator(0, "start"), self.settings.length))
+        return self.backbone.embed(ids.long().to(self.backbone.device)).float()
+
+    def _client(self, number: int) -> ClientWork:
+        draw = numpy_generator(self.settings.seed, "benchmark", number)
+        size = {
+            name: lambda m=m, s=s: 1 + int(m * np.exp(s * draw.standard_normal()))
+            for name, (m, s) in LENGTHS.items()
+        }
+        prefix = self._tokens(draw, size["prefix"]())
+        batches = [
+            [
+                Example(
+                    prefix,
+                    self._tokens(draw, size["source"]()),
+                    self._tokens(draw, size["target"]()),
+                    "task",
+                    (),
+                )
+                for _ in range(self.settings.rows)
+            ]
+            for _ in range(self.settings.steps)
+        ]
+        return ClientWork(f"client-{number}", batches, 1.0)
+
+    def _tokens(self, draw: np.random.Generator, count: int) -> np.ndarray:
+        return draw.integers(0, self.backbone.vocabulary_size, count).astype(np.int32)
+
+
+def random_backbone(shape: str, dtype: torch.dtype, device: torch.device) -> Backbone:
+    """Make a model of that shape, its weights drawn on the device."""
+    width, inner, layers, heads, shared, vocabulary, tied = SHAPES[shape]
+    config = LlamaConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=shared,
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        max_position_embeddings=8192,
+        dtype=dtype,
+    )
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model = model.to(device).eval().requires_grad_(False)
+    words = Tokenizer(WordLevel({f"word{number}": number for number in range(vocabulary)}, "word0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="word1")
+    return Backbone(shape, model, tokenizer, device, dtype, shape)
+
+
+def measure(shape: str, cohort: int, args: argparse.Namespace) -> Measurement:
+    """Measure one shape with one size of cohort."""
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    names = {
+        "clients": cohort,
+        "rows": args.rows,
+        "steps": 1,
+        "length": args.length,
+        "threads": torch.get_num_threads(),
+    }
+    settings = Settings(shape, args.dtype, "random", True, seed=0, **names)
+    work = RandomWork(settings, random_backbone(shape, dtype, device))
+    return measure_work(work, args.methods, args.repetitions, "random rows")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all shapes and cohorts; what does not fit into memory is said and left out."""
+    parser = argparse.ArgumentParser(description="Training throughput by shape and cohort.")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES)[1:])
+    parser.add_argument("--cohorts", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument("--methods", nargs="+", default=["engine", "sequential", "peft"])
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=20)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(arguments)
+    found: list[Measurement] = []
+    for shape in args.shapes:
+        for cohort in args.cohorts:
+            try:
+                found.append(measure(shape, cohort, args))
+            except torch.OutOfMemoryError as error:
+                print(f"{shape}, {cohort} clients: {str(error).splitlines()[0]}")
+                torch.cuda.empty_cache()
+                continue
+            show(found[-1])
+            if args.out:  # after every table: what was measured is kept
+                settings = {name: value for name, value in vars(args).items() if name != "out"}
+                write(args.out, "shapes", found, settings)
+
+
+if __name__ == "__main__":
+    start(main)
