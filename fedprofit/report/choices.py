@@ -38,8 +38,8 @@ def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
     place = "".join(f"{axis} {value}: " for axis, value in one.axes.items())
     table = Table(title=f"{place}ship {one.name}", title_justify="left", title_style="bold", pad_edge=False)
     table.add_column(METRICS[metric].split(",")[0])
-    table.add_column("expected (validation clients)")
-    table.add_column("found (test clients)")
+    table.add_column(f"expected: {behind(one.expected['local'], 'validation client')}")
+    table.add_column(f"found: {behind(one.tested['local'], 'test client')}")
     for score in SCORES:
         table.add_row(score, interval(one.expected[score], metric), interval(one.tested[score], metric))
     wanted = (
@@ -52,17 +52,27 @@ def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
     return table
 
 
+def behind(estimate: Estimate, what: str) -> str:
+    """Say how many seeds and clients are behind an estimate, and whether they are too few for an interval.
+
+    >>> behind(Estimate(12.34, None, None, 1, 4), "test client")
+    '4 test clients of 1 seed, too few for an interval'
+    """
+    seeds, clients = estimate.seeds, estimate.clients
+    counted = f"{clients} {what}{'s' * (clients != 1)} of {seeds} seed{'s' * (seeds != 1)}"
+    return counted + (", too few for an interval" if estimate.low is None else "")
+
+
 def interval(estimate: Estimate, metric: str) -> str:
     """Write an estimate with its interval, in the metric's own digits.
 
     >>> interval(Estimate(12.34, 10.0, 14.0, 3, 36), "rouge_l")
     '12.3 [10.0, 14.0]'
     >>> interval(Estimate(12.34, None, None, 1, 4), "rouge_l")
-    '12.3 (1 seed, 4 clients: no interval)'
+    '12.3'
     """
     if estimate.low is None or estimate.high is None:
-        seeds = f"{estimate.seeds} seed{'s' if estimate.seeds != 1 else ''}"
-        return f"{cell(estimate.value, metric)} ({seeds}, {estimate.clients} clients: no interval)"
+        return cell(estimate.value, metric)
     ends = f"[{cell(estimate.low, metric)}, {cell(estimate.high, metric)}]"
     return f"{cell(estimate.value, metric)} {ends}"
 
@@ -84,17 +94,20 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
         changes = ", ".join(changed_settings(paths[0], path))
         names.append(f"{chr(ord('A') + number)}: {path}{': ' if changes else ''}{changes}")
     console.print("\n".join(names), highlight=False, soft_wrap=True)
-    for one in shown:
-        console.print(_compared(compare(runs, one), one))
+    found = {one: compare(runs, one) for one in shown}
+    for one, differences in found.items():
+        console.print(_compared([each for each in differences if each.is_last], one))
+        fewest = min((each.better["local"] for each in differences), key=lambda each: each.clients)
+        console.print(behind(fewest, "client"), style="dim", highlight=False)
     console.print(
         "better: how much better the other is than A for the same clients, positive is better, with the 95% "
         "interval of the paired bootstrap. Over a single seed it speaks of other clients, not of another "
-        "training.",
+        "training. Conditions at their last step; --out writes all.",
         style="dim",
         highlight=False,
     )
     if out is not None:
-        pages = [_compared_markdown(compare(runs, one), one) for one in shown]
+        pages = [_compared_markdown(differences, one) for one, differences in found.items()]
         write_text(out, "\n\n".join(["\n".join(f"- {name}" for name in names), *pages]) + "\n")
         console.print(f"table    {out}", soft_wrap=True, highlight=False)
 
@@ -123,7 +136,7 @@ def _signed(estimate: Estimate, metric: str) -> str:
         return "-"
     text = f"{estimate.value:+.{digits}f}"
     if estimate.low is None or estimate.high is None:
-        return f"{text} (no interval: {estimate.clients} clients)"
+        return text
     return f"{text} [{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
 
 

@@ -28,6 +28,7 @@ class Difference:
     run: int  # the other's number
     axes: dict[str, str]
     condition: str
+    is_last: bool  # step of its setting
     first: dict[str, float]  # local and global score, means
     other: dict[str, float]
     better: dict[str, Estimate]  # by scope
@@ -78,6 +79,8 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
             f"{other.path}: shares no client and condition with {first.path}. Compare runs of the same data "
             "whose algorithms and settings have the same names."
         )
+    steps = both.group_by("cell", "algorithm", "setting").agg(pl.col("step").max())
+    last = {(cell, algorithm, setting): step for cell, algorithm, setting, step in steps.rows()}
     found = []
     for _, rows in both.group_by("cell", *NAMES, maintain_order=True):
         names = {name: rows[name][0] for name in NAMES}
@@ -86,6 +89,8 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
                 number,
                 dict(zip(worlds[0].axes, worlds[0].names(rows["cell"][0]), strict=True)),
                 label(names),
+                names["step"]
+                == last.get((rows["cell"][0], names["algorithm"], names["setting"]), names["step"]),
                 {scope: _mean(rows[scope]) for scope in ("local", "global")},
                 {scope: _mean(rows[f"{scope}_other"]) for scope in ("local", "global")},
                 {scope: _better(rows, scope, sign) for scope in ("local", "global")},
