@@ -12,8 +12,9 @@ package measures that trade-off. The way of the data, room by room:
     algorithm     FedAvg and FedSGD, as values built from parts
     personalize   fine-tuning by client, L2 pull, interpolation
     evaluate      local, global and unseen-task scores; the trade-off
-    study         the run: its loop, checkpoints and folder
-    report        tables and pictures
+    study         the run: its loop, checkpoints and folder; studies of many runs
+    analyze       what they found: curves, fronts, claims, differences, what to ship
+    report        tables, pictures and the page
 
 From Python:
 

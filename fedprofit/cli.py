@@ -136,8 +136,8 @@ def recommend(
     metric: MetricName = None,
 ) -> None:
     """Choose what to ship on the validation clients, and check it on the test clients."""
+    from fedprofit.analyze.recommend import Limit
     from fedprofit.report.choices import write_recommendation
-    from fedprofit.study.recommend import Limit
 
     write_recommendation(folder, metric, Limit(max_forgetting, min_local), console)
 

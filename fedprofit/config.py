@@ -173,8 +173,8 @@ class EvaluationConfig(Section):
     # Text metrics at the last evaluation point; also at the one with the least local validation loss, over
     # all clients; or at all. Loss is scored at all.
     generate: Literal["last", "best", "all"] = "last"
-    # Also personalize the validation clients and score them on their own validation examples and the global
-    # validation set, into a table of its own: what a choice among settings may be made by.
+    # Also personalize the validation clients and score them as the test clients are, on test examples of
+    # their own and of their pool, into a table of its own: what a choice among settings may be made by.
     validation: bool = False
 
     @model_validator(mode="after")
@@ -182,6 +182,10 @@ class EvaluationConfig(Section):
         if not self.metrics or len(set(self.metrics)) < len(self.metrics):
             raise ValueError("metrics: name at least one, and each once")
         return self
+
+
+# What says how and where a run is computed, and not what: it may change when a run is gone on with.
+NOT_COMPUTED = ("device", "attention", "token_budget", "workers")
 
 
 class Config(Section):
@@ -206,6 +210,15 @@ class Config(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what}: two entries have the same name; names must be distinct")
         return self
+
+    @property
+    def computes(self) -> dict[str, Any]:
+        """What of the configuration changes results: not its name, nor where and in what portions."""
+        mapping = self.to_mapping()
+        del mapping["name"]
+        for key in NOT_COMPUTED:
+            del mapping["backbone"][key]
+        return mapping
 
     @property
     def hash(self) -> str:

@@ -140,13 +140,17 @@ def area_under(local: Floats, kept: Floats, reference: Sequence[float]) -> float
     >>> area_under(np.array([1.0, 3.0, 2.0]), np.array([4.0, 2.0, 0.0]), [0.0, 0.0])
     10.0
     """
-    x, y = local - reference[0], np.maximum(kept - reference[1], 0.0)
+    x, y = local - reference[0], kept - reference[1]
     reach = np.maximum.accumulate(np.maximum(x, 0.0))
     width, step = np.diff(reach), np.diff(x)
     # A segment counts from where it goes beyond what was reached before.
     skipped = np.divide(reach[:-1] - x[:-1], step, out=np.zeros(len(step)), where=width > 0)
-    enters = y[:-1] + skipped * np.diff(y)
-    return float(reach[0] * y[0] + (width * (enters + y[1:]) / 2).sum())
+    enters, leaves = y[:-1] + skipped * np.diff(y), y[1:]
+    high, low = np.maximum(enters, leaves), np.minimum(enters, leaves)
+    # What of a segment lies above the reference: all of it, none, or a triangle.
+    triangle = np.divide(high**2, 2 * (high - low), out=np.zeros(len(step)), where=high > low)
+    height = np.where(low >= 0, (high + low) / 2, np.where(high > 0, triangle, 0.0))
+    return float(reach[0] * max(0.0, y[0]) + (width * height).sum())
 
 
 def kept_at(local: Floats, kept: Floats, levels: Floats) -> Floats:

@@ -61,6 +61,10 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
     `clients` counts what is behind the means and `stopped` those of them that stopped early.
     """
     clients = by_client(results)
+    best = (pl.col("condition") == "federated") & (pl.col("setting") == "best")
+    rounds = pl.col("step").n_unique().over("algorithm", "condition", "setting")
+    # The best round may be another one in each seed: one condition all the same.
+    clients = clients.with_columns(step=pl.when(best & (rounds > 1)).then(None).otherwise(pl.col("step")))
     quality = (
         pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
     )
@@ -97,7 +101,8 @@ def label(row: dict[str, object]) -> str:
     if condition == "central":
         return f"central, step {row['step']}"
     if condition == "federated":
-        which = "" if row["setting"] == "last" else f" (best round {row['step']})"
+        round = "" if row["step"] is None else f" {row['step']}"
+        which = "" if row["setting"] == "last" else f" (best round{round})"
         return f"{row['algorithm']}, federated{which}"
     alpha = "" if row["alpha"] in (None, 1.0) else f", α={row['alpha']:g}"
     return f"{row['algorithm']}, {row['setting']}{alpha}, step {row['step']}"

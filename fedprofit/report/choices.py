@@ -7,13 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fedprofit.analyze.compare import Difference, changed_settings, compare
+from fedprofit.analyze.recommend import SCORES, Limit, Recommendation, recommend
+from fedprofit.analyze.tables import Tables, open_tables
+from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
 from fedprofit.report.table import cell, markdown
-from fedprofit.study.compare import Difference, changed_settings, compare
-from fedprofit.study.recommend import SCORES, Limit, Recommendation, recommend
-from fedprofit.study.tables import Tables, open_tables
 
 
 def write_recommendation(path: Path, metric: str | None, limit: Limit, console: Console) -> None:
@@ -115,8 +116,14 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
 def metrics_of_all(runs: Sequence[Tables], asked: str | None) -> list[str]:
     """Return the metrics that all runs have, or the one asked for."""
     if asked is not None:
-        return [runs[0].metric(asked)]
-    return [metric for metric in runs[0].metrics if all(metric in tables.metrics for tables in runs)]
+        for tables in runs:
+            tables.metric(asked)
+        return [asked]
+    shared = [metric for metric in runs[0].metrics if all(metric in tables.metrics for tables in runs)]
+    if not shared:
+        scored = "; ".join(f"{tables.path}: {', '.join(tables.metrics)}" for tables in runs)
+        raise UserError(f"compare: no metric was scored in all ({scored}). Compare runs that share one.")
+    return shared
 
 
 TITLES = ("", "condition", "local", "better", "global", "better")

@@ -75,7 +75,7 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
         )
         settings = list(dict.fromkeys(row["setting"] for row in own if row["condition"] == "personalized"))
         for setting, marker in zip(settings, _cycle(MARKERS, len(settings)), strict=True):
-            _draw_curve(ax, own, start, setting, color, marker)
+            _draw_curve(ax, own, setting, color, marker)
     for condition, (marker, text) in BASELINES.items():
         found = [row for row in rows if row["condition"] == condition]
         if found:
@@ -85,8 +85,9 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
             )
 
 
-def _draw_curve(ax: Axes, own: list[Row], start: Row, setting: str, color: str, marker: str) -> None:
+def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str) -> None:
     tuned = [row for row in own if row["condition"] == "personalized" and row["setting"] == setting]
+    start = next(r for r in own if r["condition"] == "federated" and r["setting"] == tuned[0]["start"])
     points = sorted((row for row in tuned if row["alpha"] == 1.0), key=lambda row: row["step"])
     mixed = [row for row in tuned if row["alpha"] != 1.0]
     ax.plot(

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from fedprofit.evaluate.statistics import front, knee, worst_tenth
+from fedprofit.analyze.fronts import front_of
+from fedprofit.analyze.tables import Tables, place_of
+from fedprofit.evaluate.statistics import worst_tenth
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, summarize
 from fedprofit.report.table import Row
-from fedprofit.study.tables import Tables, place_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,10 @@ class Place:
 def places(tables: Tables) -> list[Place]:
     """Return the places of a run or study, the most heterogeneous first."""
     found = []
-    for _, own in tables.results.group_by(tables.axes or ["tv"], maintain_order=True):
+    groups = (
+        tables.results.group_by(tables.axes, maintain_order=True) if tables.axes else [((), tables.results)]
+    )
+    for _, own in groups:
         first = own.row(0, named=True)
         units = by_client(own)
         found.append(
@@ -41,11 +45,19 @@ def places(tables: Tables) -> list[Place]:
                 float(np.mean(own["tv"].to_numpy())),
                 len(units.select("seed", "client").unique()),
                 own["seed"].n_unique(),
-                _marked(summarize(own).to_dicts()),
+                _marked(_of_all_seeds(summarize(own).to_dicts())),
                 units,
             )
         )
     return sorted(found, key=lambda place: (-place.heterogeneity, place.title))
+
+
+def _of_all_seeds(rows: list[Row]) -> list[Row]:
+    """Leave out what only some of the seeds have: text is scored at each seed's own best step."""
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row["metric"]] = max(most.get(row["metric"], 0), row["clients"])
+    return [row for row in rows if row["clients"] == most[row["metric"]]]
 
 
 def _marked(rows: list[Row]) -> list[Row]:
@@ -53,10 +65,7 @@ def _marked(rows: list[Row]) -> list[Row]:
     for metric in {row["metric"] for row in rows}:
         sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         own = [row for row in rows if row["metric"] == metric and row["algorithm"]]
-        points = sign * np.array([[row["global"], row["local"]] for row in own])
-        finite = np.flatnonzero(np.isfinite(points).all(axis=1)) if own else np.zeros(0, np.int64)
-        best = [int(finite[number]) for number in front(points[finite])] if len(finite) else []
-        middle = best[knee(points[best, 0], points[best, 1])] if best else -1
+        best, middle = front_of(own, sign)
         for number, row in enumerate(own):
             row |= {"front": number in best, "knee": number == middle}
     return [{"front": False, "knee": False} | row for row in rows]

@@ -7,17 +7,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fedprofit.analyze.claims import SAYS, Finding, check_claims
+from fedprofit.analyze.fronts import Area, Front, areas, fronts
+from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
 from fedprofit.report.table import cell, markdown
-from fedprofit.study.claims import SAYS, Finding, check_claims
-from fedprofit.study.fronts import Area, Front, areas, fronts
 from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
-from fedprofit.study.tables import open_tables
 
 FRONT = ("axes", "algorithm", "volume", "knee", "local", "global", "worst")
 FRONT_EXPLANATION = (
@@ -135,20 +135,13 @@ def _table(metric: str, findings: Sequence[Finding]) -> Table:
     table.add_column("what, effect [95% interval], seeds and clients", overflow="fold")
     for one in findings:
         verdict = f"[{MARKS[one.verdict]}]{one.verdict}[/]"
-        table.add_row(one.claim, verdict, "\n".join(_lines(one)) or one.reason)
+        table.add_row(one.claim, verdict, "\n".join(map(str, one.comparisons)) or one.reason)
     return table
-
-
-def _lines(one: Finding) -> list[str]:
-    return [
-        f"{c.what}: {c.estimate}; {c.estimate.seeds} seeds, {c.estimate.clients} clients"
-        for c in one.comparisons
-    ]
 
 
 def _markdown(metric: str, findings: Sequence[Finding]) -> str:
     rows = [
-        (f"{one.claim}: {SAYS[one.claim]}", one.verdict, "; ".join([one.reason, *_lines(one)]))
+        (f"{one.claim}: {SAYS[one.claim]}", one.verdict, "; ".join([one.reason, *map(str, one.comparisons)]))
         for one in findings
     ]
     return markdown(METRICS[metric], ("claim", "verdict", "why"), rows)

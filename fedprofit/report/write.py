@@ -5,10 +5,10 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
+from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.files import write_text, write_with
 from fedprofit.report.overview import Place, places
 from fedprofit.report.table import EXPLANATION, latex, markdown, terminal_table, written_table
-from fedprofit.study.tables import Tables, open_tables
 
 
 def write_report(path: Path, console: Console) -> None:

@@ -61,7 +61,7 @@ def _knock(address: str) -> None:
 class Cluster:
     """A Ray cluster; the address "local" starts one on this machine for as long as it is needed."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, at_a_time: int | None = None) -> None:
         """Connect; UserError if Ray is not installed, or no cluster answers there."""
         try:
             import ray
@@ -72,21 +72,31 @@ class Cluster:
             if self._owned:
                 _knock(address)
                 ray.init(address=address, log_to_driver=False, include_dashboard=False)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"--ray {address}: no cluster answers ({error}). Check the address.") from None
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        self.at_a_time = max(1, int(found.get("CPU", 1)))
+        self.at_a_time = at_a_time or max(1, int(found.get("CPU", 1)))
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
-        """Hand a run to the cluster."""
+        """Hand a run to the cluster; UserError if no node could ever take it, for which Ray would wait."""
+        wanted = needs(planned.config)
+        there: list[dict[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in there if node["Alive"]]
+        cpus, gpus = wanted["num_cpus"], wanted["num_gpus"]
+        if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+            raise UserError(
+                f"--ray: a run asks for {cpus:g} processors and {gpus:g} GPUs (backbone.workers, "
+                "backbone.device), and no node of the cluster has them. Lower them, or add such a node."
+            )
         # Ray's own retries would not be counted or told of.
-        remote = self._ray.remote(compute_there).options(**needs(planned.config), max_retries=0)
+        remote = self._ray.remote(compute_there).options(**wanted, max_retries=0)
         future: Future[Any] = remote.remote(planned.config.to_mapping(), planned.key).future()
         return future
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
         """Write the run's files into its folder and return its seconds."""
         seconds, found = done.result()
+        shutil.rmtree(folder, ignore_errors=True)  # what a run on this machine may have begun
         with atomic(folder) as temporary:
             for name, content in found.items():
                 path = temporary / name

@@ -93,8 +93,8 @@ def _score_points(
         for alpha in sorted({1.0, *mixes}, reverse=True):
             scores += score(step, alpha, _metrics(bench, step == last or generate == "all"))
     best = best_step(scores, last)
-    if generate == "best" and best != last:
-        texts = [metric for metric in bench.config.evaluation.metrics if metric != "loss"]
+    texts = [metric for metric in bench.config.evaluation.metrics if metric != "loss"]
+    if generate == "best" and best != last and texts:
         scores += [found for found in score(best, 1.0, texts) if found.scope != "validation"]
     return scores
 

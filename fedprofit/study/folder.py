@@ -80,6 +80,10 @@ class RunFolder:
         """Return where an algorithm's rounds are recorded."""
         return self.path / "parts" / f"history-{algorithm}.json"
 
+    def has_history(self, config: Config) -> bool:
+        """Tell whether all algorithms' rounds are here; of a run kept as a result they may not be."""
+        return all(self.history(one.name).exists() for one in config.training.algorithms)
+
     def checkpoint(self, algorithm: str) -> Path:
         """Return the server's latest state of an algorithm."""
         return self.path / "checkpoints" / f"{algorithm}.safetensors"
@@ -104,7 +108,7 @@ def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
     if kept.exists():
-        if load_config(kept).hash != config.hash:
+        if load_config(kept).computes != config.computes:
             raise UserError(
                 f"{path}: holds a run of another configuration ({kept} says which). Choose another "
                 "place with --out, or run that configuration."

@@ -52,7 +52,7 @@ def run_study(
     check_size(study, runs, yes)
     place = out or Path("runs") / study.name
     with naming_full_disk(place):
-        pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray)
+        pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers)
         try:
             folder = claim(place, study, resume)
             return folder, run_all(folder, runs, pool, say)

@@ -132,4 +132,5 @@ def expected_bytes(config: Config, width: int, clients: int) -> int:
     tuned = sum(1 + len(settings.evaluate_at) for settings in config.personalization)
     training = config.training
     federated = 4 * len(training.algorithms) + 2 * len(training.methods)
-    return prompt * (federated + len(training.methods) * tuned * clients + clients + 1) + 2_000_000
+    personal = clients + (config.data.clients.validation if config.evaluation.validation else 0)
+    return prompt * (federated + len(training.methods) * tuned * personal + clients + 1) + 2_000_000

@@ -69,7 +69,11 @@ class Processes:
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Hand a run to a process."""
-        return self._pool.submit(compute, planned.config.to_mapping(), str(folder))
+        try:
+            return self._pool.submit(compute, planned.config.to_mapping(), str(folder))
+        except BrokenProcessPool:  # one died since the last look
+            self.renew()
+            return self._pool.submit(compute, planned.config.to_mapping(), str(folder))
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
         """Return the seconds; the folder was written in place."""
@@ -85,8 +89,11 @@ class Processes:
         self._pool = self._make()
 
     def close(self) -> None:
-        """End the processes; what they have not begun is dropped."""
+        """End the processes, whatever they are at: their runs can be gone on with."""
+        processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
 
 
 def _begin() -> None:

@@ -84,7 +84,9 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
     for path, validates in ((folder.validation, True), (folder.results, False)):
         parts = [stage for stage in scored if stage.startswith("validation-") == validates]
         if parts:
-            results = pl.concat([pl.read_parquet(folder.part(stage)) for stage in parts])
+            results = pl.concat(
+                [pl.read_parquet(folder.part(stage)) for stage in parts], how="diagonal_relaxed"
+            )
             write_frame(path, results)
     write_summary(folder, bench, results)
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")

@@ -26,16 +26,43 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from fedprofit.config import Config
+from fedprofit.config import NOT_COMPUTED, Config
 from fedprofit.config_base import Name, Positive, Section
 from fedprofit.config_file import checked, from_mapping, override_mapping, override_value, read_yaml
 from fedprofit.errors import UserError
+from fedprofit.evaluate.results import SCHEMA
 from fedprofit.files import content_hash
 
 GRID, PICK = "grid", "pick"
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
-# What says how and where a run is computed, and not what: equal runs on two machines may differ in these.
-NOT_IDENTITY = ("device", "attention", "token_budget", "workers")
+
+# Names that the tables of a study have for something else.
+COLUMNS = {
+    *SCHEMA,
+    "run",
+    "version",
+    "model",
+    "dtype",
+    "tv",
+    "round",
+    "loss",
+    "validation_loss",
+    "clients",
+} | {
+    *(
+        "steps",
+        "tokens",
+        "bytes_down",
+        "bytes_up",
+        "trial",
+        "chosen",
+        "stage",
+        "seconds",
+        "group",
+        "examples",
+    ),
+}
+COLUMNS -= {"seed"}
 
 Value = str | int | float | bool | None
 
@@ -88,6 +115,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
         config = _single(from_mapping(expand_grids(mapping, str(path)), str(path)))
         position = dict(zip(axes_of(study), [value for value, _ in place], strict=True))
         runs.append(PlannedRun(identity(config), position, config))
+    _check_axes(study, path)
     _check_distinct(path, runs)
     return study, runs
 
@@ -143,6 +171,18 @@ def axes_of(study: Study) -> list[str]:
     return [axis.rpartition(".")[2] for axis in study.axes]
 
 
+def _check_axes(study: Study, path: Path) -> None:
+    """Let every axis have a column of its own in the tables."""
+    names = axes_of(study)
+    for axis, name in zip(study.axes, names, strict=True):
+        if names.count(name) > 1 or name in COLUMNS:
+            other = "two axes are" if names.count(name) > 1 else "a column of the tables is"
+            raise UserError(
+                f"{path}: axis {axis!r}: {other} called {name!r}. Give the axis a name of its own, with "
+                f"named sets of changes: {{my-{name}: {{low: {{{axis}: ...}}, high: {{{axis}: ...}}}}}}."
+            )
+
+
 def _single(config: Config) -> Config:
     """Return a configuration that one process computes by itself, if it leaves that open."""
     if config.backbone.workers != "auto":
@@ -178,7 +218,7 @@ def identity(config: Config) -> str:
     """
     mapping = config.model_dump(mode="json", exclude_defaults=True)
     del mapping["name"]
-    for key in NOT_IDENTITY:
+    for key in NOT_COMPUTED:
         mapping.get("backbone", {}).pop(key, None)
     source = mapping["data"]["source"]
     if "path" in source:

@@ -11,10 +11,10 @@ from test_claims import plain, table
 from tiny_run import tiny_config
 
 import fedprofit
+from fedprofit.analyze.tables import open_tables
 from fedprofit.evaluate.results import write_frame
 from fedprofit.evaluate.tradeoff import summarize
 from fedprofit.report.page import write_page
-from fedprofit.study.tables import open_tables
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 MARKUP = "<img src=x onerror='window.hacked=1'>"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import polars as pl
@@ -100,6 +101,29 @@ def test_resuming_a_complete_run_changes_nothing(folder):
     config = fedprofit.load_config(folder / "config.yaml")
     assert fedprofit.run(config, out=folder, resume=True).path == folder
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+
+
+def test_a_run_may_go_on_in_other_portions(folder):
+    """As it must after running out of memory."""
+    config = fedprofit.load_config(folder / "config.yaml", ["backbone.token_budget=99", "backbone.workers=1"])
+    assert fedprofit.run(config, out=folder, resume=True).path == folder
+
+
+def test_a_run_that_is_kept_without_its_parts_is_reported(folder, tmp_path):
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("parts", "prompts", "clients.parquet"))
+    done = call("report", kept, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (kept / "report.html").exists()
+
+
+def test_a_run_scored_by_text_alone_is_reported_so(tmp_path):
+    config = tiny_config(tmp_path)
+    config["evaluation"]["metrics"] = ["rouge_l"]
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    done = call("report", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Loss" not in (folder / "table.md").read_text()
 
 
 def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):

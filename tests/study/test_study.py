@@ -11,8 +11,12 @@ import pytest
 import yaml
 from tiny_run import call, command, surroundings, tiny_config
 
+from fedprofit.analyze.curves import World
+from fedprofit.analyze.fronts import fronts
+from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.report.overview import places
 from fedprofit.study import pools
 from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import run_all, run_study
@@ -201,6 +205,11 @@ def die_once(mapping, out):
         ({"axis": {"seed": [0]}}, "axis.*axes"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml"),
         ({"axes": {"personalization.0.steps.more": [1]}}, "nothing can be set below"),
+        ({"axes": {"personalization.0.steps": [1, 2]}}, "a column of the tables is called 'steps'.*my-steps"),
+        (
+            {"axes": {"data.clients.train": [1, 2], "my.train": {"a": {"training.rounds": 1}}}},
+            "two axes are called 'train'",
+        ),
     ],
 )
 def test_a_wrong_study_is_named(tmp_path, change, message):
@@ -292,6 +301,41 @@ def test_claims_are_printed_and_written(finished, tmp_path):
         assert line.split(" | ")[1] in ("supported", "not shown", "contradicted", "not tested")
     written = json.loads((folder.path / "claims.json").read_text())
     assert [one["verdict"] for one in written] == [line.split(" | ")[1] for line in lines]
+
+
+def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):
+    """Heterogeneity differs a little from seed to seed; that makes no places of them."""
+    _, folder, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(folder.path, copy, ignore=shutil.ignore_patterns("runs"))
+    mixed = read_table(folder).filter(pl.col("heterogeneity") == "mixed")
+    assert mixed["tv"].n_unique() == 2
+    write_frame(copy / "results.parquet", mixed.drop("heterogeneity"))
+    facts = json.loads((copy / "study.json").read_text())
+    (copy / "study.json").write_text(json.dumps(facts | {"axes": ["seed"]}))
+    tables = open_tables(copy)
+    (place,) = places(tables)
+    assert (place.seeds, place.clients) == (2, 4)
+    # What a kill left in the other tables of runs that are not in the results counts for nothing.
+    assert set(tables.rounds["run"]) == set(mixed["run"])
+
+
+def test_text_at_steps_that_only_some_seeds_have_is_left_out(finished, tmp_path):
+    _, folder, _ = finished
+    table = read_table(folder)
+    late = (pl.col("seed") == 1) & (pl.col("metric") == "rouge_l") & (pl.col("setting") == "tune-rate0.1")
+    early = table.filter(late).with_columns(step=pl.lit(1, pl.Int64), value=pl.lit(100.0))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder.path, copy, ignore=shutil.ignore_patterns("runs"))
+    write_frame(copy / "results.parquet", pl.concat([table, early]))
+    more, less = open_tables(copy), open_tables(folder.path)
+    for with_early, without in zip(places(more), places(less), strict=True):
+        assert with_early.rows == without.rows
+    metric = "rouge_l"
+    assert list(fronts(more.results, more.axes, metric)) == list(fronts(less.results, less.axes, metric))
+    ours, theirs = (World(tables.results, tables.axes, metric) for tables in (more, less))
+    for one in theirs.settings():
+        assert ours.along_steps(one).local.shape == theirs.along_steps(one).local.shape
 
 
 def test_a_dry_run_shows_the_runs_and_starts_none(finished, tmp_path):

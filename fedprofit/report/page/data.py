@@ -8,13 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, METRICS, label
+from fedprofit.analyze.tables import Tables
+from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label
 from fedprofit.report.overview import Place, places, worst
 from fedprofit.report.table import Row
-from fedprofit.study.tables import Tables
 
-SHOWN = ("algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric")
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
+MOST_BY_TASK = 1_000_000  # rows of scores by task whose matrices are shown for every seed
 LARGEST_DOWNLOAD = 8_000_000  # bytes of a table that is put into the page
 
 
@@ -71,7 +71,8 @@ def _place(place: Place) -> dict[str, Any]:
 
 
 def _condition(number: int, place: Place, row: Row) -> dict[str, Any]:
-    shown = {key: plain(row[key]) for key in (*SHOWN, *SCORES, "front", "knee")}
+    shown = {key: row[key] for key in (*KEYS, "front", "knee")}
+    shown |= {key: plain(row[key]) for key in SCORES}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
     return {"place": number, "label": label(row), **shown, **counts, "worst": plain(worst(place, row))}
 
@@ -124,9 +125,12 @@ def _transfer(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
     """Each client's scores by task, before and after personalization: one matrix a setting and seed."""
     if "task" not in tables.results.columns:
         return []
+    results = tables.results.filter(pl.col("scope") == "task")
+    if len(results) > MOST_BY_TASK:  # the page would take minutes to open: one seed shows it too
+        results = results.filter(pl.col("seed") == pl.col("seed").min())
     matrices = []
     for number, place in enumerate(found):
-        own = _of_place(tables.results, tables, place).filter(pl.col("scope") == "task")
+        own = _of_place(results, tables, place)
         tuned = own.filter(pl.col("condition") == "personalized", pl.col("alpha") == 1.0)
         keys = ["algorithm", "setting", "start", "seed", "metric"]
         for (algorithm, setting, start, seed, metric), after in tuned.group_by(keys, maintain_order=True):
@@ -146,7 +150,8 @@ def _transfer(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
                     "clients": clients,
                     "tasks": tasks,
                     "after": _matrix(after, clients, tasks),
-                    "before": _matrix(before, clients, tasks),
+                    # One prompt for all clients: a row says it all.
+                    "before": _matrix(before, clients[:1], tasks)[0],
                 }
             )
     return matrices
@@ -225,7 +230,7 @@ def _partition(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
 
 
 def _budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
-    """What federated training cost, a run on average: of the chosen trial, and of all trials in seconds."""
+    """What federated training cost with the chosen trial, and personalizing, a run on average."""
     if tables.rounds is None:
         return []
     rows = []
@@ -236,35 +241,36 @@ def _budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
             sums = {
                 key: round(part[key].sum() / runs) for key in ("steps", "tokens", "bytes_down", "bytes_up")
             }
-            stages = [f"train-{trial}" for trial in set(part["trial"])]
+            trained = part.select("run", stage=pl.lit("train-") + pl.col("trial")).unique()
+            settings = {row["setting"] for row in place.rows if row["algorithm"] == algorithm}
+            tuned = [f"personalized-{algorithm}-{setting}" for setting in settings]
+            both = trained.select("run").unique().join(pl.DataFrame({"stage": tuned}), how="cross")
             rows.append(
                 {
                     "place": place.title or "this run",
                     "algorithm": algorithm,
                     "rounds": len(part) // runs,
                     **sums,
-                    "seconds": _seconds(tables, place, stages),
-                    "personalizing": _seconds(tables, place, [f"personalized-{algorithm}-"], prefix=True),
+                    "seconds": _seconds(tables, trained, runs),
+                    "personalizing": _seconds(tables, both, runs),
                 }
             )
     return rows
 
 
-def _seconds(tables: Tables, place: Place, stages: list[str], prefix: bool = False) -> float | None:
-    """Return the seconds of some stages, added up, a run on average."""
+def _seconds(tables: Tables, stages: pl.DataFrame, runs: int) -> float | None:
+    """Return the seconds of these stages of these runs, added up, a run on average."""
     if tables.times is None:
         return None
-    own = _of_place(tables.times, tables, place)
-    chosen = pl.col("stage").str.starts_with(stages[0]) if prefix else pl.col("stage").is_in(stages)
-    mine = own.filter(chosen)
-    return round(float(mine["seconds"].sum()) / max(1, own["run"].n_unique()), 1) if len(mine) else None
+    mine = tables.times.join(stages, on=["run", "stage"], how="semi")
+    return round(float(mine["seconds"].sum()) / runs, 1) if len(mine) else None
 
 
 def _claims(tables: Tables) -> list[dict[str, Any]]:
     """What the study's results say of the paper's claims; a run alone says nothing."""
     if not tables.is_study:
         return []
-    from fedprofit.study.claims import SAYS, check_claims
+    from fedprofit.analyze.claims import SAYS, check_claims
 
     return [
         {
@@ -273,10 +279,7 @@ def _claims(tables: Tables) -> list[dict[str, Any]]:
             "says": SAYS[one.claim],
             "verdict": one.verdict,
             "reason": one.reason,
-            "comparisons": [
-                f"{c.what}: {c.estimate}; {c.estimate.seeds} seeds, {c.estimate.clients} clients"
-                for c in one.comparisons
-            ],
+            "comparisons": [str(comparison) for comparison in one.comparisons],
         }
         for metric in tables.metrics
         for one in check_claims(tables.results, tables.axes, metric)

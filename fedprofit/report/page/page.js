@@ -14,6 +14,11 @@ const COLOURS = {
   dark: ["#56B4E9", "#F58A42", "#2FC79A", "#E6A0C8", "#E69F00", "#9AD4F7", "#CCCCCC"],
 };
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "x", "star-triangle-up"];
+// Names are names, also where they look like numbers or dates.
+const NAMED = {
+  xaxis: { type: "category", tickangle: -40, automargin: true },
+  yaxis: { type: "category", automargin: true, autorange: "reversed" },
+};
 const LINES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const BASELINES = { base: ["star", "base model"], local: ["cross", "each client alone"], central: ["x", "central training"] };
 
@@ -171,8 +176,8 @@ function drawTransfer() {
     return draw("transfer-chart", [], {});
   }
   const sign = metricNow().lower ? -1 : 1;
-  const better = one.after.map((line, i) => line.map((value, j) => {
-    const before = (one.before[i] || [])[j];
+  const better = one.after.map((line) => line.map((value, j) => {
+    const before = one.before[j];
     return value === null || before === null || before === undefined ? null : sign * (value - before);
   }));
   const most = Math.max(1e-9, ...better.flat().filter((value) => value !== null).map(Math.abs));
@@ -181,13 +186,13 @@ function drawTransfer() {
     const row = holds ? holds.clients.indexOf(client) : -1, column = holds ? holds.tasks.indexOf(task) : -1;
     return row >= 0 && column >= 0 && holds.counts[row][column] ? "●" : "";
   }));
-  const details = one.after.map((line, i) => line.map((value, j) => `${shown((one.before[i] || [])[j])} → ${shown(value)}`));
+  const details = one.after.map((line) => line.map((value, j) => `${shown(one.before[j])} → ${shown(value)}`));
   draw("transfer-chart", [{
     type: "heatmap", x: one.tasks.map(safe), y: one.clients.map(safe), z: better, text: dots, customdata: details,
     texttemplate: "%{text}", hovertemplate: "%{y} on %{x}: %{customdata}<extra></extra>", zmin: -most, zmax: most,
     colorscale: [[0, "#B35806"], [0.25, "#F1A340"], [0.5, dark() ? "#2a3037" : "#F7F7F7"], [0.75, "#67A9CF"], [1, "#2166AC"]],
     colorbar: { title: { text: "better" }, thickness: 12 },
-  }], layout("", "", { xaxis: { tickangle: -40, automargin: true }, yaxis: { automargin: true, autorange: "reversed" } }));
+  }], layout("", "", NAMED));
   table("transfer-table", ["client", ...one.tasks], one.clients.map((client, i) => [client, ...better[i]]));
 }
 
@@ -202,6 +207,10 @@ function drawLearning() {
 function drawPartition() {
   const own = page.partition.filter((one) => one.place === state.place), one = own[0];
   const facts = page.places[state.place];
+  if (!facts) {
+    byId("partition-text").textContent = "No run is done at this place.";
+    return draw("partition-chart", [], {});
+  }
   byId("partition-text").textContent = `Share of each client's train examples by task${one ? `, seed ${one.seed}` : ""}. Heterogeneity ${shown(facts.heterogeneity)}: ` +
     "the mean distance of a client's task mix from the pool's, 0 where all are alike.";
   if (!one) return draw("partition-chart", [], {});
@@ -213,7 +222,7 @@ function drawPartition() {
     type: "heatmap", x: one.tasks.map(safe), y: one.clients.map((client, number) => safe(`${client} (${one.groups[number]})`)), z: share,
     customdata: one.counts, hovertemplate: "%{y}<br>%{x}: %{customdata} examples<extra></extra>", zmin: 0, zmax: 1,
     colorscale: [[0, dark() ? "#1e2329" : "#f7fbff"], [0.5, "#6baed6"], [1, dark() ? "#d6ebff" : "#08306b"]], colorbar: { thickness: 12 },
-  }], layout("", "", { xaxis: { tickangle: -40, automargin: true }, yaxis: { automargin: true, autorange: "reversed" } }));
+  }], layout("", "", NAMED));
 }
 
 function drawAll() {
@@ -238,6 +247,7 @@ function setTheme(theme) {
   byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
 }
 
+// Every row of the page, whatever is chosen above.
 function downloadRows() {
   const keys = ["place", ...Object.keys(page.conditions[0]).filter((key) => key !== "place")];
   const quoted = (value) => `"${String(value === null ? "" : value).replaceAll('"', '""')}"`;

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from fedprofit.analyze.curves import World
+from fedprofit.analyze.tables import Tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, Floats, bootstrap
 from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label
-from fedprofit.study.curves import World
-from fedprofit.study.tables import Tables
 
 SCORES = ("local", "global", "gain", "forgetting")
 
@@ -82,7 +82,9 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     for cell in chooses.cells():
         place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
-        options = _options(chooses, cell)
+        # Text is scored at each group's own best step: what the test clients cannot check is no option.
+        checks = {_key(one): one for one in _options(tests, cell)}
+        options = [one for one in _options(chooses, cell) if _finite(one) and _key(one) in checks]
         means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
         excess = [limit.excess(*scores, sign) for scores in means]
         within = [number for number, over in enumerate(excess) if over <= 0]
@@ -90,8 +92,8 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
             raise UserError(_none_within(tables, place, options, means, excess))
         merits = {number: limit.merit(*means[number], sign) for number in within}
         chosen = options[max(merits, key=lambda number: merits[number])]
-        setting = {key: chosen[key][0] for key in KEYS}
-        tested = _estimates(tests, _same(tests, cell, setting))
+        setting = dict(zip(KEYS, _key(chosen), strict=True))
+        tested = _estimates(tests, checks[_key(chosen)])
         yield Recommendation(
             place,
             setting,
@@ -104,7 +106,7 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
 
 
 def _options(world: World, cell: str) -> list[pl.DataFrame]:
-    """Return what could be shipped, each with a row for every unit, finite for all."""
+    """Return what could be shipped, each with a row for every unit."""
     prompts = pl.col("condition").is_in(["federated", "personalized"])
     own = world.wide.filter(pl.col("cell") == cell, prompts).with_columns(
         # The federated prompt itself gains and forgets nothing.
@@ -113,17 +115,15 @@ def _options(world: World, cell: str) -> list[pl.DataFrame]:
     )
     found = [part for _, part in own.group_by(KEYS, maintain_order=True)]
     units = max((len(part) for part in found), default=0)
-    return [p for p in found if len(p) == units and p.select(pl.col(SCORES).is_finite().all()).row(0)[0]]
+    return [part for part in found if len(part) == units]
 
 
-def _same(world: World, cell: str, setting: dict[str, object]) -> pl.DataFrame:
-    """Return the rows of a setting in another world."""
-    for one in _options(world, cell):
-        if all(one[key][0] == value for key, value in setting.items()):
-            return one
-    raise UserError(
-        f"{label(setting)}: the test clients have no finite scores of it; nothing checks the choice."
-    )
+def _key(rows: pl.DataFrame) -> tuple[object, ...]:
+    return rows.select(KEYS).row(0)
+
+
+def _finite(rows: pl.DataFrame) -> bool:
+    return all(rows.select(pl.col(SCORES).is_finite().all()).row(0))
 
 
 def _mean(rows: pl.DataFrame, score: str) -> float:

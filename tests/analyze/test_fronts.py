@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 from test_claims import plain, table
 
+from fedprofit.analyze.fronts import areas, fronts
 from fedprofit.evaluate.statistics import area_under, kept_at
-from fedprofit.study.fronts import areas, fronts
 
 
 def study(seeds=2):
@@ -78,3 +78,17 @@ def test_the_area_of_a_curve_that_turns_back():
     )
     assert area_under(local, kept, [0, 2]) < area_under(local, kept, [0, 0])
     assert area_under(local, kept, [9, 0]) == 0
+    # Below the reference nothing counts: from 4 down to -4 over a width of 2, a triangle of width 1.
+    assert area_under(np.array([0.0, 2.0]), np.array([4.0, -4.0]), [0, 0]) == pytest.approx(2)
+    assert area_under(np.array([0.0, 2.0]), np.array([-4.0, 4.0]), [0, 0]) == pytest.approx(2)
+    assert area_under(np.array([0.0, 2.0]), np.array([-4.0, -1.0]), [0, 0]) == 0
+
+
+def test_a_setting_that_diverged_is_on_no_front():
+    gone = (pl.col("rate") == 0.01) & (pl.col("step") == 4) & (pl.col("client") == "c0")
+    broken = study().with_columns(value=pl.when(gone).then(float("nan")).otherwise(pl.col("value")))
+    for one in fronts(broken, ["seed", "heterogeneity"], "rouge_l"):
+        # Left are the start, the small rate's first point, and both points of the large rate.
+        assert one.settings == 3
+        assert one.knee.endswith("step 2") or one.knee.endswith("step 4")
+        assert np.isfinite([one.local, one.kept, one.hypervolume]).all()

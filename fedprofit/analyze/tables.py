@@ -21,7 +21,7 @@ AGAIN = "Delete it and go on with the run: fedprofit run {0}/config.yaml --out {
 
 @dataclass(frozen=True)
 class Tables:
-    """Results of one or more runs; every table has a run's key, its place on the axes, and `tv`."""
+    """Results of one or more runs; every table has a run's key and its place on the axes."""
 
     path: Path
     name: str
@@ -44,7 +44,7 @@ class Tables:
     @property
     def metrics(self) -> list[str]:
         """The metrics that the results have, the one that says most first."""
-        present = set(self.results["metric"])
+        present = set(self.results.filter(pl.col("scope") == "local")["metric"])
         return [metric for metric in METRICS if metric in present]
 
     def metric(self, asked: str | None) -> str:
@@ -71,16 +71,26 @@ def _of_study(folder: StudyFolder) -> Tables:
     results = read_table(folder)
     axes = [axis for axis in facts["axes"] if axis != "seed"]
     found = folder.environments
+    complete = results.select(RUN).unique()
+    rounds = _optional(folder.rounds)
+    if rounds is not None and "chosen" not in rounds.columns:
+        raise UserError(f"{folder.rounds}: was written by an earlier version. Run the study in a new folder.")
+
+    def whole(path: Path) -> pl.DataFrame | None:
+        """Read a table without runs that were cut off on their way into it."""
+        found = _optional(path)
+        return None if found is None else found.join(complete, on=RUN, how="semi", maintain_order="left")
+
     return Tables(
         path=folder.path,
         name=facts["name"],
         is_study=True,
         axes=axes,
         results=results,
-        validation=_optional(folder.validation),
-        rounds=_optional(folder.rounds),
-        clients=_optional(folder.clients),
-        times=_optional(folder.times),
+        validation=whole(folder.validation),
+        rounds=whole(folder.rounds),
+        clients=whole(folder.clients),
+        times=whole(folder.times),
         configuration=yaml.safe_dump(facts.get("study", {}), sort_keys=False),
         environments=read_json(found, "Restore it, or delete it.") if found.exists() else {},
     )
@@ -101,7 +111,7 @@ def _of_run(path: Path) -> Tables:
         axes=[],
         results=labelled(read_results(path), labels),
         validation=None if validation is None else labelled(validation, labels),
-        rounds=labelled(read_rounds(run, config), {RUN: key}),
+        rounds=labelled(read_rounds(run, config), {RUN: key}) if run.has_history(config) else None,
         clients=None if clients is None else labelled(clients, seed),
         times=labelled(times, seed),
         configuration=(path / "config.yaml").read_text(encoding="utf-8"),

@@ -4,12 +4,14 @@ A front is made of the settings of an algorithm that nothing beats on both axes;
 along its steps. Both are held against the base model's scores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from fedprofit.analyze.curves import Curve, World
 from fedprofit.evaluate.statistics import (
     Estimate,
     Indices,
@@ -21,7 +23,6 @@ from fedprofit.evaluate.statistics import (
     worst_tenth,
 )
 from fedprofit.evaluate.tradeoff import KEYS, label
-from fedprofit.study.curves import Curve, World
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,25 @@ class Front:
     worst: float  # forgetting at the knee: mean over the tenth of the clients that forget most
 
 
+def front_of(rows: Sequence[Mapping[str, Any]], sign: float) -> tuple[list[int], int]:
+    """Return the numbers of the rows that no other beats on both axes, and of the knee among them.
+
+    Args:
+        rows: with `local`, `global`, and `clients`, the units behind them. Rows that are not finite, or that
+            only some of the seeds have, take no part.
+        sign: -1 where lower is better.
+
+    Returns:
+        No rows and -1 where none takes part.
+    """
+    most = max((row["clients"] for row in rows), default=0)
+    points = sign * np.array([[row["global"], row["local"]] for row in rows], dtype=float).reshape(-1, 2)
+    whole = np.array([row["clients"] == most for row in rows], dtype=bool)
+    able = np.flatnonzero(np.isfinite(points).all(axis=1) & whole)
+    best = [int(able[number]) for number in front(points[able])]
+    return best, best[knee(points[best, 0], points[best, 1])] if best else -1
+
+
 def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Front]:
     """Yield a front for each place on the axes, seeds aside, and algorithm, most heterogeneous first.
 
@@ -58,10 +78,13 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
         tuned = own.filter(pl.col("algorithm") != "")
         for (algorithm,), mine in tuned.group_by("algorithm", maintain_order=True):
             grouped = mine.group_by(KEYS, maintain_order=True)
-            rows = grouped.agg(pl.col("local", "global").mean(), pl.col("forgetting")).to_dicts()
-            points = sign * np.array([[row["global"], row["local"]] for row in rows])
-            best = front(points)
-            at = int(best[knee(points[best, 0], points[best, 1])])
+            rows = grouped.agg(
+                pl.col("local", "global").mean(), pl.col("forgetting"), pl.len().alias("clients")
+            ).to_dicts()
+            best, at = front_of(rows, sign)
+            if not best:
+                continue
+            points = sign * np.array([[rows[number]["global"], rows[number]["local"]] for number in best])
             chosen = rows[at]
             yield Front(
                 axes=place,

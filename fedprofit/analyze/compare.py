@@ -1,6 +1,5 @@
 """Runs or studies side by side: what one does better than another, client by client."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fedprofit.analyze.curves import World
+from fedprofit.analyze.tables import Tables
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, bootstrap
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
-from fedprofit.study.curves import World
-from fedprofit.study.tables import Tables
 
 # What is compared goes by the same name; its rate or pull may be what differs between the runs.
 NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
@@ -56,17 +55,22 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
 
 
 def _check_data(first: Tables, other: Tables) -> None:
-    hashes = [_data_hash(tables) for tables in (first, other)]
-    if None not in hashes and hashes[0] != hashes[1]:
+    """Raise UserError where clients of the same seed and name train on other tasks."""
+    if first.clients is None or other.clients is None:
+        return
+    keys = [*first.axes, "seed", "client"]
+    mixes = [
+        tables.clients.group_by(keys).agg(pl.struct("task", "examples").sort().alias("mix"))
+        for tables in (first, other)
+        if tables.clients is not None
+    ]
+    both = mixes[0].join(mixes[1], on=keys, suffix="_other")
+    unequal = both.filter(pl.col("mix") != pl.col("mix_other"))
+    if len(unequal):
         raise UserError(
-            f"{other.path}: holds other data, clients or seed than {first.path}, so that no client pairs. "
-            "Compare runs of the same data section and seed, or studies over the same seeds."
+            f"{other.path}: client {unequal['client'][0]!r} trains on other data than in {first.path}, so "
+            "that nothing pairs. Compare runs with the same data section, or studies over the same."
         )
-
-
-def _data_hash(tables: Tables) -> str | None:
-    path = tables.path / "environment.json"
-    return str(json.loads(path.read_text(encoding="utf-8"))["data_hash"]) if path.exists() else None
 
 
 def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:

@@ -9,11 +9,10 @@ from test_claims import plain, table
 from tiny_run import call, tiny_config
 
 import fedprofit
+from fedprofit.analyze.compare import compare
+from fedprofit.analyze.recommend import Limit, recommend
+from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
-from fedprofit.evaluate.results import write_frame
-from fedprofit.study.compare import compare
-from fedprofit.study.recommend import Limit, recommend
-from fedprofit.study.tables import Tables, open_tables
 
 PLACE = ["heterogeneity"]
 
@@ -67,6 +66,25 @@ def test_the_test_clients_say_where_validation_was_wrong():
         assert one.tested["forgetting"].value == pytest.approx(one.expected["forgetting"].value + 3, abs=0.05)
     (_, iid) = recommend(found, "rouge_l", Limit(most_forgotten=4.5))
     assert not iid.holds
+
+
+def test_what_the_test_clients_cannot_check_is_no_option():
+    whole = tables()
+    best = [one.setting for one in recommend(whole, "rouge_l", Limit(least_local=28))]
+    for one in best:
+        same = [pl.col(key) == one[key] for key in ("algorithm", "setting", "step")]
+        results = whole.results.filter(~pl.all_horizontal(same))
+        part = Tables(whole.path, "made", True, PLACE, results, whole.validation, None)
+        for other in recommend(part, "rouge_l", Limit(least_local=28)):
+            assert other.setting != one
+    # What diverged on the validation clients is no option either.
+    gone = (pl.col("algorithm") == "fedavg-adam") & (pl.col("rate") == 0.01) & (pl.col("scope") == "global")
+    value = pl.when(gone).then(float("nan")).otherwise(pl.col("value"))
+    broken = Tables(
+        whole.path, "made", True, PLACE, whole.results, whole.validation.with_columns(value=value), None
+    )
+    for other in recommend(broken, "rouge_l", Limit(least_local=28)):
+        assert (other.setting["algorithm"], other.setting["rate"]) != ("fedavg-adam", 0.01)
 
 
 def test_the_test_clients_choose_nothing():
@@ -193,12 +211,12 @@ def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
         done = call(*arguments, cwd=tmp_path)
         assert done.returncode == 2, arguments
         assert words in " ".join(done.stderr.split()), arguments
-    copy = open_tables(runs[0])
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    facts = json.loads((runs[0] / "environment.json").read_text())
-    (moved / "environment.json").write_text(json.dumps(facts | {"data_hash": "other"}))
-    write_frame(moved / "results.parquet", copy.results)
-    other = Tables(moved, "moved", False, [], copy.results, None, None)
-    with pytest.raises(UserError, match="moved: holds other data, clients or seed"):
-        compare([copy, other], "loss")
+
+
+def test_clients_with_other_data_do_not_pair(runs):
+    first = open_tables(runs[0])
+    moved = first.clients.with_columns(examples=pl.col("examples") + 1)
+    other = Tables(Path("moved"), "moved", False, [], first.results, clients=moved)
+    with pytest.raises(UserError, match=r"moved: client .* trains on other data than in"):
+        compare([first, other], "loss")
+    assert compare([first, open_tables(runs[1])], "loss")

@@ -51,6 +51,9 @@ class Comparison:
     estimate: Estimate
     pairs: int  # cells that are averaged over
 
+    def __str__(self) -> str:
+        return f"{self.what}: {self.estimate}; {self.estimate.seeds} seeds, {self.estimate.clients} clients"
+
 
 class World:
     """All curves of a study by one metric, on the same units."""
@@ -112,7 +115,10 @@ class World:
             pl.col("algorithm") == one["algorithm"],
             pl.col("setting") == one["start"],
         )
-        return self._spread([before, *(part for _, part in rows.group_by(along, maintain_order=True))])
+        points = [part for _, part in rows.group_by(along, maintain_order=True)]
+        # Text is scored at each seed's best step: a point that only some seeds have is no mean over all.
+        most = max((len(part) for part in points), default=0)
+        return self._spread([before, *(part for part in points if len(part) == most)])
 
     def base(self, cell: str) -> Curve:
         """Return the base model's scores, as a curve of one point."""

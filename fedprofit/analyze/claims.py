@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from fedprofit.study.curves import Comparison, Curve, World
+from fedprofit.analyze.curves import Comparison, Curve, World
 
 Verdict = Literal["supported", "not shown", "contradicted", "not tested"]
 

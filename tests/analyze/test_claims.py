@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fedprofit.analyze.claims import SAYS, check_claims
 from fedprofit.evaluate.results import SCHEMA
-from fedprofit.study.claims import SAYS, check_claims
 
 STEPS = (2, 4)
 
