@@ -10,6 +10,7 @@ quickstart: $(VENV)/.lexicon  ## run the benchmark small, on a real language mod
 
 smoke: $(VENV)/.lexicon  ## run the paper's study, as small as it can be, and check its claims
 	$(BIN)/fedprofit study studies/paper/smoke.yaml --out runs/paper-smoke --resume
+	$(BIN)/fedprofit report runs/paper-smoke
 	$(BIN)/fedprofit claims runs/paper-smoke
 
 test: $(VENV)/.dev  ## run all tests: tiny models, no network
