@@ -10,7 +10,7 @@ except through files.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -80,17 +80,20 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):
             raise out_of_memory(config, error) from error
         raise
-    scored = [stage for stage in plan if not stage.startswith("train-")]
-    for path, validates in ((folder.validation, True), (folder.results, False)):
-        parts = [stage for stage in scored if stage.startswith("validation-") == validates]
-        if parts:
-            results = pl.concat(
-                [pl.read_parquet(folder.part(stage)) for stage in parts], how="diagonal_relaxed"
-            )
-            write_frame(path, results)
+    checks = [stage for stage in plan if stage.startswith("validation-")]
+    if checks:
+        write_frame(folder.validation, _gathered(folder, checks))
+    scored = [stage for stage in plan if stage not in checks and not stage.startswith("train-")]
+    results = _gathered(folder, scored)
+    write_frame(folder.results, results)
     write_summary(folder, bench, results)
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")
     return folder
+
+
+def _gathered(folder: RunFolder, stages: Sequence[str]) -> pl.DataFrame:
+    # Relaxed: a run that an earlier version began may lack a column.
+    return pl.concat([pl.read_parquet(folder.part(stage)) for stage in stages], how="diagonal_relaxed")
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from test_study import write_study
+from test_study import ORDER, write_study
 
 from fedprofit.errors import UserError
 from fedprofit.study import cluster
@@ -13,20 +13,6 @@ from fedprofit.study.many import run_study
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
-
-ORDER = [
-    "run",
-    "algorithm",
-    "condition",
-    "setting",
-    "start",
-    "step",
-    "alpha",
-    "client",
-    "scope",
-    "task",
-    "metric",
-]
 
 
 @pytest.fixture(scope="module")

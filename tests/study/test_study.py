@@ -32,6 +32,21 @@ AXES = {
 }
 
 
+ORDER = [
+    "run",
+    "algorithm",
+    "condition",
+    "setting",
+    "start",
+    "step",
+    "alpha",
+    "client",
+    "scope",
+    "task",
+    "metric",
+]
+
+
 def write_study(folder, axes=AXES, **changes):
     run = tiny_config(folder, **changes)
     run["personalization"] = [{"name": "tune", "steps": 2, "client": {"rate": {"grid": [0.01, 0.1]}}}]
@@ -130,20 +145,7 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
     assert kills >= 2
     ended = call("study", path, "--out", out, "--workers", "2", "--resume", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    order = [
-        "run",
-        "algorithm",
-        "condition",
-        "setting",
-        "start",
-        "step",
-        "alpha",
-        "client",
-        "scope",
-        "task",
-        "metric",
-    ]
-    assert read_table(StudyFolder(out)).sort(order).equals(read_table(folder).sort(order))
+    assert read_table(StudyFolder(out)).sort(ORDER).equals(read_table(folder).sort(ORDER))
 
 
 def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
