@@ -159,7 +159,7 @@ function drawForgetting() {
     type: "box", name: safe(name(one)), y: one.forgetting, text: one.names.map((client, number) => `${safe(client)}<br>gained ${shown(one.gain[number])}`),
     boxpoints: "all", jitter: 0.4, pointpos: 0, marker: { color: colour(one.algorithm), size: 5 }, line: { width: 1 },
     fillcolor: "rgba(128,128,128,0.12)", hovertemplate: "%{text}, forgot %{y:.3g}<extra></extra>", showlegend: false,
-  })), layout("", "forgotten of the global score", { xaxis: { tickangle: -40, automargin: true } }));
+  })), layout("", "forgotten", { xaxis: { tickangle: -40, automargin: true } }));
   table("forgetting-table", ["client", "setting", "gained", "forgotten"],
     own.flatMap((one) => one.names.map((client, number) => [client, name(one), one.gain[number], one.forgetting[number]])));
 }
