@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedprofit.evaluate.statistics import Estimate, Floats, Indices, bootstrap, kept_at
+from fedprofit.evaluate.statistics import Estimate, Floats, Indices, bootstrap, counted, kept_at
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client
 
 LEVELS = 11  # local scores at which two curves are compared
@@ -52,7 +52,10 @@ class Comparison:
     pairs: int  # cells that are averaged over
 
     def __str__(self) -> str:
-        return f"{self.what}: {self.estimate}; {self.estimate.seeds} seeds, {self.estimate.clients} clients"
+        estimate = self.estimate
+        if estimate.low is None and np.isfinite(estimate.value):
+            return f"{self.what}: {estimate}"  # which says how many are too few
+        return f"{self.what}: {estimate}; {counted(estimate)}"
 
 
 class World:

@@ -42,8 +42,18 @@ class Estimate:
         if not np.isfinite(self.value):
             return "cannot be told"
         if self.low is None:
-            return f"{self.value:+.3g} (no interval: {self.seeds} seeds, {self.clients} clients)"
+            return f"{self.value:+.3g} (no interval: {counted(self)})"
         return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+
+
+def counted(estimate: Estimate, client: str = "client") -> str:
+    """Say how many seeds and clients are behind an estimate.
+
+    >>> counted(Estimate(1.0, None, None, 1, 12), "test client")
+    '12 test clients of 1 seed'
+    """
+    clients, seeds = estimate.clients, estimate.seeds
+    return f"{clients} {client}{'s' * (clients != 1)} of {seeds} seed{'s' * (seeds != 1)}"
 
 
 def resamples(seeds: Sequence[int], draws: int = DRAWS) -> list[Indices]:

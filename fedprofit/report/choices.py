@@ -11,7 +11,7 @@ from fedprofit.analyze.compare import Difference, changed_settings, compare
 from fedprofit.analyze.recommend import SCORES, Limit, Recommendation, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
-from fedprofit.evaluate.statistics import Estimate
+from fedprofit.evaluate.statistics import Estimate, counted
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
 from fedprofit.report.table import cell, markdown
@@ -59,9 +59,7 @@ def behind(estimate: Estimate, what: str) -> str:
     >>> behind(Estimate(12.34, None, None, 1, 4), "test client")
     '4 test clients of 1 seed, too few for an interval'
     """
-    seeds, clients = estimate.seeds, estimate.clients
-    counted = f"{clients} {what}{'s' * (clients != 1)} of {seeds} seed{'s' * (seeds != 1)}"
-    return counted + (", too few for an interval" if estimate.low is None else "")
+    return counted(estimate, what) + (", too few for an interval" if estimate.low is None else "")
 
 
 def interval(estimate: Estimate, metric: str) -> str:
