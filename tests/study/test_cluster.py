@@ -39,26 +39,25 @@ def nodes(monkeypatch, tmp_path):
 def test_a_node_killed_on_the_way_changes_nothing(here, nodes, tmp_path):
     path, folder = here
     found, second = nodes
+    begun = tmp_path / "cache" / "runs"
+
+    def kill_when_both_are_at_work():
+        # A node has one processor: two folders are a run on each.
+        while not begun.exists() or len(list(begun.iterdir())) < 2:
+            time.sleep(0.02)
+        found.remove_node(second, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_when_both_are_at_work, daemon=True)
+    killer.start()
     said: list[str] = []
-    killed = threading.Event()
-
-    def say(line):
-        said.append(line)
-        if "complete" in line and not killed.is_set():
-            killed.set()
-            # Runs of both nodes have begun by now; this one's is lost.
-            threading.Thread(
-                target=lambda: (time.sleep(0.5), found.remove_node(second, allow_graceful=False))
-            ).start()
-
-    taken, progress = run_study(path, out=tmp_path / "out", ray=found.address, say=say)
-    assert killed.is_set()
+    taken, progress = run_study(path, out=tmp_path / "out", ray=found.address, say=said.append)
+    killer.join()
     assert any("its process died" in line and "once more" in line for line in said), said
     assert not progress.failed
     assert read_table(taken).sort(ORDER).equals(read_table(folder).sort(ORDER))
     for name in ("rounds.parquet", "clients.parquet", "environments.json", "times.parquet"):
         assert (taken.path / name).exists()
-    assert not (tmp_path / "cache" / "runs").exists() or not list((tmp_path / "cache" / "runs").iterdir())
+    assert not list(begun.iterdir())
 
 
 def test_no_cluster_at_the_address_is_named(tmp_path):
