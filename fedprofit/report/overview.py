@@ -1,6 +1,8 @@
 """What reports show, the same for a run and for a study: conditions and their means, place by place."""
 
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,6 +29,10 @@ class Place:
     def of(self, metric: str) -> list[Row]:
         """Return the conditions by one metric."""
         return [row for row in self.rows if row["metric"] == metric]
+
+    def within(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of a table that lie at this place."""
+        return frame.filter(*(pl.col(axis) == value for axis, value in self.axes.items()))
 
 
 def places(tables: Tables) -> list[Place]:
@@ -77,3 +83,14 @@ def worst(place: Place, row: Row) -> float | None:
     same = [pl.col(key).is_null() if row[key] is None else pl.col(key) == row[key] for key in keys]
     found = place.units.filter(*same)["forgetting"].drop_nulls().to_numpy()
     return worst_tenth(found) if len(found) and np.isfinite(found).all() else None
+
+
+def plain(value: Any) -> Any:
+    """Round a number for showing; JSON knows no NaN.
+
+    >>> plain(1.23456), plain(float("nan")), plain("text")
+    (1.2346, None, 'text')
+    """
+    if isinstance(value, float):
+        return round(value, 4) if isfinite(value) else None
+    return value

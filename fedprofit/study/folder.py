@@ -32,14 +32,14 @@ PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polar
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Paths of a run, by name."""
+class Folder:
+    """Paths of the tables that a run and a study both have."""
 
     path: Path
 
     @property
     def results(self) -> Path:
-        """The tidy table; there once the run is complete."""
+        """The tidy table of a complete run, or of all complete runs of a study."""
         return self.path / "results.parquet"
 
     @property
@@ -51,6 +51,10 @@ class RunFolder:
     def clients(self) -> Path:
         """What each client trains on."""
         return self.path / "clients.parquet"
+
+
+class RunFolder(Folder):
+    """Paths of a run, by name."""
 
     @property
     def timing(self) -> Path:

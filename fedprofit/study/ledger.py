@@ -14,7 +14,6 @@ The tables alone say what is done: a run whose rows are here is not repeated, on
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
-from fedprofit.study.folder import RunFolder, read_timing
+from fedprofit.study.folder import Folder, RunFolder, read_timing
 from fedprofit.study.spec import PlannedRun, Study, axes_of
 from fedprofit.study.trials import outcomes
 
@@ -33,31 +32,13 @@ MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
 ROUNDS = ("round", "loss", "validation_loss", "clients", "steps", "tokens", "bytes_down", "bytes_up")
 
 
-@dataclass(frozen=True)
-class StudyFolder:
+class StudyFolder(Folder):
     """Paths of a study, by name."""
-
-    path: Path
-
-    @property
-    def results(self) -> Path:
-        """The tidy table of all complete runs."""
-        return self.path / "results.parquet"
 
     @property
     def rounds(self) -> Path:
         """Every round of federated training of all complete runs."""
         return self.path / "rounds.parquet"
-
-    @property
-    def validation(self) -> Path:
-        """The tidy table of the validation clients, if the study personalizes them."""
-        return self.path / "validation.parquet"
-
-    @property
-    def clients(self) -> Path:
-        """What each client of each run trains on."""
-        return self.path / "clients.parquet"
 
     @property
     def times(self) -> Path:

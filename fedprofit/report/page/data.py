@@ -10,7 +10,8 @@ import polars as pl
 
 from fedprofit.analyze.tables import Tables
 from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label
-from fedprofit.report.overview import Place, places, worst
+from fedprofit.report.overview import Place, places, plain, worst
+from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
@@ -37,27 +38,16 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "headlines": [_headline(place, metric) for place in found for metric in tables.metrics],
         "clients": [unit for number, place in enumerate(found) for unit in _clients(number, place)],
         "transfer": _transfer(tables, found),
-        "rounds": _rounds(tables, found),
-        "trials": _trials(tables, found),
+        "rounds": rounds(tables, found),
+        "trials": trials(tables, found),
         "partition": _partition(tables, found),
-        "budget": _budget(tables, found),
+        "budget": budget(tables, found),
         "claims": _claims(tables),
         "configuration": tables.configuration,
         "environment": json.dumps(environment, indent=2),
         "made": _made(tables, environment),
         "downloads": _downloads(tables),
     }
-
-
-def plain(value: Any) -> Any:
-    """Round a number for showing; JSON knows no NaN.
-
-    >>> plain(1.23456), plain(float("nan")), plain("text")
-    (1.2346, None, 'text')
-    """
-    if isinstance(value, float):
-        return round(value, 4) if isfinite(value) else None
-    return value
 
 
 def _place(place: Place) -> dict[str, Any]:
@@ -117,10 +107,6 @@ def _clients(number: int, place: Place) -> Iterable[dict[str, Any]]:
         }
 
 
-def _of_place(frame: pl.DataFrame, tables: Tables, place: Place) -> pl.DataFrame:
-    return frame.filter(*(pl.col(axis) == value for axis, value in place.axes.items()))
-
-
 def _transfer(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
     """Each client's scores by task, before and after personalization: one matrix a setting and seed."""
     if "task" not in tables.results.columns:
@@ -130,7 +116,7 @@ def _transfer(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
         results = results.filter(pl.col("seed") == pl.col("seed").min())
     matrices = []
     for number, place in enumerate(found):
-        own = _of_place(results, tables, place)
+        own = place.within(results)
         tuned = own.filter(pl.col("condition") == "personalized", pl.col("alpha") == 1.0)
         keys = ["algorithm", "setting", "start", "seed", "metric"]
         for (algorithm, setting, start, seed, metric), after in tuned.group_by(keys, maintain_order=True):
@@ -162,54 +148,13 @@ def _matrix(rows: pl.DataFrame, clients: list[str], tasks: list[str]) -> list[li
     return [[plain(values.get((client, task))) for task in tasks] for client in clients]
 
 
-def _rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
-    """Loss by round, averaged over seeds, of the trials that were chosen."""
-    if tables.rounds is None:
-        return []
-    lines = []
-    for number, place in enumerate(found):
-        own = _of_place(tables.rounds, tables, place).filter(pl.col("chosen"))
-        for (algorithm,), rows in own.group_by("algorithm", maintain_order=True):
-            means = rows.group_by("round", maintain_order=True).agg(
-                pl.col("loss").mean(), pl.col("validation_loss").mean()
-            )
-            lines.append(
-                {
-                    "place": number,
-                    "algorithm": algorithm,
-                    "round": means["round"].to_list(),
-                    "loss": [plain(value) for value in means["loss"]],
-                    "validation": [plain(value) for value in means["validation_loss"]],
-                }
-            )
-    return lines
-
-
-def _trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
-    """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
-    if tables.rounds is None or tables.rounds["trial"].n_unique() == tables.rounds["algorithm"].n_unique():
-        return []
-    keys = ["seed", "algorithm", "trial", "chosen"]
-    rows = []
-    for place in found:
-        own = _of_place(tables.rounds, tables, place).sort("round")
-        summed = own.group_by(keys, maintain_order=True).agg(
-            last=pl.col("validation_loss").last(), best=pl.col("validation_loss").min()
-        )
-        rows += [
-            {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
-            for row in summed.sort("seed", "algorithm", "trial").to_dicts()
-        ]
-    return rows
-
-
 def _partition(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
     """Who trains on what, one picture a place and seed."""
     if tables.clients is None:
         return []
     pictures = []
     for number, place in enumerate(found):
-        own = _of_place(tables.clients, tables, place)
+        own = place.within(tables.clients)
         for (seed,), rows in own.group_by("seed", maintain_order=True):
             clients = rows.select("client", "group").unique(maintain_order=True).rows()
             tasks = sorted(set(rows["task"]))
@@ -227,43 +172,6 @@ def _partition(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
                 }
             )
     return pictures
-
-
-def _budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
-    """What federated training cost with the chosen trial, and personalizing, a run on average."""
-    if tables.rounds is None:
-        return []
-    rows = []
-    for place in found:
-        own = _of_place(tables.rounds, tables, place).filter(pl.col("chosen"))
-        for (algorithm,), part in own.group_by("algorithm", maintain_order=True):
-            runs = part["run"].n_unique()
-            sums = {
-                key: round(part[key].sum() / runs) for key in ("steps", "tokens", "bytes_down", "bytes_up")
-            }
-            trained = part.select("run", stage=pl.lit("train-") + pl.col("trial")).unique()
-            settings = {row["setting"] for row in place.rows if row["algorithm"] == algorithm}
-            tuned = [f"personalized-{algorithm}-{setting}" for setting in settings]
-            both = trained.select("run").unique().join(pl.DataFrame({"stage": tuned}), how="cross")
-            rows.append(
-                {
-                    "place": place.title or "this run",
-                    "algorithm": algorithm,
-                    "rounds": len(part) // runs,
-                    **sums,
-                    "seconds": _seconds(tables, trained, runs),
-                    "personalizing": _seconds(tables, both, runs),
-                }
-            )
-    return rows
-
-
-def _seconds(tables: Tables, stages: pl.DataFrame, runs: int) -> float | None:
-    """Return the seconds of these stages of these runs, added up, a run on average."""
-    if tables.times is None:
-        return None
-    mine = tables.times.join(stages, on=["run", "stage"], how="semi")
-    return round(float(mine["seconds"].sum()) / runs, 1) if len(mine) else None
 
 
 def _claims(tables: Tables) -> list[dict[str, Any]]:

@@ -1,0 +1,86 @@
+"""What the page shows of federated training: losses by round, all trials, and what it cost."""
+
+from typing import Any
+
+import polars as pl
+
+from fedprofit.analyze.tables import Tables
+from fedprofit.report.overview import Place, plain
+
+
+def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """Loss by round, averaged over seeds, of the trials that were chosen."""
+    if tables.rounds is None:
+        return []
+    lines = []
+    for number, place in enumerate(found):
+        own = place.within(tables.rounds).filter(pl.col("chosen"))
+        for (algorithm,), rows in own.group_by("algorithm", maintain_order=True):
+            means = rows.group_by("round", maintain_order=True).agg(
+                pl.col("loss").mean(), pl.col("validation_loss").mean()
+            )
+            lines.append(
+                {
+                    "place": number,
+                    "algorithm": algorithm,
+                    "round": means["round"].to_list(),
+                    "loss": [plain(value) for value in means["loss"]],
+                    "validation": [plain(value) for value in means["validation_loss"]],
+                }
+            )
+    return lines
+
+
+def trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
+    if tables.rounds is None or tables.rounds["trial"].n_unique() == tables.rounds["algorithm"].n_unique():
+        return []
+    keys = ["seed", "algorithm", "trial", "chosen"]
+    rows = []
+    for place in found:
+        own = place.within(tables.rounds).sort("round")
+        summed = own.group_by(keys, maintain_order=True).agg(
+            last=pl.col("validation_loss").last(), best=pl.col("validation_loss").min()
+        )
+        rows += [
+            {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
+            for row in summed.sort("seed", "algorithm", "trial").to_dicts()
+        ]
+    return rows
+
+
+def budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
+    """What federated training cost with the chosen trial, and personalizing, a run on average."""
+    if tables.rounds is None:
+        return []
+    rows = []
+    for place in found:
+        own = place.within(tables.rounds).filter(pl.col("chosen"))
+        for (algorithm,), part in own.group_by("algorithm", maintain_order=True):
+            runs = part["run"].n_unique()
+            sums = {
+                key: round(part[key].sum() / runs) for key in ("steps", "tokens", "bytes_down", "bytes_up")
+            }
+            trained = part.select("run", stage=pl.lit("train-") + pl.col("trial")).unique()
+            settings = {row["setting"] for row in place.rows if row["algorithm"] == algorithm}
+            tuned = [f"personalized-{algorithm}-{setting}" for setting in settings]
+            both = trained.select("run").unique().join(pl.DataFrame({"stage": tuned}), how="cross")
+            rows.append(
+                {
+                    "place": place.title or "this run",
+                    "algorithm": algorithm,
+                    "rounds": len(part) // runs,
+                    **sums,
+                    "seconds": _seconds(tables, trained, runs),
+                    "personalizing": _seconds(tables, both, runs),
+                }
+            )
+    return rows
+
+
+def _seconds(tables: Tables, stages: pl.DataFrame, runs: int) -> float | None:
+    """Return the seconds of these stages of these runs, added up, a run on average."""
+    if tables.times is None:
+        return None
+    mine = tables.times.join(stages, on=["run", "stage"], how="semi")
+    return round(float(mine["seconds"].sum()) / runs, 1) if len(mine) else None
