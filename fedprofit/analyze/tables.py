@@ -14,7 +14,15 @@ from fedprofit.evaluate.results import read_results
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import read_json
 from fedprofit.study.folder import open_folder, read_timing
-from fedprofit.study.ledger import RUN, StudyFolder, labelled, read_facts, read_rounds, read_table
+from fedprofit.study.ledger import (
+    RUN,
+    StudyFolder,
+    labelled,
+    read_facts,
+    read_rounds,
+    read_table,
+    read_trials,
+)
 
 AGAIN = "Delete it and go on with the run: fedprofit run {0}/config.yaml --out {0} --resume"
 
@@ -30,6 +38,7 @@ class Tables:
     results: pl.DataFrame  # of the test clients
     validation: pl.DataFrame | None = None  # of the validation clients, where they are personalized
     rounds: pl.DataFrame | None = None  # of federated training
+    trials: pl.DataFrame | None = None  # of every method and baseline
     clients: pl.DataFrame | None = None  # what each client trains on, by task
     times: pl.DataFrame | None = None  # seconds by stage
     configuration: str = ""  # as YAML: of the run, or the study as written
@@ -89,6 +98,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         results=results,
         validation=whole(folder.validation),
         rounds=whole(folder.rounds),
+        trials=whole(folder.trials),
         clients=whole(folder.clients),
         times=whole(folder.times),
         configuration=yaml.safe_dump(facts.get("study", {}), sort_keys=False),
@@ -112,6 +122,7 @@ def _of_run(path: Path) -> Tables:
         results=labelled(read_results(path), labels),
         validation=None if validation is None else labelled(validation, labels),
         rounds=labelled(read_rounds(run, config), {RUN: key}) if run.has_history(config) else None,
+        trials=labelled(read_trials(run, config), {RUN: key}) if run.has_history(config) else None,
         clients=None if clients is None else labelled(clients, seed),
         times=labelled(times, seed),
         configuration=(path / "config.yaml").read_text(encoding="utf-8"),

@@ -13,7 +13,7 @@ from fedprofit.data.store import Examples
 from fedprofit.errors import UserError
 from fedprofit.evaluate.clients import Sets
 from fedprofit.tuner.prompt import initial_prompt
-from fedprofit.types import Params
+from fedprofit.types import ClientId, Params
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class Bench:
     start: Params  # the one initialization of every prompt
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
+
+    def train_examples(self, client: ClientId) -> Examples:
+        """Return a client's own train examples."""
+        return self.dataset.examples(client, "train")
 
     def of_validation_clients(self) -> "Bench":
         """Return the same bench with the validation clients in the test clients' place.
@@ -89,7 +93,7 @@ def _check_clients(config: Config, dataset: FederatedDataset) -> None:
             "each."
         )
     wants = []
-    if any(len(trials) > 1 for trials in config.training.methods.values()):
+    if any(len(trials) > 1 for trials in config.training.methods.values()):  # then baselines have as many
         wants.append("to choose among trials")
     if config.evaluation.validation:
         wants.append("evaluation.validation")

@@ -2,6 +2,7 @@
 
 results.parquet   the tidy table of every run, with the run's key and its place on the axes
 rounds.parquet    every round of federated training, of every trial: losses and budget
+trials.parquet    every trial of every method and baseline, its loss on the validation clients, and the choice
 validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
 clients.parquet   what each client of each run trains on, by task
 times.parquet     seconds of each run's stages
@@ -39,6 +40,11 @@ class StudyFolder(Folder):
     def rounds(self) -> Path:
         """Every round of federated training of all complete runs."""
         return self.path / "rounds.parquet"
+
+    @property
+    def trials(self) -> Path:
+        """Every trial of all complete runs, and which were chosen."""
+        return self.path / "trials.parquet"
 
     @property
     def times(self) -> Path:
@@ -141,6 +147,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     seed = {"seed": planned.config.seed}
     times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
     _append(folder.rounds, planned.key, labelled(read_rounds(run, planned.config), labels))
+    _append(folder.trials, planned.key, labelled(read_trials(run, planned.config), labels))
     _append(folder.times, planned.key, labelled(times, labels | seed))
     _append(folder.clients, planned.key, labelled(pl.read_parquet(run.clients), labels | seed))
     known = json.loads(folder.environments.read_text("utf-8")) if folder.environments.exists() else {}
@@ -163,7 +170,25 @@ def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
             **{key: row.get(key) for key in ROUNDS},
         }
         for one in outcomes(run, config)
+        if one.method in config.training.methods
         for row in json.loads(run.history(one.trial).read_text(encoding="utf-8"))
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def read_trials(run: RunFolder, config: Config) -> pl.DataFrame:
+    """Read a run's trials: a row for each, its loss at the last round and at its best one."""
+    rows = [
+        {
+            "seed": config.seed,
+            "algorithm": one.method,
+            "trial": one.trial,
+            "chosen": one.chosen,
+            "validation_loss": one.loss,
+            "best_loss": one.best_loss,
+            "tokens": one.tokens,
+        }
+        for one in outcomes(run, config)
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
 

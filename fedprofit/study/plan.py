@@ -12,6 +12,7 @@ from fedprofit.study.bench import Bench, typical_tokens
 # Measured on two CPU cores with SmolLM2-135M: a token trained on costs about three tokens read, a
 # token generated about one and a half.
 TRAINED, GENERATED = 3.0, 1.5
+TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,30 @@ def stages(bench: Bench) -> dict[str, float]:
     plan = {"base": work.base(config)}
     for method, trials in config.training.methods.items():
         for trial in trials:
-            plan[f"train-{trial.name}"] = _training(bench, work, trial)
+            plan[f"{TRAIN}{trial.name}"] = _training(bench, work, trial)
         for group, own in groups.items():
             plan[f"{group}federated-{method}"] = 2 * own.once(config)
             for settings in config.personalization:
                 plan[f"{group}personalized-{method}-{settings.name}"] = own.tuned(config, settings)
-    if config.baselines.local:
-        plan["local"] = work.tuned(config, config.baselines.local)
-    if config.baselines.central:
-        central = config.baselines.central
-        steps = steps_of(central, work.train_examples * len(bench.dataset.clients("train")))
-        plan["central"] = work.trained(1, steps, central.batch_size) + work.once(config)
+    return plan | _baselines(bench, work)
+
+
+def _baselines(bench: Bench, work: Work) -> dict[str, float]:
+    """Work of the baselines and of their trials."""
+    config, checked, plan = bench.config, work.scored(len(bench.validation), 0), dict[str, float]()
+    pool = work.train_examples * len(bench.dataset.clients("train"))
+    clients = len(bench.dataset.clients("validation"))
+    for name, entries in config.baselines.trials.items():
+        for entry in entries:
+            if name == "local":
+                steps, rows = steps_of(entry, work.train_examples), min(entry.batch_size, work.train_examples)
+                trial, whole = work.trained(clients, steps, rows), work.tuned(config, entry)
+            else:
+                trial = work.trained(1, steps_of(entry, pool), entry.batch_size)
+                whole = trial + work.once(config)
+            if len(entries) > 1:
+                plan[f"{TRY}{entry.name}"] = trial + checked
+        plan[name] = whole
     return plan
 
 

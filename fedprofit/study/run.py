@@ -1,8 +1,9 @@
 """The run: from a configuration to a folder of results.
 
     base model  ->  for each method: train its trials and choose one by the validation clients, score the
-    federated prompt, then personalize the test clients by each setting and score them  ->  baselines  ->
-    one table; where asked for, the validation clients are personalized and scored too, into another
+    federated prompt, then personalize the test clients by each setting and score them  ->  for each
+    baseline: try and choose likewise, train and score  ->  one table; where asked for, the validation
+    clients are personalized and scored too, into another
 
 Each stage leaves its rows in a file of its own. A run that is gone on with skips the stages that are
 whole, and repeats the others to the same bits: nothing a stage computes depends on what ran before it
@@ -22,8 +23,9 @@ from fedprofit.config import AlgorithmConfig, Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.files import naming_full_disk, write_json
+from fedprofit.study.baselines import alone, centrally, try_alone, try_centrally
 from fedprofit.study.bench import Bench, prepare
-from fedprofit.study.conditions import alone, centrally, federated, personalized, score_shared
+from fedprofit.study.conditions import federated, personalized, score_shared
 from fedprofit.study.folder import (
     RunFolder,
     check_folder,
@@ -33,7 +35,7 @@ from fedprofit.study.folder import (
     read_timing,
     write_environment,
 )
-from fedprofit.study.plan import stages
+from fedprofit.study.plan import TRAIN, TRY, stages
 from fedprofit.study.progress import Quiet, Reporter, duration
 from fedprofit.study.summary import write_summary
 from fedprofit.study.train import Trained, save_trained, train
@@ -83,7 +85,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:
         write_frame(folder.validation, _gathered(folder, checks))
-    scored = [stage for stage in plan if stage not in checks and not stage.startswith("train-")]
+    scored = [stage for stage in plan if stage not in checks and not stage.startswith((TRAIN, TRY))]
     results = _gathered(folder, scored)
     write_frame(folder.results, results)
     write_summary(folder, bench, results)
@@ -116,7 +118,7 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
                 write_frame(folder.part(name), to_frame(bench.config.seed, scores))
             for client, note in sorted({(score.client, score.note) for score in scores if score.note}):
                 report.log(f"{name}: client {client} stopped: {note}")
-        if not name.startswith("train-"):  # training tells of its rounds itself
+        if not name.startswith(TRAIN):  # training tells of its rounds itself
             report.advance(plan[name])
         seconds = read_timing(folder)
         seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 3)
@@ -137,14 +139,14 @@ def all_stages(
 
     def train_stage(settings: AlgorithmConfig) -> list[Score]:
         name = settings.name
-        work = plan[f"train-{name}"] / config.training.rounds
+        work = plan[f"{TRAIN}{name}"] / config.training.rounds
         trained[name] = train(bench, build(bench.engine, settings), folder, report, work)
         return []
 
     yield "base", partial(score_shared, bench, no_prompt(bench.engine.backbone), Condition("base"))
     for method, trials in config.training.methods.items():
         for trial in trials:
-            yield f"train-{trial.name}", partial(train_stage, trial)
+            yield f"{TRAIN}{trial.name}", partial(train_stage, trial)
         chosen = trained[chosen_of(folder, trials)]
         save_trained(folder.prompts(f"federated-{method}"), chosen)
         for group, its_bench in groups.items():
@@ -152,7 +154,10 @@ def all_stages(
             for settings in config.personalization:
                 name = f"{group}personalized-{method}-{settings.name}"
                 yield name, partial(personalized, its_bench, folder.prompts(name), method, chosen, settings)
-    if config.baselines.local:
-        yield "local", partial(alone, bench, folder.prompts("local"), config.baselines.local)
-    if config.baselines.central:
-        yield "central", partial(centrally, bench, folder.prompts("central"), config.baselines.central)
+    for name, entries in config.baselines.trials.items():
+        attempt, final = (try_alone, alone) if name == "local" else (try_centrally, centrally)
+        for entry in entries if len(entries) > 1 else ():
+            yield f"{TRY}{entry.name}", partial(attempt, bench, folder.history(entry.name), entry)
+        best = chosen_of(folder, entries)
+        settings = next(entry for entry in entries if entry.name == best)
+        yield name, partial(final, bench, folder.prompts(name), settings)

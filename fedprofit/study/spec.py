@@ -12,7 +12,7 @@
         iid: {data.partition.kind: iid}
 
 What runs have in common is computed once: settings of the same run share its federated training and its
-baselines. In an algorithm, `{pick: [...]}` makes trials instead of algorithms: each run trains all, and the
+baselines. In an algorithm or a baseline, `{pick: [...]}` makes trials instead: each run trains all, and the
 one that its validation clients are best off with stands for the algorithm (see `trials.py`). A run is known
 by the content of its configuration, so that it is never repeated.
 """
@@ -35,6 +35,7 @@ from fedprofit.files import content_hash
 
 GRID, PICK = "grid", "pick"
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
+PICKS_IN = ("local", "central")  # baselines, whose entry a pick makes trials of
 
 # Names that the tables of a study have for something else.
 COLUMNS = {
@@ -56,6 +57,7 @@ COLUMNS = {
         "bytes_up",
         "trial",
         "chosen",
+        "best_loss",
         "stage",
         "seconds",
         "group",
@@ -229,7 +231,7 @@ def identity(config: Config) -> str:
 def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
     """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
 
-    `{pick: [...]}`, in algorithms alone, likewise into trials of the entry's name.
+    `{pick: [...]}`, in algorithms and baselines alone, likewise into trials of the entry's name.
 
     >>> rates = {"name": "tune", "client": {"rate": {"grid": [0.01, 0.1]}}}
     >>> [entry["name"] for entry in expand_grids({"personalization": [rates]}, "")["personalization"]]
@@ -245,11 +247,16 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
             section[last] = [made for entry in entries for made in _multiplied(entry, GRID, place)]
             if last == "algorithms":
                 section[last] = [made for entry in section[last] for made in _trials(entry, place)]
+    baselines = result.get("baselines")
+    for name in PICKS_IN:
+        if isinstance(baselines, dict) and isinstance(baselines.get(name), dict):
+            trials = _trials(baselines[name], place)
+            baselines[name] = trials if len(trials) > 1 else trials[0]
     return result
 
 
 def _trials(entry: Any, place: str) -> list[Any]:
-    """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
+    """Multiply an algorithm or a baseline with `{pick: [...]}` into trials of the same method."""
     trials = _multiplied(entry, PICK, place)
     if isinstance(entry, dict) and len(trials) > 1:
         for trial in trials:

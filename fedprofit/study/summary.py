@@ -38,7 +38,11 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
                 "global_examples": len(bench.sets.shared["global"]),
                 "unseen_examples": len(bench.sets.shared["unseen"]),
             },
-            "budget": {one.method: _budget(folder, one.trial) for one in trials if one.chosen},
+            "budget": {
+                one.method: _budget(folder, one.trial)
+                for one in trials
+                if one.chosen and one.method in config.training.methods
+            },
             "trials": [vars(one) for one in trials],
             "conditions": [_clean(row) for row in rows],
         },

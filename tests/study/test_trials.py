@@ -11,6 +11,7 @@ from fedprofit.algorithm import build
 from fedprofit.errors import UserError
 from fedprofit.evaluate.clients import mean_loss
 from fedprofit.evaluate.results import SCHEMA, Condition, Score
+from fedprofit.personalize.finetune import finetune
 from fedprofit.study.bench import prepare
 from fedprofit.study.checkpoint import load_tensors
 from fedprofit.study.conditions import best_step
@@ -28,6 +29,8 @@ def with_trials(place, **changes):
         {"kind": "fedavg", "name": "avg", "steps": 2, "client": {"rate": {"pick": list(RATES)}}},
         {"kind": "fedsgd", "name": "sgd", "server": {"rate": {"pick": list(RATES)}}},
     ]
+    for name in ("local", "central"):
+        config["baselines"][name]["client"] = {"rate": {"pick": list(RATES)}}
     return config
 
 
@@ -54,7 +57,8 @@ def test_the_least_validation_loss_of_the_last_round_chooses(run):
     config, folder = run
     bench = prepare(config)
     trials = json.loads(folder.summary.read_text())["trials"]
-    assert [one["trial"] for one in trials] == [one.name for one in config.training.algorithms]
+    federated = [one for one in trials if one["method"] in config.training.methods]
+    assert [one["trial"] for one in federated] == [one.name for one in config.training.algorithms]
     for method, entries in config.training.methods.items():
         losses = {}
         for entry in entries:
@@ -71,6 +75,47 @@ def test_the_least_validation_loss_of_the_last_round_chooses(run):
         kept, facts = load_tensors(folder.prompts(f"federated-{method}"))
         assert facts["algorithm"] == best
         assert mean_loss(bench.engine, kept[f"last.{KEY}"], bench.validation) == pytest.approx(losses[best])
+
+
+def test_baselines_are_chosen_by_the_validation_clients_too(run):
+    config, folder = run
+    bench = prepare(config)
+    trials = json.loads(folder.summary.read_text())["trials"]
+    clients, results = bench.dataset.clients("validation"), fedprofit.read_results(folder.path)
+    pool = bench.dataset.pooled("train", "train")
+    for name, entries in config.baselines.trials.items():
+        losses = {}
+        for entry in entries:
+            if name == "central":
+                tuned = finetune(bench.engine, bench.start, ["pool"], lambda _: pool, entry, config.seed)
+                losses[entry.name] = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.validation)
+                continue
+            sums = []
+            for client in clients:  # one at a time, weighed by their target tokens
+                tuned = finetune(
+                    bench.engine, bench.start, [client], bench.train_examples, entry, config.seed
+                )
+                own = bench.dataset.examples(client, "validation")
+                tokens = sum(len(example.target) for example in own)
+                sums.append((mean_loss(bench.engine, tuned.points[2][KEY][0], own) * tokens, tokens))
+            losses[entry.name] = sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
+        assert {one["trial"]: one["loss"] for one in trials if one["method"] == name} == pytest.approx(
+            losses, rel=1e-5
+        )
+        best = min(losses, key=losses.get)
+        assert [one["trial"] for one in trials if one["method"] == name and one["chosen"]] == [best]
+        own = results.filter(pl.col("condition") == name)
+        assert own.select("setting", "rate").unique().rows() == [(name, None)]
+        chosen = next(entry for entry in entries if entry.name == best)
+        test = bench.sets.clients[0]
+        tuned = (
+            finetune(bench.engine, bench.start, ["pool"], lambda _: pool, chosen, config.seed)
+            if name == "central"
+            else finetune(bench.engine, bench.start, [test], bench.train_examples, chosen, config.seed)
+        )
+        found = own.filter(client=test, scope="local", metric="loss", step=2)["value"][0]
+        wanted = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.sets.local[test])
+        assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_results_have_the_methods_name_and_the_chosen_prompts_alone(run):
@@ -138,6 +183,18 @@ def test_every_method_needs_as_many_trials(tmp_path):
     config["training"]["algorithms"][1]["server"]["rate"]["pick"].pop()
     with pytest.raises(UserError, match=r"same number of trials \(avg 3, sgd 2\)"):
         fedprofit.from_mapping(expand_grids(config, "here"))
+
+
+@pytest.mark.parametrize("name", ["local", "central"])
+def test_every_baseline_needs_as_many_trials_as_the_methods(tmp_path, name):
+    config = with_trials(tmp_path)
+    config["baselines"][name]["client"] = {"rate": 0.1}
+    with pytest.raises(
+        UserError, match=rf"baselines\.{name}: give as many trials as each algorithm has \(3, not 1\)"
+    ):
+        fedprofit.from_mapping(expand_grids(config, "here"))
+    config["baselines"][name] = None
+    assert name not in fedprofit.from_mapping(expand_grids(config, "here")).baselines.trials
 
 
 @pytest.mark.parametrize("asked", ["trials", "validation"])

@@ -33,20 +33,13 @@ def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
 
 def trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
     """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
-    if tables.rounds is None or tables.rounds["trial"].n_unique() == tables.rounds["algorithm"].n_unique():
+    if tables.trials is None or tables.trials["trial"].n_unique() == tables.trials["algorithm"].n_unique():
         return []
-    keys = ["seed", "algorithm", "trial", "chosen"]
-    rows = []
-    for place in found:
-        own = place.within(tables.rounds).sort("round")
-        summed = own.group_by(keys, maintain_order=True).agg(
-            last=pl.col("validation_loss").last(), best=pl.col("validation_loss").min()
-        )
-        rows += [
-            {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
-            for row in summed.sort("seed", "algorithm", "trial").to_dicts()
-        ]
-    return rows
+    return [
+        {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
+        for place in found
+        for row in place.within(tables.trials).sort("seed", maintain_order=True).to_dicts()
+    ]
 
 
 def budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
