@@ -1,9 +1,11 @@
 """What to ship: a setting chosen on the validation clients, and checked once on the test clients.
 
 Every prompt that a run scored is an option: the federated one, and the personalized ones by algorithm,
-setting (rate, pull), step and alpha. Among those within the limit, the best on the other axis is taken. What
-it is expected to do are the validation clients' scores; they are those of a winner, hence a little too good,
-which is why the test clients, who chose nothing, have the last word.
+setting (rate, pull), step and alpha. Among those within the limit, the best on the other axis is taken. Gain
+and forgetting are counted from one and the same federated prompt, the one with the best global score: counted
+from its own, a poor algorithm's would have little to forget. What the choice is expected to do are the
+validation clients' scores; they are those of a winner, hence a little too good, which is why the test
+clients, who chose nothing, have the last word.
 """
 
 from collections.abc import Iterator
@@ -55,6 +57,7 @@ class Recommendation:
 
     axes: dict[str, str]
     setting: dict[str, object]  # the columns of the table that say which
+    against: str  # the federated prompt that gain and forgetting are counted from
     options: int
     within: int  # options that keep to the limit
     expected: dict[str, Estimate]  # by score, on the validation clients
@@ -83,8 +86,17 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
     for cell in chooses.cells():
         place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
         # Text is scored at each group's own best step: what the test clients cannot check is no option.
-        checks = {_key(one): one for one in _options(tests, cell)}
-        options = [one for one in _options(chooses, cell) if _finite(one) and _key(one) in checks]
+        checkable = {_key(one) for one in _prompts(tests, cell)}
+        prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checkable]
+        federated = [one for one in prompts if one["condition"][0] == "federated"]
+        if not federated:
+            raise UserError(
+                f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation "
+                "clients, so that nothing can be chosen."
+            )
+        against = _key(max(federated, key=lambda one: sign * _mean(one, "global")))
+        checks = {_key(one): one for one in _compared(_prompts(tests, cell), against, sign)}
+        options = _compared(prompts, against, sign)
         means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
         excess = [limit.excess(*scores, sign) for scores in means]
         within = [number for number, over in enumerate(excess) if over <= 0]
@@ -97,6 +109,7 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         yield Recommendation(
             place,
             setting,
+            label(dict(zip(KEYS, against, strict=True))),
             len(options),
             len(within),
             _estimates(chooses, chosen),
@@ -105,17 +118,24 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         )
 
 
-def _options(world: World, cell: str) -> list[pl.DataFrame]:
-    """Return what could be shipped, each with a row for every unit."""
+def _prompts(world: World, cell: str) -> list[pl.DataFrame]:
+    """Return what could be shipped, each with a row for every unit, in the same order."""
     prompts = pl.col("condition").is_in(["federated", "personalized"])
-    own = world.wide.filter(pl.col("cell") == cell, prompts).with_columns(
-        # The federated prompt itself gains and forgets nothing.
-        pl.col("gain").fill_null(0.0),
-        pl.col("forgetting").fill_null(0.0),
-    )
+    own = world.wide.filter(pl.col("cell") == cell, prompts).sort("unit", maintain_order=True)
     found = [part for _, part in own.group_by(KEYS, maintain_order=True)]
     units = max((len(part) for part in found), default=0)
     return [part for part in found if len(part) == units]
+
+
+def _compared(prompts: list[pl.DataFrame], against: tuple[object, ...], sign: float) -> list[pl.DataFrame]:
+    """Count every prompt's gain and forgetting from the scores of one, unit by unit."""
+    start = next(one for one in prompts if _key(one) == against)
+    return [
+        one.with_columns(
+            gain=sign * (one["local"] - start["local"]), forgetting=sign * (start["global"] - one["global"])
+        )
+        for one in prompts
+    ]
 
 
 def _key(rows: pl.DataFrame) -> tuple[object, ...]:
@@ -123,7 +143,7 @@ def _key(rows: pl.DataFrame) -> tuple[object, ...]:
 
 
 def _finite(rows: pl.DataFrame) -> bool:
-    return all(rows.select(pl.col(SCORES).is_finite().all()).row(0))
+    return all(rows.select(pl.col("local", "global").is_finite().all()).row(0))
 
 
 def _mean(rows: pl.DataFrame, score: str) -> float:
@@ -139,6 +159,10 @@ def _estimate(values: Floats, seeds: list[int]) -> Estimate:
     return bootstrap(lambda draw: float(np.mean(values[draw])), seeds)
 
 
+def _where(place: dict[str, str]) -> str:
+    return "".join(f", {axis} {value}" for axis, value in place.items())
+
+
 def _none_within(
     tables: Tables,
     place: dict[str, str],
@@ -146,13 +170,11 @@ def _none_within(
     means: list[tuple[float, float]],
     excess: list[float],
 ) -> str:
-    nearest = int(np.argmin(excess)) if options else -1
-    where = "".join(f", {axis} {value}" for axis, value in place.items())
-    if nearest < 0:
-        return f"{tables.path}{where}: no option has finite scores for all validation clients."
+    nearest = int(np.argmin(excess))
     local, forgetting = means[nearest]
     what = label({key: options[nearest][key][0] for key in KEYS})
     return (
-        f"{tables.path}{where}: none of {len(options)} options keeps to the limit. Nearest comes {what}: "
-        f"local score {local:.3g}, forgetting {forgetting:.3g}. Loosen the limit to that, or tune further."
+        f"{tables.path}{_where(place)}: none of {len(options)} options keeps to the limit. Nearest comes "
+        f"{what}: local score {local:.3g}, forgetting {forgetting:.3g}. Loosen the limit to that, or tune "
+        "further."
     )

@@ -24,6 +24,7 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
     found = list(recommend(tables, chosen_by, limit))
     for one in found:
         console.print(_recommended(one, chosen_by, limit))
+        console.print(f"gain and forgetting against {one.against}", style="dim", highlight=False)
     console.print(
         "Chosen on the validation clients alone, so that their scores are a winner's and a little too good; "
         "the test clients only check. Means with 95% intervals over seeds and clients.",

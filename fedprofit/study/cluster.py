@@ -1,6 +1,7 @@
 """A study's runs on a Ray cluster (extra `ray`): the same run, wherever there is room for it.
 
-A run asks for as many processors as its `backbone.workers`, and for a GPU where its `backbone.device` is one.
+A run asks for as many processors as its `backbone.workers`, and for a GPU where its `backbone.device` is one,
+or is `auto` and the cluster has any.
 It is computed in the cache folder of the node that gets it, so that a run that is tried again on the same
 node goes on where it was, and its files travel back. The data must lie at the same path on every node;
 the model comes from each node's own cache.
@@ -37,18 +38,20 @@ def compute_there(mapping: dict[str, Any], key: str) -> tuple[float, dict[str, b
     return time.monotonic() - began, found
 
 
-def needs(config: Config) -> dict[str, float]:
-    """Return the processors and GPUs that a run asks for.
+def needs(config: Config, has_gpus: bool) -> dict[str, float]:
+    """Return the processors and GPUs that a run asks for of a cluster that has GPUs, or none.
 
     >>> from fedprofit.config_file import from_mapping
     >>> algorithms = [{"kind": "fedsgd", "name": "sgd"}]
     >>> run = {"name": "x", "data": {"source": {"kind": "lexicon"}}, "training": {"algorithms": algorithms}}
-    >>> needs(from_mapping(run | {"backbone": {"device": "cuda", "workers": 2}}))
+    >>> needs(from_mapping(run | {"backbone": {"device": "cuda", "workers": 2}}), has_gpus=True)
     {'num_cpus': 2, 'num_gpus': 1}
+    >>> needs(from_mapping(run), has_gpus=False)
+    {'num_cpus': 1, 'num_gpus': 0}
     """
-    workers = config.backbone.workers
-    gpus = 1 if config.backbone.device.startswith("cuda") else 0
-    return {"num_cpus": 1 if workers == "auto" else workers, "num_gpus": gpus}
+    workers, device = config.backbone.workers, config.backbone.device
+    wants = device.startswith("cuda") or (device == "auto" and has_gpus)
+    return {"num_cpus": 1 if workers == "auto" else workers, "num_gpus": int(wants)}
 
 
 def _knock(address: str) -> None:
@@ -79,9 +82,9 @@ class Cluster:
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Hand a run to the cluster; UserError if no node could ever take it, for which Ray would wait."""
-        wanted = needs(planned.config)
         there: list[dict[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
         nodes = [node["Resources"] for node in there if node["Alive"]]
+        wanted = needs(planned.config, any(node.get("GPU") for node in nodes))
         cpus, gpus = wanted["num_cpus"], wanted["num_gpus"]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
             raise UserError(
@@ -108,9 +111,6 @@ class Cluster:
         """Tell whether a node or its process died."""
         gone = self._ray.exceptions
         return isinstance(error, gone.WorkerCrashedError | gone.NodeDiedError | gone.ObjectLostError)
-
-    def renew(self) -> None:
-        """Nothing to do: Ray starts processes where nodes are left."""
 
     def close(self) -> None:
         """Leave the cluster."""

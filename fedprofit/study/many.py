@@ -102,7 +102,6 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, say: Sa
             planned = queue.pop(0)
             running[pool.submit(planned, folder.run(planned.key))] = planned
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
-        died = False
         for future in finished:
             planned, error = running.pop(future), future.exception()
             if error is None:
@@ -113,11 +112,8 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, say: Sa
                 say(f"run {count} complete in {duration(seconds)}: {describe(planned.axes)}{progress.left()}")
                 continue
             attempts[planned.key] = attempts.get(planned.key, 0) + 1
-            died |= (lost := pool.has_died(error))
-            reason = "its process died" if lost else f"{type(error).__name__}: {error}"
+            reason = "its process died" if pool.has_died(error) else f"{type(error).__name__}: {error}"
             _failed(planned, reason, attempts[planned.key], queue, progress, say)
-        if died:
-            pool.renew()
     write_failures(folder, progress.failed)
     return progress
 

@@ -8,6 +8,7 @@ import signal
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,10 +34,6 @@ class Pool(Protocol):
         """Tell whether an error is that of a process that died, rather than of the run."""
         ...
 
-    def renew(self) -> None:
-        """Replace what has died."""
-        ...
-
     def close(self) -> None:
         """Let go of everything."""
         ...
@@ -56,44 +53,49 @@ def compute(mapping: dict[str, Any], out: str) -> float:
 
 
 class Processes:
-    """Processes of this machine."""
+    """Processes of this machine.
+
+    Each is a pool of its own, so that one that dies takes no other's run along.
+    """
 
     def __init__(self, at_a_time: int) -> None:
         """Start no process yet."""
         self.at_a_time = at_a_time
-        self._pool = self._make()
-
-    def _make(self) -> ProcessPoolExecutor:
-        # Spawned, not forked: a parent that has computed with threads cannot be copied safely.
-        return ProcessPoolExecutor(self.at_a_time, get_context("spawn"), initializer=_begin)
+        self._pools = [_make() for _ in range(at_a_time)]
+        self._last: list[Future[Any] | None] = [None] * at_a_time  # what each was given last
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
-        """Hand a run to a process."""
+        """Hand a run to a process that has none."""
+        free = next(place for place, last in enumerate(self._last) if last is None or last.done())
+        task = partial(compute, planned.config.to_mapping(), str(folder))
         try:
-            return self._pool.submit(compute, planned.config.to_mapping(), str(folder))
-        except BrokenProcessPool:  # one died since the last look
-            self.renew()
-            return self._pool.submit(compute, planned.config.to_mapping(), str(folder))
+            future = self._pools[free].submit(task)
+        except BrokenProcessPool:  # its process has died
+            self._pools[free] = _make()
+            future = self._pools[free].submit(task)
+        self._last[free] = future
+        return future
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
         """Return the seconds; the folder was written in place."""
         return float(done.result())
 
     def has_died(self, error: BaseException) -> bool:
-        """Tell whether the process died; all that ran beside it come back the same way."""
+        """Tell whether the process died."""
         return isinstance(error, BrokenProcessPool)
-
-    def renew(self) -> None:
-        """Start again with new processes."""
-        self._pool.shutdown(wait=False)
-        self._pool = self._make()
 
     def close(self) -> None:
         """End the processes, whatever they are at: their runs can be gone on with."""
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
+        for pool in self._pools:
+            processes = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+
+
+def _make() -> ProcessPoolExecutor:
+    # Spawned, not forked: a parent that has computed with threads cannot be copied safely.
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
 
 
 def _begin() -> None:

@@ -60,6 +60,24 @@ def test_nothing_to_forget_means_the_federated_prompt():
         assert one.expected["forgetting"].value == 0
 
 
+def test_forgetting_is_counted_from_the_best_federated_prompt():
+    whole = tables()
+    poor = (pl.col("algorithm") == "fedsgd") & (pl.col("scope") == "global")
+    value = pl.when(poor).then(pl.col("value") - 7).otherwise(pl.col("value"))  # before as after
+    found = Tables(
+        whole.path, "made", True, PLACE, whole.results.with_columns(value=value),
+        whole.validation.with_columns(value=value), None,
+    )  # fmt: skip
+    for one in recommend(found, "rouge_l", Limit(most_forgotten=9.5)):
+        # FedSGD's forget 6 to 9 of their own, but 7 more of what FedAvg's knows: only untuned it is within.
+        assert one.against == "fedavg-adam, federated"
+        assert one.setting["algorithm"] == "fedavg-adam"
+        assert one.within == 5 + 1
+    for one in recommend(found, "rouge_l", Limit(least_local=20)):
+        assert one.setting["condition"] == "federated"
+        assert one.setting["algorithm"] == "fedavg-adam", "the other has 7 less to begin with"
+
+
 def test_the_test_clients_say_where_validation_was_wrong():
     found = tables(test=lambda *place: 3 + lost(*place))
     for one in recommend(found, "rouge_l", Limit(least_local=28)):

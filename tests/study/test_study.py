@@ -182,6 +182,41 @@ def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
     assert len(done(folder)) == 1
 
 
+def test_a_run_beside_one_that_dies_is_not_blamed(tmp_path, monkeypatch):
+    path = write_study(tmp_path, axes={"seed": [0, 1]})
+    monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(tmp_path / "at-work"))
+    monkeypatch.setattr(pools, "compute", die_beside_the_other)
+    said = []
+    folder, progress = run_study(path, out=tmp_path / "out", workers=2, say=said.append)
+    assert not [line for line in said if "failed" in line and "seed 0" in line], said
+    (failure,) = progress.failed
+    assert (failure["axes"], failure["attempts"]) == ({"seed": 1}, 2)
+    assert failure["error"] == "its process died"
+    assert done(folder) == {planned.key for planned in load_study(path)[1] if planned.axes["seed"] == 0}
+
+
+def die_beside_the_other(mapping, out):
+    """Seed 1 is killed every time, not before seed 0 is at work; seed 0 waits for the first death."""
+    import os
+    import signal
+    import time
+    from pathlib import Path
+
+    from fedprofit.study.pools import compute
+
+    at_work = Path(os.environ["FEDPROFIT_TEST_DIE"])
+    dying = at_work.with_name("dying")
+    if mapping["seed"] == 1:
+        while not at_work.exists():
+            time.sleep(0.01)
+        dying.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    at_work.touch()
+    while not dying.exists():
+        time.sleep(0.01)
+    return compute(mapping, out)
+
+
 def die_once(mapping, out):
     """Be killed the first time, as by a system that is out of memory; then compute."""
     import os
