@@ -1,5 +1,7 @@
 """The command line. Each command imports what it needs, so that `--help` answers at once."""
 
+import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -234,6 +236,8 @@ def main() -> None:
     # which takes the cores from those that work wherever anything else runs too: on two cores beside one
     # other busy process a step of 1.2 s took 62 s. A short spin costs nothing measurable on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Without this Python looks, at its end, through all that torch and transformers made for cycles to free.
+    atexit.register(gc.freeze)
     try:
         app()
     except UserError as error:

@@ -41,7 +41,7 @@ class Tables:
     trials: pl.DataFrame | None = None  # of every method and baseline
     clients: pl.DataFrame | None = None  # what each client trains on, by task
     times: pl.DataFrame | None = None  # seconds by stage
-    configuration: str = ""  # as YAML: of the run, or the study as written
+    configuration: str = ""  # as YAML: of the run, or the study as written and its first run's
     environments: dict[str, Any] = field(default_factory=dict)  # by run
 
     @property
@@ -101,7 +101,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         trials=whole(folder.trials),
         clients=whole(folder.clients),
         times=whole(folder.times),
-        configuration=yaml.safe_dump(facts.get("study", {}), sort_keys=False),
+        configuration=_configuration(facts.get("study", {}), folder),
         environments=read_json(found, "Restore it, or delete it.") if found.exists() else {},
     )
 
@@ -128,6 +128,16 @@ def _of_run(path: Path) -> Tables:
         configuration=(path / "config.yaml").read_text(encoding="utf-8"),
         environments={key: read_json(run.environment, AGAIN.format(path))},
     )
+
+
+def _configuration(study: dict[str, Any], folder: StudyFolder) -> str:
+    """Write the study as it was written and, since it only says what changes, its first run as a whole."""
+    text = yaml.safe_dump(study, sort_keys=False)
+    if folder.configurations.exists():
+        runs = read_json(folder.configurations, "Restore it, or delete it.")
+        text += "\n# Its first run, whole; the others differ along the axes\n"
+        text += yaml.safe_dump(next(iter(runs.values())), sort_keys=False)
+    return text
 
 
 def _optional(path: Path) -> pl.DataFrame | None:

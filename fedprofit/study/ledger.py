@@ -7,6 +7,7 @@ validation.parquet  the same table as results.parquet of the validation clients,
 clients.parquet   what each client of each run trains on, by task
 times.parquet     seconds of each run's stages
 environments.json what each run was made with: versions, machine, hashes
+configurations.json  each run's whole configuration, without the place of its data
 study.json        name, axes, and the study as written
 failures.json     runs that failed twice, and why
 
@@ -25,7 +26,7 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import Folder, RunFolder, read_timing
-from fedprofit.study.spec import PlannedRun, Study, axes_of
+from fedprofit.study.spec import PlannedRun, Study, axes_of, portable
 from fedprofit.study.trials import outcomes
 
 RUN = "run"
@@ -55,6 +56,11 @@ class StudyFolder(Folder):
     def environments(self) -> Path:
         """What each run was made with."""
         return self.path / "environments.json"
+
+    @property
+    def configurations(self) -> Path:
+        """Each run's configuration."""
+        return self.path / "configurations.json"
 
     @property
     def facts(self) -> Path:
@@ -150,8 +156,8 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.trials, planned.key, labelled(read_trials(run, planned.config), labels))
     _append(folder.times, planned.key, labelled(times, labels | seed))
     _append(folder.clients, planned.key, labelled(pl.read_parquet(run.clients), labels | seed))
-    known = json.loads(folder.environments.read_text("utf-8")) if folder.environments.exists() else {}
-    write_json(folder.environments, known | {planned.key: environment})
+    _note(folder.environments, planned.key, environment)
+    _note(folder.configurations, planned.key, portable(planned.config.to_mapping()))
     if run.validation.exists():
         found = labelled(pl.read_parquet(run.validation), labels | facts)
         _append(folder.validation, planned.key, found)
@@ -201,6 +207,11 @@ def _labels(planned: PlannedRun) -> dict[str, object]:
 def labelled(frame: pl.DataFrame, labels: Mapping[str, object]) -> pl.DataFrame:
     """Put the same values before every row of a table."""
     return frame.select(*(pl.lit(text).alias(name) for name, text in labels.items()), pl.all())
+
+
+def _note(path: Path, key: str, facts: dict[str, Any]) -> None:
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    write_json(path, known | {key: facts})
 
 
 def _append(path: Path, key: str, rows: pl.DataFrame) -> None:

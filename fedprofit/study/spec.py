@@ -218,14 +218,24 @@ def identity(config: Config) -> str:
     Defaults are left out too: a setting that a later version adds is no new run while it changes nothing.
     Results of versions with other defaults do not mix, since a table holds those of one version.
     """
-    mapping = config.model_dump(mode="json", exclude_defaults=True)
+    mapping = portable(config.model_dump(mode="json", exclude_defaults=True))
     del mapping["name"]
     for key in NOT_COMPUTED:
         mapping.get("backbone", {}).pop(key, None)
-    source = mapping["data"]["source"]
+    return content_hash(mapping)
+
+
+def portable(mapping: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where a run's data lies on this machine; the name of its file or folder stays.
+
+    >>> portable({"data": {"source": {"path": "here/and/there.csv"}}})
+    {'data': {'source': {'path': 'there.csv'}}}
+    """
+    result = deepcopy(mapping)
+    source = result["data"]["source"]
     if "path" in source:
         source["path"] = Path(source["path"]).name
-    return content_hash(mapping)
+    return result
 
 
 def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:

@@ -204,6 +204,25 @@ def test_texts_of_users_stay_texts(hostile, opened):
     assert without_data(page.troubles) == []
 
 
+def test_training_and_partition_have_their_numbers_below(hostile, opened):
+    page = opened(hostile / "report.html")
+    tables = open_tables(hostile)
+    learned = cells(page, "learning")
+    assert [row[:2] for row in learned] == [[name, str(n)] for name in ("avg", "sgd") for n in (1, 2, 3)]
+    wanted = [float(value) for value in tables.rounds["validation_loss"]]
+    assert [float(row[3]) for row in learned] == pytest.approx(wanted, rel=1e-3)
+    heads = [cell.text_content() for cell in page.locator("#partition-table thead th").all()][2:]
+    shown = {
+        (row[0], task): int(count)
+        for row in cells(page, "partition")
+        for task, count in zip(heads, row[2:], strict=True)
+        if count != "0"
+    }
+    assert shown == {
+        (row["client"], row["task"]): row["examples"] for row in tables.clients.to_dicts() if row["examples"]
+    }
+
+
 def test_the_transfer_matrix_is_what_the_table_says(hostile, opened):
     page = opened(hostile / "report.html")
     page.select_option("#metric", "loss")

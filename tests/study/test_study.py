@@ -14,6 +14,7 @@ from tiny_run import call, command, surroundings, tiny_config
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.fronts import fronts
 from fedprofit.analyze.tables import open_tables
+from fedprofit.config_file import from_mapping
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.report.overview import places
@@ -21,7 +22,7 @@ from fedprofit.study import pools
 from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import run_all, run_study
 from fedprofit.study.pools import Processes
-from fedprofit.study.spec import load_study
+from fedprofit.study.spec import identity, load_study
 
 AXES = {
     "seed": [0, 1],
@@ -112,6 +113,23 @@ def test_the_tables_say_what_the_runs_found(finished):
     assert rounds["loss"].is_not_null().all()
     assert rounds["tokens"].min() > 0
     assert "4 runs in the table" in said
+    trials = pl.read_parquet(folder.trials)
+    assert len(trials) == 4 * 2, "runs, algorithms"
+    last = rounds.group_by("run", "algorithm", maintain_order=True).agg(pl.col("validation_loss").last())
+    assert trials["validation_loss"].to_list() == last["validation_loss"].to_list()
+
+
+def test_a_runs_configuration_stands_beside_its_rows(finished):
+    _, folder, _ = finished
+    kept = json.loads(folder.configurations.read_text())
+    assert set(kept) == done(folder)
+    for key, mapping in kept.items():
+        assert mapping["data"]["source"]["path"] == "table.jsonl", "no place of this machine"
+        assert identity(from_mapping(mapping)) == key
+    shown = list(
+        yaml.safe_load_all(open_tables(folder.path).configuration.replace("\n# Its", "\n---\n# Its"))
+    )
+    assert shown[1] == next(iter(kept.values()))
 
 
 def test_what_is_in_the_table_is_not_repeated_even_without_its_folder(finished, tmp_path):

@@ -202,11 +202,14 @@ function drawLearning() {
     { x: one.round, y: one.loss, mode: "lines", name: safe(`${one.algorithm}, cohort`), line: { color: colour(one.algorithm), width: 2 } },
     { x: one.round, y: one.validation, mode: "markers", name: safe(`${one.algorithm}, validation clients`), marker: { color: colour(one.algorithm), size: 9, symbol: "diamond" } },
   ]), layout("round", "nats per target token"));
+  table("learning-table", ["algorithm", "round", "cohort's loss", "validation clients' loss"],
+    own.flatMap((one) => one.round.map((round, number) => [one.algorithm, round, one.loss[number], one.validation[number]])));
 }
 
 function drawPartition() {
   const own = page.partition.filter((one) => one.place === state.place), one = own[0];
   const facts = page.places[state.place];
+  byId("partition-table").replaceChildren();
   if (!facts) {
     byId("partition-text").textContent = "No run is done at this place.";
     return draw("partition-chart", [], {});
@@ -223,6 +226,7 @@ function drawPartition() {
     customdata: one.counts, hovertemplate: "%{y}<br>%{x}: %{customdata} examples<extra></extra>", zmin: 0, zmax: 1,
     colorscale: [[0, dark() ? "#1e2329" : "#f7fbff"], [0.5, "#6baed6"], [1, dark() ? "#d6ebff" : "#08306b"]], colorbar: { thickness: 12 },
   }], layout("", "", NAMED));
+  table("partition-table", ["client", "group", ...one.tasks], one.clients.map((client, number) => [client, one.groups[number], ...one.counts[number]]));
 }
 
 function drawAll() {
