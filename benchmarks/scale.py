@@ -9,6 +9,7 @@ that is tokenized into the cache when it is first asked for.
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -103,26 +104,46 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
     return {**point, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
 
 
-def measure(axis: str, values: Sequence[int], rounds: int) -> list[dict[str, Any]]:
-    """Measure an axis at the given values, each in a new process."""
-    points = []
+def measure(axis: str, values: Sequence[int], rounds: int, turns: int) -> list[dict[str, Any]]:
+    """Measure an axis at the given values, turn by turn, each time in a new process."""
+    # Once to fill the cache, so that making a population's files is in no measured process.
     for value in values:
-        wanted = {**BASE, axis: value}
-        if axis == "population":
-            wanted["rows"] = 1  # a million clients' tables are written and tokenized in minutes
-        # A cohort larger than the base population needs one of its own size.
-        wanted["population"] = max(wanted["population"], wanted["cohort"] + 1)
-        # Once to fill the cache, so that making a population's files is in no measured process.
-        for count in (0, rounds):
-            command = [sys.executable, __file__, "--point", json.dumps(wanted), "--rounds", str(count)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{axis} {value} failed:\n{done.stderr[-2000:]}")
-        points.append(json.loads(done.stdout.splitlines()[-1]))
-        print(
-            axis, value, f"{min(points[-1]['seconds']):.2f} s", f"{points[-1]['peak_bytes'] / 2**20:.0f} MiB"
-        )
-    return points
+        _in_process(axis, value, 0)
+    taken: list[list[dict[str, Any]]] = [[] for _ in values]
+    for _ in range(turns):
+        for value, points in zip(values, taken, strict=True):
+            points.append(point := _in_process(axis, value, rounds))
+            print(
+                axis,
+                value,
+                f"{statistics.median(point['seconds']):.2f} s",
+                f"{point['peak_bytes'] / 2**20:.0f} MiB",
+            )
+    return [_together(points) for points in taken]
+
+
+def _in_process(axis: str, value: int, rounds: int) -> dict[str, Any]:
+    wanted = {**BASE, axis: value}
+    if axis == "population":
+        wanted["rows"] = 1  # a million clients' tables are written and tokenized in minutes
+    # A cohort larger than the base population needs one of its own size.
+    wanted["population"] = max(wanted["population"], wanted["cohort"] + 1)
+    command = [sys.executable, __file__, "--point", json.dumps(wanted), "--rounds", str(rounds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{axis} {value} failed:\n{done.stderr[-2000:]}")
+    point: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return point
+
+
+def _together(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Put the turns of one point together: all seconds, the median start, the largest peak."""
+    return {
+        **turns[0],
+        "opened": statistics.median(turn["opened"] for turn in turns),
+        "seconds": [seconds for turn in turns for seconds in turn["seconds"]],
+        "peak_bytes": max(turn["peak_bytes"] for turn in turns),
+    }
 
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
@@ -132,7 +153,7 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     )
     for column, (axis, points) in enumerate(found.items()):
         x = [point[axis] for point in points]
-        each = [sorted(p["seconds"])[len(p["seconds"]) // 2] / p["cohort"] for p in points]
+        each = [statistics.median(p["seconds"]) / p["cohort"] for p in points]
         memory = [point["peak_bytes"] / 2**20 for point in points]
         for row, (values, label) in enumerate(
             ((each, "seconds a client and step"), (memory, "peak memory in MiB"))
@@ -152,13 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Scaling of a round of FedAvg.")
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=1, help="new processes for each point, turn by turn")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"))
     parser.add_argument("--point", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.point:
         print(json.dumps(run_point(json.loads(args.point), args.rounds)))
         return
-    found = {axis: measure(axis, AXES[axis], args.rounds) for axis in args.axes}
+    found = {axis: measure(axis, AXES[axis], args.rounds, args.turns) for axis in args.axes}
     write_json(args.out / "scale.json", {"versions": versions(), "base": BASE, "points": found})
     draw(found, args.out / "scale.png")
 
