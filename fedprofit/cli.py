@@ -99,20 +99,13 @@ def study(
     """Run a study: every combination of its axes, side by side, into one table."""
     from fedprofit.report.studies import print_study, show_plan
     from fedprofit.study.many import run_study
+    from fedprofit.study.progress import reporter
 
     if dry_run:
         show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console)
         return
-    folder, progress = run_study(
-        study,
-        overrides or [],
-        out,
-        workers,
-        resume,
-        yes,
-        ray,
-        say=lambda line: console.print(line, highlight=False),
-    )
+    with reporter() as report:
+        folder, progress = run_study(study, overrides or [], out, workers, resume, yes, ray, report)
     print_study(folder, progress, console)
     if progress.failed:
         raise typer.Exit(1)

@@ -62,6 +62,11 @@ class RunFolder(Folder):
         return self.path / "timing.json"
 
     @property
+    def plan(self) -> Path:
+        """Planned work by stage."""
+        return self.path / "plan.json"
+
+    @property
     def environment(self) -> Path:
         """Versions, machine, and hashes of data and model."""
         return self.path / "environment.json"

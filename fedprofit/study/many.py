@@ -5,7 +5,8 @@ more, in a new process if its own died, and reported if it fails again.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,12 @@ from fedprofit.files import naming_full_disk
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.ledger import StudyFolder, add, claim, done, write_failures
 from fedprofit.study.pools import Pool, Processes
-from fedprofit.study.progress import duration
+from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, Study, describe, load_study
+from fedprofit.study.watch import Watch
 
 ATTEMPTS = 2
-Say = Callable[[str], None]
+LOOK = 5.0  # seconds between two looks at how far the runs are
 
 
 def run_study(
@@ -31,7 +33,7 @@ def run_study(
     resume: bool = False,
     yes: bool = False,
     ray: str | None = None,
-    say: Say = print,
+    report: Quiet | None = None,
 ) -> tuple[StudyFolder, "Progress"]:
     """Run a study, or go on with it, and return its folder and what became of its runs.
 
@@ -43,7 +45,7 @@ def run_study(
         resume: go on with the study in that folder.
         yes: run it even if it has more runs than it says it should.
         ray: send its runs to the Ray cluster at this address ("local": one on this machine) instead.
-        say: how to tell of progress, line by line.
+        report: how to tell of progress; silent if not given.
 
     Raises UserError for anything wrong with the study, a configuration or the folder. A run that fails is
     no error: it is in `failures.json`.
@@ -55,7 +57,7 @@ def run_study(
         pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers)
         try:
             folder = claim(place, study, resume)
-            return folder, run_all(folder, runs, pool, say)
+            return folder, run_all(folder, runs, pool, report or Quiet())
         finally:
             pool.close()
 
@@ -71,66 +73,52 @@ def check_size(study: Study, runs: Sequence[PlannedRun], yes: bool) -> None:
 
 @dataclass
 class Progress:
-    """What is done, what failed, and how long the rest may take."""
+    """What is done and what failed."""
 
     total: int
-    workers: int
-    seconds: list[float] = field(default_factory=list)
+    done: int = 0
     failed: list[dict[str, Any]] = field(default_factory=list)
 
-    def left(self) -> str:
-        """Say how long the rest may take; "" before the first run is done."""
-        rest = self.total - len(self.seconds) - len(self.failed)
-        if not self.seconds or not rest:
-            return ""
-        each = sum(self.seconds) / len(self.seconds)
-        return f", about {duration(each * rest / min(self.workers, rest))} left"
 
-
-def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, say: Say) -> Progress:
+def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report: Quiet) -> Progress:
     """Run what is not in the study's table yet; return what became of it.
 
     After every run its rows are in the table on disk: a study that is killed goes on from there.
     """
     known = done(folder)
     queue = [planned for planned in runs if planned.key not in known]
-    progress = Progress(len(queue), pool.at_a_time)
-    attempts: dict[str, int] = {}
+    progress, watch = Progress(len(queue)), Watch([folder.run(planned.key) for planned in queue], report)
+    attempts = Counter[str]()
     running: dict[Future[Any], PlannedRun] = {}
     while queue or running:
         while queue and len(running) < pool.at_a_time:
             planned = queue.pop(0)
             running[pool.submit(planned, folder.run(planned.key))] = planned
-        finished, _ = wait(running, return_when=FIRST_COMPLETED)
+        finished, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
+        ended = []
         for future in finished:
             planned, error = running.pop(future), future.exception()
             if error is None:
                 seconds = pool.collect(future, folder.run(planned.key))
                 add(folder, planned)
-                progress.seconds.append(seconds)
-                count = f"{len(progress.seconds)} of {progress.total}"
-                say(f"run {count} complete in {duration(seconds)}: {describe(planned.axes)}{progress.left()}")
+                progress.done += 1
+                ended.append(folder.run(planned.key))
+                count = f"run {progress.done} of {progress.total}"
+                report.say(f"{count} complete in {duration(seconds)}: {describe(planned.axes)}")
                 continue
-            attempts[planned.key] = attempts.get(planned.key, 0) + 1
+            attempts[planned.key] += 1
             reason = "its process died" if pool.has_died(error) else f"{type(error).__name__}: {error}"
-            _failed(planned, reason, attempts[planned.key], queue, progress, say)
+            if attempts[planned.key] < ATTEMPTS:
+                report.say(f"run failed, goes on once more: {describe(planned.axes)}: {reason}")
+                queue.append(planned)
+            else:
+                _give_up(planned, reason, progress, report)
+                ended.append(folder.run(planned.key))
+        watch.look([folder.run(planned.key) for planned in running.values()], ended)
     write_failures(folder, progress.failed)
     return progress
 
 
-def _failed(
-    planned: PlannedRun,
-    reason: str,
-    attempt: int,
-    queue: list[PlannedRun],
-    progress: Progress,
-    say: Say,
-) -> None:
-    if attempt < ATTEMPTS:
-        say(f"run failed, goes on once more: {describe(planned.axes)}: {reason}")
-        queue.append(planned)
-    else:
-        say(f"run failed: {describe(planned.axes)}: {reason}")
-        progress.failed.append(
-            {"run": planned.key, "axes": planned.axes, "attempts": attempt, "error": reason}
-        )
+def _give_up(planned: PlannedRun, reason: str, progress: Progress, report: Quiet) -> None:
+    report.say(f"run failed: {describe(planned.axes)}: {reason}")
+    progress.failed.append({"run": planned.key, "axes": planned.axes, "attempts": ATTEMPTS, "error": reason})

@@ -1,4 +1,4 @@
-"""Telling the user how far a run is: live on a terminal, plain lines elsewhere, always a log file."""
+"""Telling the user how far a run or a study is: live on a terminal, plain lines elsewhere, a log file."""
 
 import sys
 import time
@@ -23,6 +23,9 @@ class Reporter(Protocol):
     def log(self, message: str) -> None:
         """Say something worth keeping."""
 
+    def say(self, message: str) -> None:
+        """Say something that the user should see."""
+
 
 def duration(seconds: float) -> str:
     """Write a time span for people.
@@ -45,8 +48,8 @@ class Quiet:
         self._file, self._total = log, total
         self._done, self._began, self._stage = 0.0, time.monotonic(), ""
 
-    def plan(self, log: Path, total: float) -> None:
-        """Set the log file and the planned work, and start the clock."""
+    def plan(self, log: Path | None, total: float) -> None:
+        """Set the log file, if any, and the planned work, and start the clock."""
         self._file, self._total, self._done, self._began = log, total, 0.0, time.monotonic()
 
     def begin(self, stage: str) -> None:
@@ -63,6 +66,9 @@ class Quiet:
     def log(self, message: str) -> None:
         """Write to the log file."""
         self._write(message)
+
+    def say(self, message: str) -> None:
+        """Say nothing."""
 
     def left(self) -> str:
         """Say how much time is left, from the work done so far; "" while it is too early to tell."""
@@ -85,6 +91,10 @@ class Plain(Quiet):
         super().begin(stage)
         left = self.left()
         print(f"{stage}" + (f"  ({left})" if left else ""), file=sys.stderr, flush=True)
+
+    def say(self, message: str) -> None:
+        """Print it."""
+        print(message, file=sys.stderr, flush=True)
 
 
 class Live(Quiet):
@@ -109,6 +119,10 @@ class Live(Quiet):
     def log(self, message: str) -> None:
         """Log only: the bar shows the rest."""
         self._write(message)
+
+    def say(self, message: str) -> None:
+        """Print it above the bar."""
+        self._progress.console.print(message, highlight=False)
 
 
 @contextmanager

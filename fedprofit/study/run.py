@@ -72,6 +72,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
         claim_folder(folder, config)
         plan = stages(bench)
         report.plan(folder.log, sum(plan.values()))
+        write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
         facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)
         for difference in write_environment(folder, facts):
             report.log(f"environment: {difference}; results may differ in the last bits")

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from test_study import ORDER, write_study
+from test_study import ORDER, Said, write_study
 
 from fedprofit.errors import UserError
 from fedprofit.study import cluster
@@ -20,7 +20,7 @@ def here(tmp_path_factory):
     """The study as this machine's processes compute it."""
     place = tmp_path_factory.mktemp("here")
     path = write_study(place)
-    folder, progress = run_study(path, out=place / "out", workers=2, say=lambda line: None)
+    folder, progress = run_study(path, out=place / "out", workers=2)
     assert not progress.failed
     return path, folder
 
@@ -49,10 +49,10 @@ def test_a_node_killed_on_the_way_changes_nothing(here, nodes, tmp_path):
 
     killer = threading.Thread(target=kill_when_both_are_at_work, daemon=True)
     killer.start()
-    said: list[str] = []
-    taken, progress = run_study(path, out=tmp_path / "out", ray=found.address, say=said.append)
+    said = Said()
+    taken, progress = run_study(path, out=tmp_path / "out", ray=found.address, report=said)
     killer.join()
-    assert any("its process died" in line and "once more" in line for line in said), said
+    assert any("its process died" in line and "once more" in line for line in said.lines), said.lines
     assert not progress.failed
     assert read_table(taken).sort(ORDER).equals(read_table(folder).sort(ORDER))
     for name in ("rounds.parquet", "clients.parquet", "environments.json", "times.parquet"):
