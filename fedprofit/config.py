@@ -8,9 +8,21 @@ reads and writes it.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, Tag, model_validator
 
-from fedprofit.config_base import Count, Fraction, Metric, Name, Positive, Rate, Section, Weight
+from fedprofit.config_base import (
+    ONE,
+    SEVERAL,
+    Count,
+    Fraction,
+    Metric,
+    Name,
+    OneOrSeveral,
+    Positive,
+    Rate,
+    Section,
+    Weight,
+)
 from fedprofit.data.settings import DataConfig
 from fedprofit.files import content_hash
 
@@ -87,8 +99,7 @@ class Trial(Section):
 
     name: Name
     # Entries that name the same method are its trials: the one whose last round has the least loss on the
-    # validation clients stands for it, under its name, in all results. Every method and every baseline gets
-    # as many trials.
+    # validation clients stands for it, under its name, in all results. Every method gets as many trials.
     method: Name | None = None
 
     @property
@@ -157,27 +168,25 @@ class FineTune(LocalWork):
     start: Literal["last", "best"] = "last"  # the federated prompt of the last or best-on-validation round
 
 
-class Baseline(FineTune, Trial):
-    """Training of a baseline, by itself or as one of several trials of it."""
-
-
-Trials = Annotated[tuple[Baseline, ...], Field(min_length=1)]
+# One training, or several trials of it, of which the validation clients choose one.
+Baseline = Annotated[
+    Annotated[FineTune, Tag(ONE)] | Annotated[tuple[FineTune, ...], Field(min_length=1), Tag(SEVERAL)],
+    OneOrSeveral,
+]
 
 
 class BaselineConfig(Section):
     """The baselines that need training; the base model and the federated prompt need none."""
 
-    local: Baseline | Trials | None = Baseline(name="local", steps=40, client=Optimizer(rate=0.03))
-    central: Baseline | Trials | None = Baseline(
-        name="central", steps=40, batch_size=32, client=Optimizer(rate=0.03)
-    )
+    local: Baseline | None = FineTune(name="local", steps=40, client=Optimizer(rate=0.03))
+    central: Baseline | None = FineTune(name="central", steps=40, batch_size=32, client=Optimizer(rate=0.03))
 
     @property
-    def trials(self) -> dict[str, list[Baseline]]:
-        """The entries of each baseline that is asked for; of several, the validation clients choose one."""
-        found = {"local": self.local, "central": self.central}
+    def trials(self) -> dict[str, list[FineTune]]:
+        """The entries of each baseline that is asked for."""
+        found = {name: getattr(self, name) for name in BaselineConfig.model_fields}
         return {
-            name: [entry] if isinstance(entry, Baseline) else list(entry)
+            name: [entry] if isinstance(entry, FineTune) else list(entry)
             for name, entry in found.items()
             if entry is not None
         }
@@ -225,28 +234,18 @@ class Config(Section):
     def _names_are_distinct(self) -> Self:
         for what, names in (
             ("training.algorithms", [a.name for a in self.training.algorithms]),
-            ("training.algorithms and baselines", [a.name for a in self.training.algorithms + self._tried]),
+            ("training.algorithms and the baselines' trials", self.trained),
             ("personalization", [p.name for p in self.personalization]),
         ):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what}: two entries have the same name; names must be distinct")
         return self
 
-    @model_validator(mode="after")
-    def _baselines_are_tuned_as_much(self) -> Self:
-        wanted = max(len(trials) for trials in self.training.methods.values())
-        for name, trials in self.baselines.trials.items():
-            if len(trials) != wanted:
-                raise ValueError(
-                    f"baselines.{name}: give as many trials as each algorithm has ({wanted}, not "
-                    f"{len(trials)}), such as client: {{rate: {{pick: [...]}}}}, or leave it out with null"
-                )
-        return self
-
     @property
-    def _tried(self) -> tuple[Baseline, ...]:
+    def trained(self) -> list[str]:
+        """The names of all that leaves a record: the algorithms, and the trials of baselines with several."""
         several = [trials for trials in self.baselines.trials.values() if len(trials) > 1]
-        return tuple(trial for trials in several for trial in trials)
+        return [one.name for one in self.training.algorithms] + [one.name for each in several for one in each]
 
     @property
     def computes(self) -> dict[str, Any]:

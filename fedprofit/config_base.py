@@ -1,8 +1,8 @@
 """What every section of the configuration is made of: a strict record, and the types of its values."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -11,6 +11,15 @@ Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Metric = Literal["loss", "rouge_l", "exact_match"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+
+ONE, SEVERAL = "one", "several"  # tags of a value that is a section or a list of sections
+
+
+def _one_or_several(value: Any) -> str:
+    return SEVERAL if isinstance(value, list | tuple) else ONE
+
+
+OneOrSeveral = Discriminator(_one_or_several)
 
 
 class Section(BaseModel):

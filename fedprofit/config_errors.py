@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from fedprofit.config_base import SEVERAL
 from fedprofit.errors import nearest
 
 EXPECTED = {
@@ -60,7 +61,10 @@ def locate(model: type[BaseModel], location: Sequence[int | str]) -> Place:
     union, known = None, list(model.model_fields)
     for part in location:
         models = [option for option in options if _is_model(option)]
-        if len(models) > 1:  # sections told apart by `kind`: the part is the kind
+        lists = [option for option in options if get_origin(option) is tuple]
+        if models and lists:  # a section or a list of such: the part says which
+            options = lists if part == SEVERAL else models
+        elif len(models) > 1:  # sections told apart by `kind`: the part is the kind
             options = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
         elif models:
             keys.append(part)
@@ -71,9 +75,7 @@ def locate(model: type[BaseModel], location: Sequence[int | str]) -> Place:
             union = len(keys)
         else:
             keys.append(part)
-            options = [
-                o for option in options if get_origin(option) is tuple for o in _options(get_args(option)[0])
-            ]
+            options = [o for option in lists for o in _options(get_args(option)[0])]
     return Place(tuple(keys), union, known)
 
 

@@ -163,6 +163,40 @@ def test_names_must_be_distinct(entries):
     assert message(twice) == f"{entries}: two entries have the same name; names must be distinct"
 
 
+def test_trials_of_baselines_have_names_of_their_own():
+    twice = "baselines.{}=[{{name: n, steps: 1}}, {{name: {}, steps: 2}}]"
+    problem = "training.algorithms and the baselines' trials: two entries have the same name"
+    assert message(changed(twice.format("local", "n"))).startswith(problem)
+    name = changed()["training"]["algorithms"][0]["name"]
+    assert message(changed(twice.format("central", name))).startswith(problem)
+    both = changed(twice.format("local", "a"), twice.format("central", "b"))
+    assert message(both).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "baselines.local={name: l, stepz: 3}",
+            "unknown key 'baselines.local.stepz' (did you mean 'steps'?)",
+        ),
+        (
+            "baselines.local=[{name: a, steps: 1}, {name: b, steps: 1, client: {ratee: 1}}]",
+            "unknown key 'baselines.local.1.client.ratee' (did you mean 'rate'?)",
+        ),
+        (
+            "baselines.local={name: l, steps: 0}",
+            "'baselines.local.steps': should be greater than or equal to 1",
+        ),
+        ("baselines.local={name: l, epochs: 1, steps: 1}", "'baselines.local': give either steps or epochs"),
+        ("baselines.central=3", "'baselines.central': should be a section with keys of its own (found 3)"),
+    ],
+)
+def test_what_is_wrong_in_a_baseline_is_named(override, expected):
+    assert expected in message(changed(override))
+    assert ";" not in message(changed(override))
+
+
 @pytest.mark.parametrize("value", [None, [], 3, "text"])
 def test_what_is_no_mapping_is_refused(value):
     assert message(value).startswith("expected keys and values, found")

@@ -18,7 +18,7 @@ from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, Floats, bootstrap
-from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label
+from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label, with_one_best_round
 
 SCORES = ("local", "global", "gain", "forgetting")
 
@@ -121,7 +121,8 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
 def _prompts(world: World, cell: str) -> list[pl.DataFrame]:
     """Return what could be shipped, each with a row for every unit, in the same order."""
     prompts = pl.col("condition").is_in(["federated", "personalized"])
-    own = world.wide.filter(pl.col("cell") == cell, prompts).sort("unit", maintain_order=True)
+    own = with_one_best_round(world.wide.filter(pl.col("cell") == cell, prompts))
+    own = own.sort("unit", maintain_order=True)
     found = [part for _, part in own.group_by(KEYS, maintain_order=True)]
     units = max((len(part) for part in found), default=0)
     return [part for part in found if len(part) == units]

@@ -101,7 +101,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         trials=whole(folder.trials),
         clients=whole(folder.clients),
         times=whole(folder.times),
-        configuration=_configuration(facts.get("study", {}), folder),
+        configuration=_configuration(facts.get("study", {}), folder, results[RUN][0]),
         environments=read_json(found, "Restore it, or delete it.") if found.exists() else {},
     )
 
@@ -130,13 +130,17 @@ def _of_run(path: Path) -> Tables:
     )
 
 
-def _configuration(study: dict[str, Any], folder: StudyFolder) -> str:
+def _configuration(study: dict[str, Any], folder: StudyFolder, first: str) -> str:
     """Write the study as it was written and, since it only says what changes, its first run as a whole."""
     text = yaml.safe_dump(study, sort_keys=False)
-    if folder.configurations.exists():
-        runs = read_json(folder.configurations, "Restore it, or delete it.")
-        text += "\n# Its first run, whole; the others differ along the axes\n"
-        text += yaml.safe_dump(next(iter(runs.values())), sort_keys=False)
+    runs = (
+        read_json(folder.configurations, "Restore it, or delete it.")
+        if folder.configurations.exists()
+        else {}
+    )
+    if first in runs:
+        text += "---\n# Its first run, whole; the others differ along the axes\n"
+        text += yaml.safe_dump(runs[first], sort_keys=False)
     return text
 
 

@@ -60,11 +60,7 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
     tokens); `local_worst_tenth` is the mean over the worst tenth of the clients (at least one);
     `clients` counts what is behind the means and `stopped` those of them that stopped early.
     """
-    clients = by_client(results)
-    best = (pl.col("condition") == "federated") & (pl.col("setting") == "best")
-    rounds = pl.col("step").n_unique().over("algorithm", "condition", "setting")
-    # The best round may be another one in each seed: one condition all the same.
-    clients = clients.with_columns(step=pl.when(best & (rounds > 1)).then(None).otherwise(pl.col("step")))
+    clients = with_one_best_round(by_client(results))
     quality = (
         pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
     )
@@ -84,6 +80,13 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
         pl.len().alias("clients"),
         (pl.col("note") != "").sum().alias("stopped"),
     )
+
+
+def with_one_best_round(clients: pl.DataFrame) -> pl.DataFrame:
+    """Take the step off the best round's prompts where it is not the same in all seeds: one condition."""
+    best = (pl.col("condition") == "federated") & (pl.col("setting") == "best")
+    rounds = pl.col("step").n_unique().over("algorithm", "condition", "setting")
+    return clients.with_columns(step=pl.when(best & (rounds > 1)).then(None).otherwise(pl.col("step")))
 
 
 def label(row: dict[str, object]) -> str:

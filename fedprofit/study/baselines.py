@@ -5,41 +5,48 @@ clients choose.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from math import isfinite
 from pathlib import Path
 
-from fedprofit.config import Baseline
+from fedprofit.config import FineTune
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, Mean, score
 from fedprofit.files import write_json
 from fedprofit.personalize.finetune import Personalized, finetune
-from fedprofit.study.bench import Bench, pooled_train
+from fedprofit.study.bench import Bench
 from fedprofit.study.conditions import metrics_at, save_points, score_points, score_prompts
 from fedprofit.tuner.prompt import KEY
 from fedprofit.types import ClientId
 
 
-def alone(bench: Bench, keep: Path, settings: Baseline) -> list[Score]:
-    """Let each client train alone, from the common initialization, and score it along its steps."""
+def alone(bench: Bench, keep: Path, settings: FineTune, tried: bool) -> list[Score]:
+    """Let each client train alone, from the common initialization, and score it along its steps.
+
+    Where it was `tried`, what trials differ in is not what the baseline is: the rows say neither name nor
+    rate, so that runs that chose otherwise are still compared.
+    """
     tuned = _trained_alone(bench, settings, bench.sets.clients)
     save_points(keep, tuned)
-    return score_points(bench, bench.start, tuned, settings, _condition("local", settings))
+    own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.pull)
+    what = Condition("local", setting="local") if tried else own
+    return score_points(bench, bench.start, tuned, settings, what)
 
 
-def centrally(bench: Bench, keep: Path, settings: Baseline) -> list[Score]:
-    """Train one prompt on the train clients' pooled data and score it along its steps."""
+def centrally(bench: Bench, keep: Path, settings: FineTune, tried: bool) -> list[Score]:
+    """Train one prompt on the train clients' pooled data and score it along its steps; `tried` as above."""
     tuned = _trained_centrally(bench, settings)
     save_points(keep, tuned)
-    scores = []
+    own = Condition("central", setting=settings.name, rate=settings.client.rate)
+    what, scores = Condition("central", setting="central") if tried else own, []
     for step, params in tuned.points.items():
-        what = _condition("central", settings, step)
-        generate = step == max(tuned.points) or bench.config.evaluation.generate == "all"
-        scores += score_prompts(bench, params, what, metrics_at(bench, generate), tuned.result.stopped)
+        metrics = metrics_at(bench, step == max(tuned.points) or bench.config.evaluation.generate == "all")
+        scores += score_prompts(bench, params, replace(what, step=step), metrics, tuned.result.stopped)
     return scores
 
 
-def try_alone(bench: Bench, record: Path, settings: Baseline) -> list[Score]:
+def try_alone(bench: Bench, record: Path, settings: FineTune) -> list[Score]:
     """Record how well the validation clients train alone by one trial: on their own validation examples."""
     if not record.exists():
         clients = bench.dataset.clients("validation")
@@ -49,7 +56,7 @@ def try_alone(bench: Bench, record: Path, settings: Baseline) -> list[Score]:
     return []
 
 
-def try_centrally(bench: Bench, record: Path, settings: Baseline) -> list[Score]:
+def try_centrally(bench: Bench, record: Path, settings: FineTune) -> list[Score]:
     """Record how well one trial's prompt does on the set that the algorithms' trials are chosen by."""
     if not record.exists():
         _record(bench, record, _trained_centrally(bench, settings), [Job(0, bench.validation)])
@@ -69,18 +76,14 @@ def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]
     write_json(record, [row])
 
 
-def _trained_alone(bench: Bench, settings: Baseline, clients: Sequence[ClientId]) -> Personalized:
+def _trained_alone(bench: Bench, settings: FineTune, clients: Sequence[ClientId]) -> Personalized:
     return finetune(bench.engine, bench.start, clients, bench.train_examples, settings, bench.config.seed)
 
 
-def _trained_centrally(bench: Bench, settings: Baseline) -> Personalized:
-    pool = pooled_train(bench)
+def _trained_centrally(bench: Bench, settings: FineTune) -> Personalized:
+    pool = bench.dataset.pooled("train", "train")
     return finetune(bench.engine, bench.start, ["pool"], lambda _: pool, settings, bench.config.seed)
 
 
-def _condition(name: str, settings: Baseline, step: int | None = None) -> Condition:
-    # What trials differ in is not what the baseline is: runs that chose otherwise are still compared.
-    if settings.method:
-        return Condition(name, setting=settings.method, step=step)
-    pull = settings.pull if name == "local" else None
-    return Condition(name, setting=settings.name, rate=settings.client.rate, pull=pull, step=step)
+# How each baseline is tried, and how the chosen one is trained and scored.
+BASELINES = {"local": (try_alone, alone), "central": (try_centrally, centrally)}

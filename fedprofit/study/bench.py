@@ -12,6 +12,7 @@ from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.errors import UserError
 from fedprofit.evaluate.clients import Sets
+from fedprofit.study.trials import check_trials
 from fedprofit.tuner.prompt import initial_prompt
 from fedprofit.types import ClientId, Params
 
@@ -45,6 +46,7 @@ def prepare(config: Config) -> Bench:
 
     Raises UserError for whatever cannot be used, by name.
     """
+    check_trials(config)
     backbone = load_backbone(config.backbone.name, config.backbone.dtype, config.backbone.device)
     settings = config.backbone
     engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers)
@@ -70,11 +72,6 @@ def draw_sets(dataset: FederatedDataset, group: Group, config: Config) -> Sets:
         validation={client: dataset.examples(client, "validation") for client in clients},
         shared=shared,
     )
-
-
-def pooled_train(bench: Bench) -> Examples:
-    """Return the train examples of all train clients together, for central training."""
-    return bench.dataset.pooled("train", "train")
 
 
 def typical_tokens(bench: Bench) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 """A study's runs on a Ray cluster (extra `ray`): the same run, wherever there is room for it.
 
 A run asks for as many processors as its `backbone.workers`, and for a GPU where its `backbone.device` is one,
-or is `auto` and the cluster has any.
+or is `auto` and a node had one, with processors enough, when the study began.
 It is computed in the cache folder of the node that gets it, so that a run that is tried again on the same
 node goes on where it was, and its files travel back. The data must lie at the same path on every node;
 the model comes from each node's own cache.
@@ -10,6 +10,7 @@ the model comes from each node's own cache.
 import shutil
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -38,20 +39,24 @@ def compute_there(mapping: dict[str, Any], key: str) -> tuple[float, dict[str, b
     return time.monotonic() - began, found
 
 
-def needs(config: Config, has_gpus: bool) -> dict[str, float]:
-    """Return the processors and GPUs that a run asks for of a cluster that has GPUs, or none.
+def needs(config: Config, nodes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the processors and GPUs that a run asks for of nodes with these resources.
 
     >>> from fedprofit.config_file import from_mapping
     >>> algorithms = [{"kind": "fedsgd", "name": "sgd"}]
     >>> run = {"name": "x", "data": {"source": {"kind": "lexicon"}}, "training": {"algorithms": algorithms}}
-    >>> needs(from_mapping(run | {"backbone": {"device": "cuda", "workers": 2}}), has_gpus=True)
+    >>> needs(from_mapping(run | {"backbone": {"device": "cuda", "workers": 2}}), [{"CPU": 8}])
     {'num_cpus': 2, 'num_gpus': 1}
-    >>> needs(from_mapping(run), has_gpus=False)
-    {'num_cpus': 1, 'num_gpus': 0}
+    >>> needs(from_mapping(run), [{"CPU": 64}, {"CPU": 8, "GPU": 1}])
+    {'num_cpus': 1, 'num_gpus': 1}
+    >>> needs(from_mapping(run | {"backbone": {"workers": 16}}), [{"CPU": 64}, {"CPU": 8, "GPU": 1}])
+    {'num_cpus': 16, 'num_gpus': 0}
     """
     workers, device = config.backbone.workers, config.backbone.device
-    wants = device.startswith("cuda") or (device == "auto" and has_gpus)
-    return {"num_cpus": 1 if workers == "auto" else workers, "num_gpus": int(wants)}
+    cpus = 1 if workers == "auto" else workers
+    could = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= cpus for node in nodes)
+    wants = device.startswith("cuda") or (device == "auto" and could)
+    return {"num_cpus": cpus, "num_gpus": int(wants)}
 
 
 def _knock(address: str) -> None:
@@ -77,14 +82,14 @@ class Cluster:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False)
         except (OSError, ValueError) as error:
             raise UserError(f"--ray {address}: no cluster answers ({error}). Check the address.") from None
+        # Nodes come and go, but one study's runs are all computed on the same kind of device.
+        self._first_nodes = self._nodes()
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self.at_a_time = at_a_time or max(1, int(found.get("CPU", 1)))
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Hand a run to the cluster; UserError if no node could ever take it, for which Ray would wait."""
-        there: list[dict[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
-        nodes = [node["Resources"] for node in there if node["Alive"]]
-        wanted = needs(planned.config, any(node.get("GPU") for node in nodes))
+        wanted, nodes = needs(planned.config, self._first_nodes), self._nodes()
         cpus, gpus = wanted["num_cpus"], wanted["num_gpus"]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
             raise UserError(
@@ -95,6 +100,10 @@ class Cluster:
         remote = self._ray.remote(compute_there).options(**wanted, max_retries=0)
         future: Future[Any] = remote.remote(planned.config.to_mapping(), planned.key).future()
         return future
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        there: list[dict[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
+        return [node["Resources"] for node in there if node["Alive"]]
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
         """Write the run's files into its folder and return its seconds."""

@@ -4,7 +4,8 @@ config.yaml           the configuration as run, defaults included
 environment.json      versions, machine, seed, hashes of data and model
 checkpoints/          the server's state after each round; what --resume goes on from
 prompts/              federated and personalized prompts (safetensors)
-parts/                results by stage, and each algorithm's history
+parts/                results by stage, and the history of each algorithm and each baseline's trial
+plan.json             the work of each stage, by which to tell how far the run is
 results.parquet       the tidy table of all stages
 validation.parquet    the same of the validation clients, where asked for: what to choose settings by
 clients.parquet       what each client trains on, by task
@@ -85,13 +86,13 @@ class RunFolder(Folder):
         """Return where a stage's results stand."""
         return self.path / "parts" / f"{stage}.parquet"
 
-    def history(self, algorithm: str) -> Path:
-        """Return where an algorithm's rounds are recorded."""
-        return self.path / "parts" / f"history-{algorithm}.json"
+    def history(self, trial: str) -> Path:
+        """Return where the rounds of an algorithm, or a baseline's trial, are recorded."""
+        return self.path / "parts" / f"history-{trial}.json"
 
     def has_history(self, config: Config) -> bool:
-        """Tell whether all algorithms' rounds are here; of a run kept as a result they may not be."""
-        return all(self.history(one.name).exists() for one in config.training.algorithms)
+        """Tell whether all trials' records are here; of a run kept as a result they may not be."""
+        return all(self.history(trial).exists() for trial in config.trained)
 
     def checkpoint(self, algorithm: str) -> Path:
         """Return the server's latest state of an algorithm."""

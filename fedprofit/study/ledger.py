@@ -2,12 +2,13 @@
 
 results.parquet   the tidy table of every run, with the run's key and its place on the axes
 rounds.parquet    every round of federated training, of every trial: losses and budget
-trials.parquet    every trial of every method and baseline, its loss on the validation clients, and the choice
+trials.parquet    every trial of every algorithm, and of baselines that have several: its loss on the
+                  validation clients, and whether it was chosen
 validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
 clients.parquet   what each client of each run trains on, by task
 times.parquet     seconds of each run's stages
 environments.json what each run was made with: versions, machine, hashes
-configurations.json  each run's whole configuration, without the place of its data
+configurations.json  each run's whole configuration; of the path of its data the last part alone
 study.json        name, axes, and the study as written
 failures.json     runs that failed twice, and why
 
@@ -26,8 +27,9 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import Folder, RunFolder, read_timing
-from fedprofit.study.spec import PlannedRun, Study, axes_of, portable
-from fedprofit.study.trials import outcomes
+from fedprofit.study.identity import portable
+from fedprofit.study.spec import PlannedRun, Study, axes_of, describe
+from fedprofit.study.trials import baseline_outcomes, outcomes
 
 RUN = "run"
 MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
@@ -112,6 +114,21 @@ def read_facts(folder: StudyFolder) -> dict[str, Any]:
     return read_json(folder.facts, "Give the folder that `fedprofit study` named.")
 
 
+def check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
+    """Raise UserError if the table holds, at a place of a planned run, the rows of another configuration."""
+    if not folder.results.exists():
+        return
+    columns = [*_labels(runs[0]), "seed"]
+    held = {tuple(place): key for key, *place in read_table(folder).select(RUN, *columns).unique().rows()}
+    for planned in runs:
+        place = (*_labels(planned).values(), planned.config.seed)
+        if held.get(place, planned.key) != planned.key:
+            raise UserError(
+                f"{folder.results}: holds results at {describe(planned.axes)} of another configuration (run "
+                f"{held[place]}, now {planned.key}). Choose another place with --out, or run what made them."
+            )
+
+
 def done(folder: StudyFolder) -> set[str]:
     """Return the keys of the runs whose rows are in the table."""
     if not folder.results.exists():
@@ -176,7 +193,6 @@ def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
             **{key: row.get(key) for key in ROUNDS},
         }
         for one in outcomes(run, config)
-        if one.method in config.training.methods
         for row in json.loads(run.history(one.trial).read_text(encoding="utf-8"))
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
@@ -194,7 +210,7 @@ def read_trials(run: RunFolder, config: Config) -> pl.DataFrame:
             "best_loss": one.best_loss,
             "tokens": one.tokens,
         }
-        for one in outcomes(run, config)
+        for one in [*outcomes(run, config), *baseline_outcomes(run, config)]
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
 

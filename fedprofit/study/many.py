@@ -15,7 +15,7 @@ from typing import Any
 from fedprofit.errors import UserError
 from fedprofit.files import naming_full_disk
 from fedprofit.study.cluster import Cluster
-from fedprofit.study.ledger import StudyFolder, add, claim, done, write_failures
+from fedprofit.study.ledger import StudyFolder, add, check_places, claim, done, write_failures
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, Study, describe, load_study
@@ -57,6 +57,7 @@ def run_study(
         pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers)
         try:
             folder = claim(place, study, resume)
+            check_places(folder, runs)
             return folder, run_all(folder, runs, pool, report or Quiet())
         finally:
             pool.close()
@@ -87,7 +88,8 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
     """
     known = done(folder)
     queue = [planned for planned in runs if planned.key not in known]
-    progress, watch = Progress(len(queue)), Watch([folder.run(planned.key) for planned in queue], report)
+    progress = Progress(len(queue))
+    watch = Watch([folder.run(planned.key) for planned in queue], pool.at_a_time, report)
     attempts = Counter[str]()
     running: dict[Future[Any], PlannedRun] = {}
     while queue or running:
@@ -95,14 +97,14 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
             planned = queue.pop(0)
             running[pool.submit(planned, folder.run(planned.key))] = planned
         finished, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
-        ended = []
+        complete, failed = [], []
         for future in finished:
             planned, error = running.pop(future), future.exception()
             if error is None:
                 seconds = pool.collect(future, folder.run(planned.key))
                 add(folder, planned)
                 progress.done += 1
-                ended.append(folder.run(planned.key))
+                complete.append(folder.run(planned.key))
                 count = f"run {progress.done} of {progress.total}"
                 report.say(f"{count} complete in {duration(seconds)}: {describe(planned.axes)}")
                 continue
@@ -113,8 +115,8 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
                 queue.append(planned)
             else:
                 _give_up(planned, reason, progress, report)
-                ended.append(folder.run(planned.key))
-        watch.look([folder.run(planned.key) for planned in running.values()], ended)
+                failed.append(folder.run(planned.key))
+        watch.look([folder.run(planned.key) for planned in running.values()], complete, failed)
     write_failures(folder, progress.failed)
     return progress
 

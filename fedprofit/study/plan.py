@@ -110,20 +110,24 @@ def stages(bench: Bench) -> dict[str, float]:
 
 def _baselines(bench: Bench, work: Work) -> dict[str, float]:
     """Work of the baselines and of their trials."""
-    config, checked, plan = bench.config, work.scored(len(bench.validation), 0), dict[str, float]()
-    pool = work.train_examples * len(bench.dataset.clients("train"))
-    clients = len(bench.dataset.clients("validation"))
+    config, dataset, plan = bench.config, bench.dataset, dict[str, float]()
+    clients = len(dataset.clients("validation"))
+
+    def local(entry: FineTune) -> tuple[float, float]:
+        steps, rows = steps_of(entry, work.train_examples), min(entry.batch_size, work.train_examples)
+        checked = work.scored(len(dataset.pooled("validation", "validation")), 0)
+        return work.trained(clients, steps, rows) + checked, work.tuned(config, entry)
+
+    def central(entry: FineTune) -> tuple[float, float]:
+        pool = work.train_examples * len(dataset.clients("train"))
+        read = work.trained(1, steps_of(entry, pool), entry.batch_size)
+        return read + work.scored(len(bench.validation), 0), read + work.once(config)
+
     for name, entries in config.baselines.trials.items():
-        for entry in entries:
-            if name == "local":
-                steps, rows = steps_of(entry, work.train_examples), min(entry.batch_size, work.train_examples)
-                trial, whole = work.trained(clients, steps, rows), work.tuned(config, entry)
-            else:
-                trial = work.trained(1, steps_of(entry, pool), entry.batch_size)
-                whole = trial + work.once(config)
-            if len(entries) > 1:
-                plan[f"{TRY}{entry.name}"] = trial + checked
-        plan[name] = whole
+        works = {entry.name: (local if name == "local" else central)(entry) for entry in entries}
+        if len(entries) > 1:
+            plan |= {f"{TRY}{trial}": tried for trial, (tried, _) in works.items()}
+        plan[name] = max(whole for _, whole in works.values())
     return plan
 
 

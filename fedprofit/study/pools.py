@@ -61,19 +61,20 @@ class Processes:
     def __init__(self, at_a_time: int) -> None:
         """Start no process yet."""
         self.at_a_time = at_a_time
-        self._pools = [_make() for _ in range(at_a_time)]
+        self._pools: list[ProcessPoolExecutor | None] = [None] * at_a_time
         self._last: list[Future[Any] | None] = [None] * at_a_time  # what each was given last
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Hand a run to a process that has none."""
         free = next(place for place, last in enumerate(self._last) if last is None or last.done())
         task = partial(compute, planned.config.to_mapping(), str(folder))
+        pool = self._pools[free] or _make()
         try:
-            future = self._pools[free].submit(task)
+            future = pool.submit(task)
         except BrokenProcessPool:  # its process has died
-            self._pools[free] = _make()
-            future = self._pools[free].submit(task)
-        self._last[free] = future
+            pool = _make()
+            future = pool.submit(task)
+        self._pools[free], self._last[free] = pool, future
         return future
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
@@ -86,7 +87,7 @@ class Processes:
 
     def close(self) -> None:
         """End the processes, whatever they are at: their runs can be gone on with."""
-        for pool in self._pools:
+        for pool in filter(None, self._pools):
             processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:

@@ -23,9 +23,6 @@ class Reporter(Protocol):
     def log(self, message: str) -> None:
         """Say something worth keeping."""
 
-    def say(self, message: str) -> None:
-        """Say something that the user should see."""
-
 
 def duration(seconds: float) -> str:
     """Write a time span for people.
@@ -51,6 +48,10 @@ class Quiet:
     def plan(self, log: Path | None, total: float) -> None:
         """Set the log file, if any, and the planned work, and start the clock."""
         self._file, self._total, self._done, self._began = log, total, 0.0, time.monotonic()
+
+    def expect(self, rest: float) -> None:
+        """Correct how much of the planned work is left."""
+        self._total = self._done + rest
 
     def begin(self, stage: str) -> None:
         """Log the stage."""
@@ -122,7 +123,7 @@ class Live(Quiet):
 
     def say(self, message: str) -> None:
         """Print it above the bar."""
-        self._progress.console.print(message, highlight=False)
+        self._progress.console.print(message, highlight=False, markup=False)
 
 
 @contextmanager

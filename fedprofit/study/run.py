@@ -23,7 +23,7 @@ from fedprofit.config import AlgorithmConfig, Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.files import naming_full_disk, write_json
-from fedprofit.study.baselines import alone, centrally, try_alone, try_centrally
+from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
 from fedprofit.study.folder import (
@@ -148,7 +148,7 @@ def all_stages(
     for method, trials in config.training.methods.items():
         for trial in trials:
             yield f"{TRAIN}{trial.name}", partial(train_stage, trial)
-        chosen = trained[chosen_of(folder, trials)]
+        chosen = trained[chosen_of(folder, [trial.name for trial in trials])]
         save_trained(folder.prompts(f"federated-{method}"), chosen)
         for group, its_bench in groups.items():
             yield f"{group}federated-{method}", partial(federated, its_bench, method, chosen)
@@ -156,9 +156,9 @@ def all_stages(
                 name = f"{group}personalized-{method}-{settings.name}"
                 yield name, partial(personalized, its_bench, folder.prompts(name), method, chosen, settings)
     for name, entries in config.baselines.trials.items():
-        attempt, final = (try_alone, alone) if name == "local" else (try_centrally, centrally)
-        for entry in entries if len(entries) > 1 else ():
+        (attempt, final), tried = BASELINES[name], len(entries) > 1
+        for entry in entries if tried else ():
             yield f"{TRY}{entry.name}", partial(attempt, bench, folder.history(entry.name), entry)
-        best = chosen_of(folder, entries)
+        best = chosen_of(folder, [entry.name for entry in entries])
         settings = next(entry for entry in entries if entry.name == best)
-        yield name, partial(final, bench, folder.prompts(name), settings)
+        yield name, partial(final, bench, folder.prompts(name), settings, tried)

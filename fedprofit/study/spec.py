@@ -26,16 +26,16 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from fedprofit.config import NOT_COMPUTED, Config
+from fedprofit.config import BaselineConfig, Config
 from fedprofit.config_base import Name, Positive, Section
 from fedprofit.config_file import checked, from_mapping, override_mapping, override_value, read_yaml
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
-from fedprofit.files import content_hash
+from fedprofit.study.identity import identity
+from fedprofit.study.trials import check_trials
 
 GRID, PICK = "grid", "pick"
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
-PICKS_IN = ("local", "central")  # baselines, whose entry a pick makes trials of
 
 # Names that the tables of a study have for something else.
 COLUMNS = {
@@ -115,6 +115,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
                 override_mapping(mapping, key, value, f"{path}: axis key {key!r}")
         mapping["name"] = study.name
         config = _single(from_mapping(expand_grids(mapping, str(path)), str(path)))
+        check_trials(config)
         position = dict(zip(axes_of(study), [value for value, _ in place], strict=True))
         runs.append(PlannedRun(identity(config), position, config))
     _check_axes(study, path)
@@ -212,32 +213,6 @@ def describe(axes: dict[str, Value]) -> str:
     return ", ".join(f"{name} {value}" for name, value in axes.items()) or "the only run"
 
 
-def identity(config: Config) -> str:
-    """Hash what a run computes, leaving out its name, where its data lies, and how it is computed.
-
-    Defaults are left out too: a setting that a later version adds is no new run while it changes nothing.
-    Results of versions with other defaults do not mix, since a table holds those of one version.
-    """
-    mapping = portable(config.model_dump(mode="json", exclude_defaults=True))
-    del mapping["name"]
-    for key in NOT_COMPUTED:
-        mapping.get("backbone", {}).pop(key, None)
-    return content_hash(mapping)
-
-
-def portable(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where a run's data lies on this machine; the name of its file or folder stays.
-
-    >>> portable({"data": {"source": {"path": "here/and/there.csv"}}})
-    {'data': {'source': {'path': 'there.csv'}}}
-    """
-    result = deepcopy(mapping)
-    source = result["data"]["source"]
-    if "path" in source:
-        source["path"] = Path(source["path"]).name
-    return result
-
-
 def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
     """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
 
@@ -258,15 +233,15 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
             if last == "algorithms":
                 section[last] = [made for entry in section[last] for made in _trials(entry, place)]
     baselines = result.get("baselines")
-    for name in PICKS_IN:
+    for name in BaselineConfig.model_fields:
         if isinstance(baselines, dict) and isinstance(baselines.get(name), dict):
-            trials = _trials(baselines[name], place)
+            trials = _multiplied(baselines[name], PICK, place)
             baselines[name] = trials if len(trials) > 1 else trials[0]
     return result
 
 
 def _trials(entry: Any, place: str) -> list[Any]:
-    """Multiply an algorithm or a baseline with `{pick: [...]}` into trials of the same method."""
+    """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
     trials = _multiplied(entry, PICK, place)
     if isinstance(entry, dict) and len(trials) > 1:
         for trial in trials:

@@ -12,7 +12,7 @@ from fedprofit.evaluate.tradeoff import summarize
 from fedprofit.files import write_json
 from fedprofit.study.bench import Bench
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.trials import outcomes
+from fedprofit.study.trials import baseline_outcomes, outcomes
 
 BUDGET = ("clients", "steps", "tokens", "bytes_down", "bytes_up")
 
@@ -22,6 +22,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
     config, facts = bench.config, describe(bench.dataset)
     write_frame(folder.clients, facts.to_frame())
     rows, trials = summarize(results).to_dicts(), outcomes(folder, config)
+    every = [*trials, *baseline_outcomes(folder, config)]
     write_json(
         folder.summary,
         {
@@ -38,12 +39,8 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
                 "global_examples": len(bench.sets.shared["global"]),
                 "unseen_examples": len(bench.sets.shared["unseen"]),
             },
-            "budget": {
-                one.method: _budget(folder, one.trial)
-                for one in trials
-                if one.chosen and one.method in config.training.methods
-            },
-            "trials": [vars(one) for one in trials],
+            "budget": {one.method: _budget(folder, one.trial) for one in trials if one.chosen},
+            "trials": [vars(one) for one in every],
             "conditions": [_clean(row) for row in rows],
         },
     )

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from fedprofit.config import Config, Trial
+from fedprofit.config import Config
+from fedprofit.errors import UserError
 from fedprofit.study.folder import RunFolder
 
 
@@ -19,46 +20,54 @@ from fedprofit.study.folder import RunFolder
 class Outcome:
     """What one trial came to."""
 
-    method: str
+    method: str  # an algorithm's name, or local or central
     trial: str
     chosen: bool
     rounds: int  # of a baseline: local steps
-    loss: float | None  # nats per target token on the global validation set, last round; None if not finite
+    loss: float | None  # what it is chosen by, nats per target token; None if not finite
     best_round: int
     best_loss: float | None
     tokens: int
 
 
+def check_trials(config: Config) -> None:
+    """Raise UserError unless every baseline has as many trials as every algorithm."""
+    wanted = max(len(trials) for trials in config.training.methods.values())
+    for name, trials in config.baselines.trials.items():
+        if len(trials) != wanted:
+            raise UserError(
+                f"{config.name}: baselines.{name}: give as many trials as each algorithm has ({wanted}, not "
+                f"{len(trials)}), such as client: {{rate: {{pick: [...]}}}}, or leave it out with null."
+            )
+
+
 def outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
-    """Return what every trial of a run came to, from the history of its rounds.
-
-    An algorithm by itself is a trial too; a baseline by itself is none, since nothing is known of it.
-    """
-    methods: list[Sequence[Trial]] = list(config.training.methods.values())
-    methods += [trials for trials in config.baselines.trials.values() if len(trials) > 1]
-    return [outcome for trials in methods for outcome in outcomes_of(folder, trials)]
+    """Return what every trial of the algorithms came to; one by itself is a trial too."""
+    methods = config.training.methods.items()
+    return [one for name, trials in methods for one in outcomes_of(folder, name, [t.name for t in trials])]
 
 
-def outcomes_of(folder: RunFolder, trials: Sequence[Trial]) -> list[Outcome]:
+def baseline_outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
+    """Return what the baselines' trials came to; one by itself is none, since nothing chose it."""
+    tried = [(name, trials) for name, trials in config.baselines.trials.items() if len(trials) > 1]
+    return [one for name, trials in tried for one in outcomes_of(folder, name, [t.name for t in trials])]
+
+
+def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[Outcome]:
     """Return what one method's trials came to; the first of those with the least loss is the chosen one."""
     found = []
     for trial in trials:
-        history = json.loads(folder.history(trial.name).read_text(encoding="utf-8"))
+        history = json.loads(folder.history(trial).read_text(encoding="utf-8"))
         checked = [row for row in history if row.get("validation_loss") is not None]
         best = min(checked, key=lambda row: row["validation_loss"], default=history[-1])
-        facts = (
-            history[-1]["round"],
-            history[-1].get("validation_loss"),
-            best["round"],
-            best.get("validation_loss"),
-        )
-        found.append((trial, *facts, sum(row["tokens"] for row in history)))
+        facts = (history[-1]["round"], history[-1].get("validation_loss"), best["round"])
+        found.append((trial, *facts, best.get("validation_loss"), sum(row["tokens"] for row in history)))
     chosen = min(found, key=lambda one: inf if one[2] is None else one[2])[0]
-    return [Outcome(trial.stands_for, trial.name, trial is chosen, *facts) for trial, *facts in found]
+    return [Outcome(method, trial, trial == chosen, *facts) for trial, *facts in found]
 
 
-def chosen_of(folder: RunFolder, trials: Sequence[Trial]) -> str:
+def chosen_of(folder: RunFolder, trials: Sequence[str]) -> str:
     """Name the trial that stands for its method."""
     if len(trials) == 1:
-        return trials[0].name
-    return next(outcome.trial for outcome in outcomes_of(folder, trials) if outcome.chosen)
+        return trials[0]
+    return next(outcome.trial for outcome in outcomes_of(folder, "", trials) if outcome.chosen)

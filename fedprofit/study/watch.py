@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from statistics import mean
 
+from fedprofit.errors import UserError
 from fedprofit.files import read_json
 from fedprofit.study.folder import RunFolder, read_timing
 from fedprofit.study.progress import Quiet
@@ -10,40 +12,60 @@ from fedprofit.study.progress import Quiet
 STEP = 0.05  # share of the work after which it is told again
 
 
-def share_done(folder: RunFolder) -> float:
-    """Return which share of its planned work a run has done; 0 before it has begun.
+def work_of(folder: RunFolder) -> tuple[float, float]:
+    """Return a run's planned work and how much of it is done; zeros where it has not begun.
 
     A run on another machine shows nothing here until it comes back.
     """
     if not folder.plan.exists():
-        return 0.0
-    plan: dict[str, float] = read_json(folder.plan, "Delete it; the run writes it again.")
-    ready = sum(plan.get(stage, 0.0) for stage in read_timing(folder))
-    return min(1.0, ready / max(sum(plan.values()), 1e-9))
+        return 0.0, 0.0
+    try:
+        plan: dict[str, float] = read_json(folder.plan, "")
+        return sum(plan.values()), sum(plan.get(stage, 0.0) for stage in read_timing(folder))
+    except UserError:  # cut off; the run writes it again
+        return 0.0, 0.0
 
 
 class Watch:
     """Looks at the folders of a study's runs and tells how much is done, and how much time is left."""
 
-    def __init__(self, folders: Sequence[Path], report: Quiet) -> None:
+    def __init__(self, folders: Sequence[Path], at_a_time: int, report: Quiet) -> None:
         """Take what is left to do in these folders as the work."""
-        self._report = report
-        self._shares = {folder: share_done(RunFolder(folder)) for folder in folders}
+        self._at_a_time, self._report = at_a_time, report
+        self._works = {folder: work_of(RunFolder(folder)) for folder in folders}
+        self._complete, self._failed = 0, 0
         self._told = 0.0
-        self._total = sum(1 - share for share in self._shares.values())
-        self._done = 0.0
-        report.plan(None, self._total)
+        report.plan(None, self._rest())
 
-    def look(self, running: Collection[Path], ended: Collection[Path]) -> None:
-        """Count what the running ones have done since the last look; those that ended are whole."""
-        now = {folder: share_done(RunFolder(folder)) for folder in running} | dict.fromkeys(ended, 1.0)
-        gained = sum(max(0.0, share - self._shares[folder]) for folder, share in now.items())
-        self._shares |= {folder: max(share, self._shares[folder]) for folder, share in now.items()}
-        self._done += gained
-        self._report.advance(gained)
-        if self._done - self._told >= STEP * self._total > 0:
-            self._told = self._done
-            whole = sum(share == 1.0 for share in self._shares.values())
-            self._report.begin(
-                f"{whole} of {len(self._shares)} runs, {self._done / self._total:.0%} of the work"
-            )
+    def look(self, running: Collection[Path], complete: Collection[Path], failed: Collection[Path]) -> None:
+        """Count what has been done since the last look; a failed run is no work any more."""
+        before = self._done()
+        for folder in [*running, *complete]:
+            self._works[folder] = work_of(RunFolder(folder))
+        for folder in complete:
+            whole = self._works[folder][0] or self._typical()
+            self._works[folder] = (whole, whole)
+        for folder in failed:
+            del self._works[folder]
+        self._complete += len(complete)
+        self._failed += len(failed)
+        self._report.advance(max(0.0, self._done() - before))
+        self._report.expect(self._rest())
+        share = self._done() / max(self._done() + self._rest(), 1e-9)
+        if complete or failed or share - self._told >= STEP:
+            self._told = share
+            total = len(self._works) + self._failed
+            lost = f", {self._failed} failed" if self._failed else ""
+            self._report.begin(f"{self._complete} of {total} runs{lost}, {share:.0%} of the work")
+
+    def _typical(self) -> float:
+        return mean([whole for whole, _ in self._works.values() if whole] or [1.0])
+
+    def _done(self) -> float:
+        return sum(ready for _, ready in self._works.values())
+
+    def _rest(self) -> float:
+        """Return the work that is left, counted as if all places were busy until the last run ends."""
+        typical = self._typical()
+        rests = [(whole or typical) - ready for whole, ready in self._works.values()]
+        return max(sum(rests), self._at_a_time * max(rests, default=0.0))

@@ -78,6 +78,28 @@ def test_forgetting_is_counted_from_the_best_federated_prompt():
         assert one.setting["algorithm"] == "fedavg-adam", "the other has 7 less to begin with"
 
 
+def test_the_best_rounds_prompt_is_one_option_whatever_the_round():
+    def with_best(frame):
+        last = frame.filter(pl.col("condition") == "federated")
+        best = last.with_columns(
+            setting=pl.lit("best"),
+            step=4 + 4 * (pl.col("seed") % 2),
+            value=pl.when(pl.col("scope") == "global").then(pl.col("value") + 5).otherwise(pl.col("value")),
+        )
+        return pl.concat([frame, best.select(frame.columns)], how="vertical_relaxed")
+
+    whole = tables()
+    found = Tables(
+        whole.path, "made", True, PLACE, with_best(whole.results), with_best(whole.validation), None
+    )
+    for one in recommend(found, "rouge_l", Limit(least_local=20)):
+        assert one.options == 12, "two algorithms: last and best round, two rates, two steps"
+        assert one.against == "fedavg-adam, federated (best round)"
+        assert (one.setting["setting"], one.setting["step"]) == ("best", None)
+        assert (one.tested["global"].seeds, one.tested["global"].clients) == (3, 18)
+        assert one.tested["forgetting"].value == 0
+
+
 def test_the_test_clients_say_where_validation_was_wrong():
     found = tables(test=lambda *place: 3 + lost(*place))
     for one in recommend(found, "rouge_l", Limit(least_local=28)):

@@ -4,7 +4,8 @@ import threading
 import time
 
 import pytest
-from test_study import ORDER, Said, write_study
+from test_many import Said
+from test_study import ORDER, write_study
 
 from fedprofit.errors import UserError
 from fedprofit.study import cluster

@@ -1,6 +1,5 @@
 """Studies: what runs they become, that they survive kills and failures, and that their tables say it all."""
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -17,16 +16,10 @@ from fedprofit.analyze.tables import open_tables
 from fedprofit.config_file import from_mapping
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
-from fedprofit.files import write_json
 from fedprofit.report.overview import places
-from fedprofit.study import pools
-from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import StudyFolder, done, read_table
-from fedprofit.study.many import run_all, run_study
-from fedprofit.study.pools import Processes
-from fedprofit.study.progress import Quiet
+from fedprofit.study.many import run_study
 from fedprofit.study.spec import identity, load_study
-from fedprofit.study.watch import Watch, share_done
 
 AXES = {
     "seed": [0, 1],
@@ -61,20 +54,6 @@ def write_study(folder, axes=AXES, **changes):
         yaml.safe_dump({"name": "tiny-study", "run": run, "axes": axes}, sort_keys=False), encoding="utf-8"
     )
     return path
-
-
-class Said(Quiet):
-    """Keeps what is said and told."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines, self.stages = [], []
-
-    def say(self, message):
-        self.lines.append(message)
-
-    def begin(self, stage):
-        self.stages.append((stage, self._done / self._total))
 
 
 @pytest.fixture(scope="module")
@@ -144,41 +123,8 @@ def test_a_runs_configuration_stands_beside_its_rows(finished):
     for key, mapping in kept.items():
         assert mapping["data"]["source"]["path"] == "table.jsonl", "no place of this machine"
         assert identity(from_mapping(mapping)) == key
-    shown = list(
-        yaml.safe_load_all(open_tables(folder.path).configuration.replace("\n# Its", "\n---\n# Its"))
-    )
-    assert shown[1] == next(iter(kept.values()))
-
-
-def test_a_study_tells_how_far_it_is(finished, tmp_path):
-    _, folder, _ = finished
-    for key in done(folder):
-        run = RunFolder(folder.run(key))
-        assert share_done(run) == 1.0
-        plan, timing = (json.loads(file.read_text()) for file in (run.plan, run.timing))
-        assert list(plan) == list(timing), "every stage is planned, and done"
-    half = RunFolder(tmp_path / "half")
-    half.path.mkdir()
-    assert share_done(half) == 0.0
-    write_json(half.plan, plan)
-    first = list(plan)[:5]
-    write_json(half.timing, dict.fromkeys(first, 1.0))
-    share = sum(plan[stage] for stage in first) / sum(plan.values())
-    assert share_done(half) == pytest.approx(share)
-    assert 0 < share < 1
-
-    said, other = Said(), tmp_path / "other"
-    watch = Watch([half.path, other], said)
-    watch.look([half.path], [])
-    assert not said.stages, "what was done before does not count"
-    write_json(half.timing, dict.fromkeys(plan, 1.0))
-    watch.look([half.path], [])
-    watch.look([], [other])
-    of_half = (1 - share) / (2 - share)
-    assert [done for _, done in said.stages] == pytest.approx([of_half, 1.0])
-    assert [text for text, _ in said.stages] == [
-        f"1 of 2 runs, {of_half:.0%} of the work", "2 of 2 runs, 100% of the work"
-    ]  # fmt: skip
+    _, whole = yaml.safe_load_all(open_tables(folder.path).configuration)
+    assert whole == kept[read_table(folder)["run"][0]]
 
 
 def test_what_is_in_the_table_is_not_repeated_even_without_its_folder(finished, tmp_path):
@@ -186,10 +132,8 @@ def test_what_is_in_the_table_is_not_repeated_even_without_its_folder(finished, 
     copy = tmp_path / "copy"
     shutil.copytree(folder.path, copy)
     shutil.rmtree(copy / "runs")
-    said = Said()
-    taken, progress = run_study(path, out=copy, workers=1, resume=True, report=said)
+    taken, progress = run_study(path, out=copy, workers=1, resume=True)
     assert progress.total == 0
-    assert not said.lines
     assert not (copy / "runs").exists()
     assert read_table(taken).equals(read_table(folder))
 
@@ -213,90 +157,6 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
     ended = call("study", path, "--out", out, "--workers", "2", "--resume", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert read_table(StudyFolder(out)).sort(ORDER).equals(read_table(folder).sort(ORDER))
-
-
-def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
-    path = write_study(tmp_path, axes={"seed": [0, 1]})
-    _, runs = load_study(path)
-    source = runs[1].config.data.source.model_copy(update={"path": str(tmp_path / "gone.jsonl")})
-    data = runs[1].config.data.model_copy(update={"source": source})
-    runs[1] = dataclasses.replace(runs[1], config=runs[1].config.model_copy(update={"data": data}))
-    said = Said()
-    folder = StudyFolder(tmp_path / "out")
-    progress = run_all(folder, runs, Processes(1), said)
-    assert done(folder) == {runs[0].key}
-    (failure,) = progress.failed
-    assert failure["attempts"] == 2
-    assert "gone.jsonl" in failure["error"]
-    assert [line for line in said.lines if "goes on once more" in line and "seed 1" in line]
-    assert "gone.jsonl" in folder.failures.read_text()
-    # Mended, it goes on with what is missing, and the failure is forgotten.
-    again = run_all(folder, load_study(path)[1], Processes(1), said)
-    assert (again.total, again.failed) == (1, [])
-    assert not folder.failures.exists()
-
-
-def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
-    path = write_study(tmp_path, axes={"seed": [0]})
-    flag = tmp_path / "died"
-    flag.touch()
-    monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
-    monkeypatch.setattr(pools, "compute", die_once)
-    said = Said()
-    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=said)
-    assert any("its process died" in line for line in said.lines)
-    assert not progress.failed
-    assert len(done(folder)) == 1
-
-
-def test_a_run_beside_one_that_dies_is_not_blamed(tmp_path, monkeypatch):
-    path = write_study(tmp_path, axes={"seed": [0, 1]})
-    monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(tmp_path / "at-work"))
-    monkeypatch.setattr(pools, "compute", die_beside_the_other)
-    said = Said()
-    folder, progress = run_study(path, out=tmp_path / "out", workers=2, report=said)
-    assert not [line for line in said.lines if "failed" in line and "seed 0" in line], said.lines
-    (failure,) = progress.failed
-    assert (failure["axes"], failure["attempts"]) == ({"seed": 1}, 2)
-    assert failure["error"] == "its process died"
-    assert done(folder) == {planned.key for planned in load_study(path)[1] if planned.axes["seed"] == 0}
-
-
-def die_beside_the_other(mapping, out):
-    """Seed 1 is killed every time, not before seed 0 is at work; seed 0 waits for the first death."""
-    import os
-    import signal
-    import time
-    from pathlib import Path
-
-    from fedprofit.study.pools import compute
-
-    at_work = Path(os.environ["FEDPROFIT_TEST_DIE"])
-    dying = at_work.with_name("dying")
-    if mapping["seed"] == 1:
-        while not at_work.exists():
-            time.sleep(0.01)
-        dying.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    at_work.touch()
-    while not dying.exists():
-        time.sleep(0.01)
-    return compute(mapping, out)
-
-
-def die_once(mapping, out):
-    """Be killed the first time, as by a system that is out of memory; then compute."""
-    import os
-    import signal
-    from pathlib import Path
-
-    from fedprofit.study.pools import compute
-
-    flag = Path(os.environ["FEDPROFIT_TEST_DIE"])
-    if flag.exists():
-        flag.unlink()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return compute(mapping, out)
 
 
 @pytest.mark.parametrize(

@@ -189,10 +189,12 @@ def test_every_method_needs_as_many_trials(tmp_path):
 def test_every_baseline_needs_as_many_trials_as_the_methods(tmp_path, name):
     config = with_trials(tmp_path)
     config["baselines"][name]["client"] = {"rate": 0.1}
+    settings = fedprofit.from_mapping(expand_grids(config, "here"))  # what an earlier run left is still read
     with pytest.raises(
         UserError, match=rf"baselines\.{name}: give as many trials as each algorithm has \(3, not 1\)"
     ):
-        fedprofit.from_mapping(expand_grids(config, "here"))
+        fedprofit.run(settings, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     config["baselines"][name] = None
     assert name not in fedprofit.from_mapping(expand_grids(config, "here")).baselines.trials
 

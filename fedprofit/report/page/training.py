@@ -6,6 +6,7 @@ import polars as pl
 
 from fedprofit.analyze.tables import Tables
 from fedprofit.report.overview import Place, plain
+from fedprofit.study.plan import TRAIN
 
 
 def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
@@ -35,10 +36,11 @@ def trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
     """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
     if tables.trials is None or tables.trials["trial"].n_unique() == tables.trials["algorithm"].n_unique():
         return []
+    columns = ["seed", "trial", "chosen", "validation_loss", "best_loss"]
     return [
         {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
         for place in found
-        for row in place.within(tables.trials).sort("seed", maintain_order=True).to_dicts()
+        for row in place.within(tables.trials).sort("seed", maintain_order=True).select(columns).to_dicts()
     ]
 
 
@@ -54,7 +56,7 @@ def budget(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
             sums = {
                 key: round(part[key].sum() / runs) for key in ("steps", "tokens", "bytes_down", "bytes_up")
             }
-            trained = part.select("run", stage=pl.lit("train-") + pl.col("trial")).unique()
+            trained = part.select("run", stage=pl.lit(TRAIN) + pl.col("trial")).unique()
             settings = {row["setting"] for row in place.rows if row["algorithm"] == algorithm}
             tuned = [f"personalized-{algorithm}-{setting}" for setting in settings]
             both = trained.select("run").unique().join(pl.DataFrame({"stage": tuned}), how="cross")

@@ -1,0 +1,173 @@
+"""Runs of a study side by side: some fail, some die, and the user is told how far it is."""
+
+import dataclasses
+import json
+
+import pytest
+from test_study import write_study
+
+from fedprofit.errors import UserError
+from fedprofit.files import write_json
+from fedprofit.study import pools
+from fedprofit.study.folder import RunFolder
+from fedprofit.study.ledger import StudyFolder, done
+from fedprofit.study.many import run_all, run_study
+from fedprofit.study.pools import Processes
+from fedprofit.study.progress import Quiet
+from fedprofit.study.spec import load_study
+from fedprofit.study.watch import Watch, work_of
+
+
+class Said(Quiet):
+    """Keeps what is said and told."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines, self.stages = [], []
+
+    def say(self, message):
+        self.lines.append(message)
+
+    def begin(self, stage):
+        self.stages.append((stage, self._done / self._total))
+
+
+def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
+    path = write_study(tmp_path, axes={"seed": [0, 1]})
+    _, runs = load_study(path)
+    source = runs[1].config.data.source.model_copy(update={"path": str(tmp_path / "gone.jsonl")})
+    data = runs[1].config.data.model_copy(update={"source": source})
+    runs[1] = dataclasses.replace(runs[1], config=runs[1].config.model_copy(update={"data": data}))
+    said = Said()
+    folder = StudyFolder(tmp_path / "out")
+    progress = run_all(folder, runs, Processes(1), said)
+    assert done(folder) == {runs[0].key}
+    (failure,) = progress.failed
+    assert failure["attempts"] == 2
+    assert "gone.jsonl" in failure["error"]
+    assert said.stages[-1][0] == "1 of 2 runs, 1 failed, 100% of the work"
+    assert [line for line in said.lines if "goes on once more" in line and "seed 1" in line]
+    assert "gone.jsonl" in folder.failures.read_text()
+    # Mended, it goes on with what is missing, and the failure is forgotten.
+    again = run_all(folder, load_study(path)[1], Processes(1), said)
+    assert (again.total, again.failed) == (1, [])
+    assert not folder.failures.exists()
+
+
+def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
+    path = write_study(tmp_path, axes={"seed": [0]})
+    flag = tmp_path / "died"
+    flag.touch()
+    monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
+    monkeypatch.setattr(pools, "compute", die_once)
+    said = Said()
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=said)
+    assert any("its process died" in line for line in said.lines)
+    assert not progress.failed
+    assert len(done(folder)) == 1
+
+
+def test_a_run_beside_one_that_dies_is_not_blamed(tmp_path, monkeypatch):
+    path = write_study(tmp_path, axes={"seed": [0, 1]})
+    monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(tmp_path / "at-work"))
+    monkeypatch.setattr(pools, "compute", die_beside_the_other)
+    said = Said()
+    folder, progress = run_study(path, out=tmp_path / "out", workers=2, report=said)
+    assert not [line for line in said.lines if "failed" in line and "seed 0" in line], said.lines
+    (failure,) = progress.failed
+    assert (failure["axes"], failure["attempts"]) == ({"seed": 1}, 2)
+    assert failure["error"] == "its process died"
+    assert done(folder) == {planned.key for planned in load_study(path)[1] if planned.axes["seed"] == 0}
+
+
+def die_beside_the_other(mapping, out):
+    """Seed 1 is killed every time, not before seed 0 is at work; seed 0 waits for the first death."""
+    import os
+    import signal
+    import time
+    from pathlib import Path
+
+    from fedprofit.study.pools import compute
+
+    at_work = Path(os.environ["FEDPROFIT_TEST_DIE"])
+    dying = at_work.with_name("dying")
+    if mapping["seed"] == 1:
+        while not at_work.exists():
+            time.sleep(0.01)
+        dying.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    at_work.touch()
+    while not dying.exists():
+        time.sleep(0.01)
+    return compute(mapping, out)
+
+
+def die_once(mapping, out):
+    """Be killed the first time, as by a system that is out of memory; then compute."""
+    import os
+    import signal
+    from pathlib import Path
+
+    from fedprofit.study.pools import compute
+
+    flag = Path(os.environ["FEDPROFIT_TEST_DIE"])
+    if flag.exists():
+        flag.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute(mapping, out)
+
+
+def test_how_far_a_run_is_stands_in_its_folder(tmp_path):
+    path = write_study(tmp_path, axes={"seed": [0, 1, 2]})
+    said = Said()
+    folder, _ = run_study(path, out=tmp_path / "out", workers=1, report=said)
+    for key in done(folder):
+        run = RunFolder(folder.run(key))
+        plan, timing = (json.loads(file.read_text()) for file in (run.plan, run.timing))
+        assert list(plan) == list(timing), "every stage is planned, and done"
+        assert work_of(run) == (sum(plan.values()), sum(plan.values()))
+    texts = [text for text, _ in said.stages]
+    assert [text for text in texts if "0 of" not in text][-1] == "3 of 3 runs, 100% of the work"
+    shares = [share for _, share in said.stages]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+
+
+def begun(place, plan, stages):
+    """A run's folder with these stages planned, and the first of them done."""
+    run = RunFolder(place)
+    place.mkdir(exist_ok=True)
+    write_json(run.plan, plan)
+    write_json(run.timing, dict.fromkeys(list(plan)[:stages], 1.0))
+    return place
+
+
+def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
+    one, other, third = (tmp_path / name for name in ("one", "other", "third"))
+    assert work_of(RunFolder(one)) == (0, 0)
+    begun(one, {"a": 3, "b": 1}, 1)
+    said = Said()
+    watch = Watch([one, other, third], 2, said)
+    watch.look([one], [], [])
+    assert said._done == 0, "what was done before does not count"
+    # 1 is left of 4, and two runs that are taken to be like it: 9 in all, on two places.
+    assert said._total == 9
+    begun(one, {"a": 3, "b": 1}, 2)
+    begun(other, {"a": 15, "b": 5}, 1)
+    watch.look([other], [one], [])
+    # 15 + 1 done; left are 5 of 20, and 12, the mean of 4 and 20. The last run keeps one of two places busy.
+    assert (said._done, said._total) == (16, 16 + 2 * 12)
+    assert said.stages[-1][0] == "1 of 3 runs, 44% of the work"
+    watch.look([], [other], [third])
+    assert said.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
+    (one / "plan.json").write_text('{"a": 3')
+    assert work_of(RunFolder(one)) == (0, 0), "cut off; it only serves the bar"
+
+
+def test_a_place_in_the_table_is_one_configurations(tmp_path):
+    path = write_study(tmp_path, axes={"seed": [0]})
+    folder, _ = run_study(path, out=tmp_path / "out", workers=1)
+    with pytest.raises(UserError, match="holds results at seed 0 of another configuration"):
+        run_study(path, ["training.rounds=3"], out=tmp_path / "out", workers=1, resume=True)
+    assert len(done(folder)) == 1
+    assert run_study(path, out=tmp_path / "out", workers=1, resume=True)[1].total == 0
