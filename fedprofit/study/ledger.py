@@ -29,7 +29,7 @@ from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import Folder, RunFolder, read_timing
 from fedprofit.study.identity import portable
 from fedprofit.study.spec import PlannedRun, Study, axes_of, describe
-from fedprofit.study.trials import baseline_outcomes, outcomes
+from fedprofit.study.trials import Outcome, baseline_outcomes, outcomes
 
 RUN = "run"
 MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
@@ -185,13 +185,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
 def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
     """Read a run's federated training: a row for each round of each trial."""
     rows = [
-        {
-            "seed": config.seed,
-            "algorithm": one.method,
-            "trial": one.trial,
-            "chosen": one.chosen,
-            **{key: row.get(key) for key in ROUNDS},
-        }
+        {**_trial(config, one), **{key: row.get(key) for key in ROUNDS}}
         for one in outcomes(run, config)
         for row in json.loads(run.history(one.trial).read_text(encoding="utf-8"))
     ]
@@ -202,10 +196,7 @@ def read_trials(run: RunFolder, config: Config) -> pl.DataFrame:
     """Read a run's trials: a row for each, its loss at the last round and at its best one."""
     rows = [
         {
-            "seed": config.seed,
-            "algorithm": one.method,
-            "trial": one.trial,
-            "chosen": one.chosen,
+            **_trial(config, one),
             "validation_loss": one.loss,
             "best_loss": one.best_loss,
             "tokens": one.tokens,
@@ -213,6 +204,10 @@ def read_trials(run: RunFolder, config: Config) -> pl.DataFrame:
         for one in [*outcomes(run, config), *baseline_outcomes(run, config)]
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _trial(config: Config, one: Outcome) -> dict[str, Any]:
+    return {"seed": config.seed, "algorithm": one.method, "trial": one.trial, "chosen": one.chosen}
 
 
 def _labels(planned: PlannedRun) -> dict[str, object]:
