@@ -86,17 +86,17 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
     for cell in chooses.cells():
         place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
         # Text is scored at each group's own best step: what the test clients cannot check is no option.
-        checkable = {_key(one) for one in _prompts(tests, cell)}
-        prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checkable]
+        checks = {_key(one): one for one in _prompts(tests, cell)}
+        prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checks]
         federated = [one for one in prompts if one["condition"][0] == "federated"]
         if not federated:
             raise UserError(
                 f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation "
                 "clients, so that nothing can be chosen."
             )
-        against = _key(max(federated, key=lambda one: sign * _mean(one, "global")))
-        checks = {_key(one): one for one in _compared(_prompts(tests, cell), against, sign)}
-        options = _compared(prompts, against, sign)
+        start = max(federated, key=lambda one: sign * _mean(one, "global"))
+        against = _key(start)
+        options = [_compared(one, start, sign) for one in prompts]
         means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
         excess = [limit.excess(*scores, sign) for scores in means]
         within = [number for number, over in enumerate(excess) if over <= 0]
@@ -105,7 +105,7 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         merits = {number: limit.merit(*means[number], sign) for number in within}
         chosen = options[max(merits, key=lambda number: merits[number])]
         setting = dict(zip(KEYS, _key(chosen), strict=True))
-        tested = _estimates(tests, checks[_key(chosen)])
+        tested = _estimates(tests, _compared(checks[_key(chosen)], checks[against], sign))
         yield Recommendation(
             place,
             setting,
@@ -128,15 +128,11 @@ def _prompts(world: World, cell: str) -> list[pl.DataFrame]:
     return [part for part in found if len(part) == units]
 
 
-def _compared(prompts: list[pl.DataFrame], against: tuple[object, ...], sign: float) -> list[pl.DataFrame]:
-    """Count every prompt's gain and forgetting from the scores of one, unit by unit."""
-    start = next(one for one in prompts if _key(one) == against)
-    return [
-        one.with_columns(
-            gain=sign * (one["local"] - start["local"]), forgetting=sign * (start["global"] - one["global"])
-        )
-        for one in prompts
-    ]
+def _compared(one: pl.DataFrame, start: pl.DataFrame, sign: float) -> pl.DataFrame:
+    """Count a prompt's gain and forgetting from the scores of another, unit by unit."""
+    return one.with_columns(
+        gain=sign * (one["local"] - start["local"]), forgetting=sign * (start["global"] - one["global"])
+    )
 
 
 def _key(rows: pl.DataFrame) -> tuple[object, ...]:

@@ -79,7 +79,6 @@ def _of_study(folder: StudyFolder) -> Tables:
     facts = read_facts(folder)
     results = read_table(folder)
     axes = [axis for axis in facts["axes"] if axis != "seed"]
-    found = folder.environments
     complete = results.select(RUN).unique()
     rounds = _optional(folder.rounds)
     if rounds is not None and "chosen" not in rounds.columns:
@@ -102,7 +101,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         clients=whole(folder.clients),
         times=whole(folder.times),
         configuration=_configuration(facts.get("study", {}), folder, results[RUN][0]),
-        environments=read_json(found, "Restore it, or delete it.") if found.exists() else {},
+        environments=_facts(folder.environments),
     )
 
 
@@ -133,15 +132,15 @@ def _of_run(path: Path) -> Tables:
 def _configuration(study: dict[str, Any], folder: StudyFolder, first: str) -> str:
     """Write the study as it was written and, since it only says what changes, its first run as a whole."""
     text = yaml.safe_dump(study, sort_keys=False)
-    runs = (
-        read_json(folder.configurations, "Restore it, or delete it.")
-        if folder.configurations.exists()
-        else {}
-    )
+    runs = _facts(folder.configurations)
     if first in runs:
         text += "---\n# Its first run, whole; the others differ along the axes\n"
         text += yaml.safe_dump(runs[first], sort_keys=False)
     return text
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    return read_json(path, "Restore it, or delete it.") if path.exists() else {}
 
 
 def _optional(path: Path) -> pl.DataFrame | None:
