@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import generation
 import numpy as np
+import operators
 import pytest
 import shapes
 import throughput
@@ -14,11 +15,14 @@ import whole_process
 from flops import forward_flops, training_flops, visible_pairs
 from tiny import tiny_backbone, tiny_folder
 from torch.utils.flop_counter import FlopCounterMode
-from work import Settings, check_losses, prepare
+from work import ADAM, Settings, check_losses, prepare
 
+from fedprofit.backbone.engine import make_engine
 from fedprofit.backbone.forward import Row, count_tokens, packed_losses
 from fedprofit.backbone.segments import FLAT
 from fedprofit.errors import UserError
+from fedprofit.local.solver import solve
+from fedprofit.tuner.prompt import KEY
 from fedprofit.types import ClientWork, Example
 
 IN_PROCESS = ["engine", "sequential", "peft"] + ["pfl"] * bool(find_spec("pfl"))
@@ -78,6 +82,28 @@ def test_operations_are_those_that_torch_counts():
     assert counted[torch.ops.aten.bmm] >= 3 * attention > 0
     work = [ClientWork("client", [[row.example for row in rows]], 4)]
     assert training_flops(backbone, work, 17) == 2 * (linear + head) + 3 * attention
+
+
+def test_operators_show_the_products_of_a_step_and_their_rate(tmp_path, capsys):
+    model = str(tiny_folder(tmp_path))
+    options = [*SMALL.replace("--steps 2 ", "").split(), "--length", "3", "5", "--repetitions", "1"]
+    operators.main([*options, "--model", model, "--out", str(tmp_path / "out")])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    measured = json.loads((tmp_path / "out" / "operators.json").read_text())["measurements"]
+    for length, found in zip((3, 5), measured, strict=True):
+        work = prepare(Settings(model, "float32", "lexicon", False, 2, 2, 1, length, 1, 0))
+        engine, start = make_engine(work.backbone, workers=1), {KEY: work.start.expand(2, -1, -1)}
+        with FlopCounterMode(display=False) as counter:
+            solve(engine, start, work.clients, ADAM)
+        counted = counter.get_flop_counts()["Global"]
+        assert found["flops"]["mm"] == counted[torch.ops.aten.mm]
+        assert found["flops"]["bmm"] == counted[torch.ops.aten.bmm]
+        assert set(found["flops"]) <= set(found["operators"])
+        assert 0 < found["needed"] <= sum(found["flops"].values())
+        *shares, products, bound, whole = operators.table_rows(found, least=0)
+        assert {row[0] for row in shares} == set(found["operators"])
+        assert products[2:4] == bound[2:4]
+        assert whole[3] == "100%"
 
 
 def test_pairs_are_those_that_a_mask_lets_through():

@@ -6,6 +6,7 @@ own attention run). They take and return the same, differentiably, and tests hol
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,19 +133,46 @@ def embed(backbone: Backbone, prompts: Tensor, packed: Packed) -> Tensor:
     return tokens.index_copy(0, packed.prompt_at, soft).unsqueeze(0)
 
 
-def packed_logits(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tensor) -> Tensor:
-    """Run a packed batch and return the logits `[len(at), vocabulary]` at the flat positions `at`."""
-    if backbone.model.config._attn_implementation != NAME:
-        backbone.model.set_attn_implementation(NAME)
-    output = backbone.model(
-        inputs_embeds=embed(backbone, prompts, packed),
-        position_ids=packed.positions.unsqueeze(0),
-        use_cache=False,
-        logits_to_keep=torch.nn.functional.pad(at, (0, rounded(len(at), FLAT) - len(at))),
-        layout=packed.layout,
-    )
-    logits: Tensor = output.logits[0]
-    return logits[: len(at)]
+@dataclass(frozen=True)
+class Predictions:
+    """What a packed batch predicts at `count` of its positions; what is behind them is padding."""
+
+    values: Tensor  # logits [padded, vocabulary]; or, where the head is apart, what it reads [padded, width]
+    head: Tensor | None  # [vocabulary, width]
+    count: int
+
+    def losses(self, labels: Tensor) -> Tensor:
+        """Return the negative log-likelihood of labels `[count]`, float32, differentiably."""
+        if self.head is None:
+            logits = self.values[: self.count].float()
+            return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        from fedprofit.backbone.operations import label_losses
+
+        behind = (0, len(self.values) - self.count)
+        return label_losses(self.values, self.head, torch.nn.functional.pad(labels, behind))[: self.count]
+
+    def logits(self, which: Tensor) -> Tensor:
+        """Return the logits `[len(which), vocabulary]` of some of them."""
+        return self.values[which] if self.head is None else self.values[which] @ self.head.T
+
+
+def predict(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tensor) -> Predictions:
+    """Run a packed batch and predict what follows its flat positions `at`."""
+    model = backbone.model
+    if model.config._attn_implementation != NAME:
+        model.set_attn_implementation(NAME)
+    padded = torch.nn.functional.pad(at, (0, rounded(len(at), FLAT) - len(at)))
+    given = {
+        "inputs_embeds": embed(backbone, prompts, packed),
+        "position_ids": packed.positions.unsqueeze(0),
+        "use_cache": False,
+        "layout": packed.layout,
+    }
+    if packed.layout.fused:
+        hidden = model.base_model(**given).last_hidden_state[0]
+        head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return Predictions(hidden[padded], head.weight, len(at))
+    return Predictions(model(**given, logits_to_keep=padded).logits[0], None, len(at))
 
 
 def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row], fused: bool = False) -> Tensor:
@@ -154,14 +182,15 @@ def packed_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row], fuse
         backbone: the frozen model.
         prompts: soft prompts, `[clients, length, width]`; length 0 for none.
         rows: what to read under which prompt; all of it goes through one forward pass.
-        fused: whether layers that were prepared for it are computed fused (see `fused.py`).
+        fused: whether layers that were prepared for it, and the head, are computed fused (see `fused.py`).
 
     Returns:
         `[rows]`, in nats, float32, in the order given.
     """
     packed = pack(rows, prompts.shape[1], backbone.device, fused=fused)
-    logits = packed_logits(backbone, prompts, packed, predicted_at(packed, rows).to(backbone.device))
-    return as_given(packed.order, target_losses(logits, [rows[number].example for number in packed.order]))
+    predictions = predict(backbone, prompts, packed, predicted_at(packed, rows).to(backbone.device))
+    laid = [rows[number].example for number in packed.order]
+    return as_given(packed.order, target_losses(predictions, laid))
 
 
 def predicted_at(packed: Packed, rows: Sequence[Row]) -> Tensor:
@@ -175,10 +204,10 @@ def predicted_at(packed: Packed, rows: Sequence[Row]) -> Tensor:
     return torch.cat(at)
 
 
-def target_losses(logits: Tensor, examples: Sequence[Example]) -> Tensor:
-    """Sum the negative log-likelihood of each example's target: logits of all targets, to `[examples]`."""
+def target_losses(predictions: Predictions, examples: Sequence[Example]) -> Tensor:
+    """Sum the negative log-likelihood of each example's target: what is predicted, to `[examples]`."""
     labels = torch.cat([torch.as_tensor(example.target.copy(), dtype=torch.long) for example in examples])
-    nll = torch.nn.functional.cross_entropy(logits.float(), labels.to(logits.device), reduction="none")
+    nll = predictions.losses(labels.to(predictions.values.device))
     parts = torch.split(nll, [len(example.target) for example in examples])
     return torch.stack([part.sum() for part in parts])
 

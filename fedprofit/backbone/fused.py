@@ -1,4 +1,4 @@
-"""Decoder layers of Llama's shape, computed with few and large steps on a CPU.
+"""Decoder layers of Llama's shape, and the head, computed with few and large steps on a CPU.
 
 Llama, Mistral, Qwen2 and SmolLM2 share one layer: norm, attention, norm, gated linear unit. For packed
 batches such a layer is computed here instead of by the model's own code: projections of the same input as
@@ -35,8 +35,8 @@ def available(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fuse(model: PreTrainedModel) -> bool:
-    """Let layers be computed fused where a batch asks for it; tell whether the model has such layers."""
-    layers = [layer for layer in model.modules() if _has_shape(layer)]
+    """Let a model be computed fused where a batch asks for it; tell whether it has such layers and head."""
+    layers = [layer for layer in model.modules() if _has_shape(layer)] if _has_plain_head(model) else []
     if layers and not isinstance(layers[0].forward, partial):
         rules = _rules_of(model)
         for layer in layers:
@@ -66,6 +66,11 @@ def _rules_of(model: PreTrainedModel) -> dict[int, Rule]:
         where = torch.zeros(1, 1, dtype=torch.long, device=model.device)
         model(inputs_embeds=start, position_ids=where, use_cache=False, layout=listener)
     return listener.rules
+
+
+def _has_plain_head(model: Any) -> bool:
+    head = model.get_output_embeddings()
+    return type(head) is Linear and head.bias is None
 
 
 def _has_shape(layer: Module) -> bool:

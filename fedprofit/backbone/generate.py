@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fedprofit.backbone.forward import Row, pack, packed_logits, predicted_at, target_losses
+from fedprofit.backbone.forward import Row, pack, predict, predicted_at, target_losses
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.segments import Rule, rounded
 
@@ -154,17 +154,17 @@ def _read(
     members = [rows[number] for number in batch]
     packed = pack(members, prompts.shape[1], device, capture=True, fused=fused)
     laid = [members[j] for j in packed.order]
-    logits = packed_logits(backbone, prompts, packed, predicted_at(packed, members).to(device))
+    predictions = predict(backbone, prompts, packed, predicted_at(packed, members).to(device))
     sums, first = None, torch.arange(len(laid))
     if all(row.target for row in laid):
-        sums = target_losses(logits, [row.example for row in laid])
+        sums = target_losses(predictions, [row.example for row in laid])
         count = torch.tensor([len(row.example.target) for row in laid])
         first = torch.cumsum(count, 0) - count
     ends = [start + len(row.example.source) for start, row in zip(packed.row_starts, laid, strict=True)]
     gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
     assert packed.layout.captured is not None
     cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device), fused)
-    return [batch[j] for j in packed.order], sums, logits[first.to(device)], cache
+    return [batch[j] for j in packed.order], sums, predictions.logits(first.to(device)), cache
 
 
 def _continue(backbone: Backbone, logits: Tensor, cache: RowCache, max_new_tokens: int) -> list[list[int]]:

@@ -226,6 +226,27 @@ def softmax_back(before: Any, own: Any, dbefore: Any, down: Any, seen: Any, shar
             down[a, q, count:] = 0
 
 
+@compiled
+def cross_entropy(logits: Any, labels: Any, losses: Any, differentiate: Any) -> None:
+    """Negative log-likelihood of each row's label; if asked, its gradient by the logits in their place."""
+    row = np.empty(logits.shape[1], np.float32)
+    bits = row.view(np.int32)
+    for t in range(logits.shape[0]):
+        for j in range(len(row)):
+            row[j] = load(logits[t, j])
+        top, total = _largest(bits, len(row)), np.float32(0)
+        aim = row[labels[t]] - top
+        for j in range(len(row)):
+            row[j] = _exp(row[j] - top)
+            total += row[j]
+        losses[t] = np.log(total) - aim
+        if differentiate:
+            part = ONE / total
+            for j in range(len(row)):
+                logits[t, j] = store(row[j] * part, logits)
+            logits[t, labels[t]] = store(row[labels[t]] * part - ONE, logits)
+
+
 def array(tensor: Tensor) -> Any:
     """Return a tensor's numbers as the loops take them: the same memory, or a contiguous copy."""
     tensor = tensor.detach().contiguous()

@@ -1,5 +1,6 @@
-"""Differentiable operations of a decoder layer and of packed attention, on the loops of `kernels.py`."""
+"""Differentiable operations of decoder layers, packed attention and the head, on `kernels.py`'s loops."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ from torch.autograd import Function
 
 from fedprofit.backbone import kernels
 from fedprofit.backbone.kernels import array
+
+# Rows whose logits are held at a time: with fewer the head's weights are read more often than they are used,
+# with more the logits leave the processor's cache before their gradient is taken.
+AT_ONCE = 256
 
 
 def normed(hidden: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -48,6 +53,16 @@ def attended(
     """
     mixed: Tensor = _Attended.apply(query, key, value, seen, key_before, value_before)  # type: ignore[no-untyped-call]
     return mixed
+
+
+def label_losses(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """Return the negative log-likelihood of labels `[n]`, int64, under the logits `hidden @ head.T`, float32.
+
+    hidden is `[n, width]`, head `[vocabulary, width]`. The logits are never held as a whole: the gradient by
+    the hidden states is taken while a part of them is at hand, and only it is kept.
+    """
+    losses: Tensor = _LabelLosses.apply(hidden, head, labels)  # type: ignore[no-untyped-call]
+    return losses
 
 
 class _Normed(Function):
@@ -121,6 +136,33 @@ class _Gated(Function):
         return gradient
 
 
+@lru_cache(maxsize=1)
+def _room(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Keep one block of memory to write in: to get it anew takes longer than to fill it."""
+    return torch.empty(rows, columns, dtype=dtype)
+
+
+class _LabelLosses(Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        differentiate = ctx.needs_input_grad[0]
+        losses, slopes = torch.empty(len(hidden)), torch.empty_like(hidden)
+        logits = _room(AT_ONCE, len(head), hidden.dtype)
+        for start in range(0, len(hidden), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            some = torch.mm(hidden[part], head.T, out=logits[: len(hidden) - start])
+            kernels.cross_entropy(array(some), array(labels[part]), array(losses[part]), differentiate)
+            if differentiate:
+                torch.mm(some, head, out=slopes[part])
+        ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, losses: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (losses[:, None] * slopes).to(slopes.dtype), None, None
+
+
 def _shared(query: Tensor, key: Tensor) -> int:
     return query.shape[1] // max(1, key.shape[1])  # a prefix may be empty
 
@@ -140,7 +182,7 @@ class _Attended(Function):
         ctx.save_for_backward(query, key, value, seen, k_before, v_before, to_before, to_own)
         mixed = to_own @ value
         if before:
-            mixed += (to_before.view(*together, before) @ v_before).view(rows, queries, size)
+            mixed.view(*together, size).baddbmm_(to_before.view(*together, before), v_before)
         return mixed
 
     @staticmethod
@@ -159,7 +201,7 @@ class _Attended(Function):
         if not before:
             return d_query, d_key, d_value, None, None, None
         d_before = d_before.view(*together, before)
-        d_query += (d_before @ k_before).view(rows, queries, size)
+        d_query.view(*together, size).baddbmm_(d_before, k_before)
         d_k_before = d_before.transpose(1, 2) @ query.view(*together, size)
         d_v_before = to_before.view(*together, before).transpose(1, 2) @ mixed.view(*together, size)
         return d_query, d_key, d_value, None, d_k_before, d_v_before

@@ -1,17 +1,18 @@
 """Fused layers: each compiled operation against torch's own, and when a model's layers may be fused."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
 from test_forward import prompts_of, rows_of
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
-from torch.nn.functional import silu
+from torch.nn.functional import cross_entropy, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.operations import attended, gated, normed, rotated
+from fedprofit.backbone.operations import AT_ONCE, attended, gated, label_losses, normed, rotated
 from fedprofit.errors import UserError
 
 TYPES = [torch.float32, torch.bfloat16]
@@ -29,7 +30,7 @@ def check(dtype, ours, theirs, *inputs):
     found, expected = ours(*inputs), theirs(*plain)
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     torch.testing.assert_close([t.float() for t in found], list(expected), **close)
-    slopes = [torch.randn_like(tensor) for tensor in expected]
+    slopes = [random(*tensor.shape, seed=9).detach() for tensor in expected]
     torch.autograd.backward(found, [slope.to(dtype) for slope in slopes])
     torch.autograd.backward(expected, [slope.to(dtype).float() for slope in slopes])
     for tensor, reference in zip(inputs, plain, strict=True):
@@ -47,6 +48,30 @@ def test_norm_is_the_models_own_and_lets_the_input_pass(dtype):
     weight = norm.weight.detach().to(dtype)
     ours = partial(normed, weight=weight, epsilon=1e-5)
     check(dtype, ours, lambda x: (x.clone(), norm(x)), random(TOKENS, 32, dtype=dtype, scale=3))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 5])
+def test_losses_of_labels_are_the_cross_entropy_under_the_head(dtype, count):
+    head = random(300, 32, dtype=dtype, seed=1).detach()
+    labels = torch.randint(300, (count,), generator=torch.Generator().manual_seed(2))
+    hidden = random(count, 32, dtype=dtype, scale=0.3)
+
+    def theirs(x):
+        return (cross_entropy(x @ head.float().T, labels, reduction="none"),)
+
+    check(dtype, lambda x: (label_losses(x, head, labels),), theirs, hidden)
+    with torch.no_grad():
+        scored = label_losses(hidden, head, labels)
+    torch.testing.assert_close(scored, theirs(hidden.float())[0], rtol=0.02, atol=0.02)
+
+
+def test_losses_of_labels_hold_far_logits_and_keep_what_is_not_a_number():
+    head, labels = torch.eye(3), torch.tensor([0, 1, 2])
+    hidden = torch.tensor([[1e4, 0, 0], [1e4, 0, 0], [float("nan"), 0, 0]])
+    right, wrong, broken = label_losses(hidden, head, labels).tolist()
+    assert (right, wrong) == (0, 1e4)
+    assert math.isnan(broken)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -1,0 +1,149 @@
+"""Where one training step's time goes: seconds by operator, and how fast its matrix products are.
+
+    python benchmarks/operators.py --length 20 --dtype bfloat16 --threads 1 --out runs/benchmarks
+
+The same step as throughput.py's, under torch's profiler. A product's rate is the arithmetic that it is called
+for, padding included, over its time; beside it stand the fastest square products of the same run (flops.py).
+The last line is what the step needs over its whole time: its utilization. The line before bounds it: so much
+would be left if all but the products took no time.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from command import add_options, check_options, settings_of, start
+from flops import matmul_peak, training_flops
+from rich.console import Console
+from rich.table import Table
+from table import versions
+from torch.profiler import profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from work import ADAM, Settings, prepare
+
+from fedprofit.backbone.engine import make_engine
+from fedprofit.files import write_json, write_text
+from fedprofit.local.solver import solve
+from fedprofit.tuner.prompt import KEY
+
+PRODUCTS = ("mm", "bmm", "baddbmm_")
+HEADER = ["operator", "calls", "seconds", "share", "TFLOP/s", "of peak"]
+WARM = 3  # steps before: the first ones also get their memory
+SIZES = {
+    "clients": (8, "clients, trained at once"),
+    "rows": (4, "examples in a client's batch"),
+    "repetitions": (3, "steps under the profiler, of which the median is shown"),
+    "threads": (torch.get_num_threads(), "threads of torch"),
+}
+
+
+class Arithmetic(TorchDispatchMode):
+    """Count the operations, two a multiply-add, of every matrix product by its operator's name."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        super().__init__()
+        self.flops: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name in PRODUCTS:
+            self.flops[name] += 2 * found.numel() * args[-1].shape[-2]
+        return found
+
+
+def profiled(step: Callable[[], object]) -> dict[str, tuple[int, float]]:
+    """Return each operator's calls and its own seconds, without those it calls in turn."""
+    with profile() as found:
+        step()
+    return {
+        event.key.removeprefix("aten::"): (event.count, event.self_cpu_time_total / 1e6)
+        for event in found.key_averages()
+    }
+
+
+def measure(settings: Settings, repetitions: int) -> dict[str, Any]:
+    """Profile the step, count its products, and measure the peak before and after."""
+    work = prepare(settings)
+    backbone, engine = work.backbone, make_engine(work.backbone, workers=1)
+    stacked = {KEY: work.start.expand(len(work.clients), -1, -1)}
+
+    def step() -> object:
+        return solve(engine, stacked, work.clients, ADAM)
+
+    with Arithmetic() as counted:
+        step()
+    before = matmul_peak(backbone.dtype, backbone.device)
+    for _ in range(WARM):
+        step()
+    runs = sorted((profiled(step) for _ in range(repetitions)), key=_total)
+    return {
+        "title": f"{backbone.name}, {settings.dtype}, {settings.threads} threads, engine {engine.attention}: "
+        f"{settings.clients} clients x {settings.rows} rows, one step, prompt {settings.length}",
+        "peak": max(before, matmul_peak(backbone.dtype, backbone.device)),
+        "needed": training_flops(backbone, work.clients, settings.length),
+        "flops": dict(counted.flops),
+        "operators": runs[len(runs) // 2],
+    }
+
+
+def _total(operators: dict[str, tuple[int, float]]) -> float:
+    return sum(seconds for _, seconds in operators.values())
+
+
+def table_rows(found: dict[str, Any], least: float = 0.01) -> list[list[str]]:
+    """Return the table's rows: operators with a share of `least` or more, the products, and the step."""
+    operators, flops = found["operators"], found["flops"]
+    total = _total(operators)
+
+    def row(name: str, calls: str, seconds: float, arithmetic: float) -> list[str]:
+        rate = arithmetic / seconds
+        rates = [f"{rate / 1e12:.2f}", f"{rate / found['peak']:.0%}"] if arithmetic else ["", ""]
+        return [name, calls, f"{seconds:.2f}", f"{seconds / total:.0%}", *rates]
+
+    longest = sorted(operators.items(), key=lambda item: -item[1][1])
+    products = sum(operators[name][1] for name in flops)
+    return [
+        *(row(name, str(n), s, flops.get(name, 0)) for name, (n, s) in longest if s >= least * total),
+        row("all products", "", products, sum(flops.values())),
+        row("what is needed, products only", "", products, found["needed"]),
+        row("what is needed, whole step", "", total, found["needed"]),
+    ]
+
+
+def show(found: dict[str, Any]) -> str:
+    """Print a table, 80 columns wide at most, and return it as Markdown."""
+    rows = table_rows(found)
+    table = Table(*HEADER, title=found["title"], title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=80).print(table)
+    head = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
+    return "\n".join([f"{found['title']}\n", *head, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Profile a step of every type and length asked for; print the tables and write them."""
+    parser = argparse.ArgumentParser(description="Time of a training step by operator.")
+    add_options(parser, SIZES)
+    parser.add_argument("--out", type=Path, help="folder for operators.json and operators.md")
+    args = parser.parse_args(arguments)
+    check_options(parser, args, list(SIZES))
+    args.steps = 1
+    torch.set_num_threads(args.threads)
+    measured, tables = [], []
+    for dtype in args.dtype:
+        for length in args.length:
+            measured.append(measure(settings_of(args, dtype, length), args.repetitions))
+            tables.append(show(measured[-1]))
+    if args.out:
+        write_text(args.out / "operators.md", "\n".join(tables))
+        write_json(args.out / "operators.json", {"versions": versions(), "measurements": measured})
+
+
+if __name__ == "__main__":
+    start(main)
