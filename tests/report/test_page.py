@@ -21,6 +21,18 @@ MARKUP = "<img src=x onerror='window.hacked=1'>"
 ENDING = "</script><script>window.hacked=2</script>"
 
 
+# Of two methods' three rates, the validation clients chose the largest and the middle one.
+TRIALS = pl.DataFrame(
+    [
+        (name, f"{name}-rate{rate}", rate == chosen, abs(rate - chosen), abs(rate - chosen), 100)
+        for name, chosen in (("fedavg-adam", 0.1), ("fedsgd", 0.03))
+        for rate in (0.01, 0.03, 0.1)
+    ],
+    ["algorithm", "trial", "chosen", "validation_loss", "best_loss", "tokens"],
+    orient="row",
+)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium; where there is none the tests are skipped, but not in CI."""
@@ -78,6 +90,8 @@ def study(tmp_path_factory):
         version=pl.lit("0"), model=pl.lit("m"), dtype=pl.lit("float32"), task=pl.lit("")
     )
     write_frame(place / "results.parquet", made)
+    runs = made.select("run", "heterogeneity", "seed").unique(maintain_order=True)
+    write_frame(place / "trials.parquet", runs.join(TRIALS, how="cross"))
     (place / "study.json").write_text(json.dumps({"name": "made-up", "axes": ["seed", "heterogeneity"]}))
     tables = open_tables(place)
     write_page(tables, place / "report.html")
@@ -125,6 +139,23 @@ def test_a_study_is_shown_as_it_is(study, opened):
     verdicts = [one.text_content() for one in page.locator("#claims tr:visible .verdict").all()]
     assert len(verdicts) == 5
     assert verdicts[0] == "supported", "the small rate was made to keep more"
+    assert without_data(page.troubles) == []
+
+
+def test_all_trials_stand_there_and_a_choice_at_the_edge_says_so(study, opened):
+    page = opened(study.path / "report.html")
+    rows = [row.locator("th, td").all_text_contents() for row in page.locator("#learning tbody tr").all()]
+    rows = [row[1:] for row in rows if row[0].startswith("heterogeneity")]
+    assert len(rows) == 2 * 3 * len(TRIALS), "levels and seeds"
+    assert {row[1]: row[-1].strip() for row in rows} == {
+        "fedavg-adam-rate0.01": "",
+        "fedavg-adam-rate0.03": "",
+        "fedavg-adam-rate0.1": "chosen, at the edge",
+        "fedsgd-rate0.01": "",
+        "fedsgd-rate0.03": "chosen",
+        "fedsgd-rate0.1": "",
+    }
+    assert "At the edge: 6 of the 12 chosen" in page.locator("#learning").text_content()
     assert without_data(page.troubles) == []
 
 

@@ -6,6 +6,7 @@ import polars as pl
 
 from fedprofit.analyze.tables import Tables
 from fedprofit.report.overview import Place, plain
+from fedprofit.study.ledger import RUN
 from fedprofit.study.plan import TRAIN
 
 
@@ -33,14 +34,21 @@ def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
 
 
 def trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
-    """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
+    """What each trial came to on the validation clients, run by run; nothing where there was no choice.
+
+    `edge` says that a chosen trial is the first or last of three or more as the study lists them: where these
+    are values in order, the best may lie beyond.
+    """
     if tables.trials is None or tables.trials["trial"].n_unique() == tables.trials["algorithm"].n_unique():
         return []
-    columns = ["seed", "trial", "chosen", "validation_loss", "best_loss"]
+    columns = ["seed", "trial", "chosen", "edge", "validation_loss", "best_loss"]
+    number, count = pl.int_range(pl.len()), pl.len()
+    outer = (count > 2) & ((number == 0) | (number == count - 1))
+    marked = tables.trials.with_columns(edge=pl.col("chosen") & outer.over(RUN, "algorithm"))
     return [
         {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
         for place in found
-        for row in place.within(tables.trials).sort("seed", maintain_order=True).select(columns).to_dicts()
+        for row in place.within(marked).sort("seed", maintain_order=True).select(columns).to_dicts()
     ]
 
 
