@@ -150,6 +150,8 @@ def _finding(claim: str, metric: str, comparisons: list[Comparison], needs_all: 
         return found("not shown", "the curves reach no local score in common above their starts")
     if needs_all and len(told) < len(comparisons):
         return found("not shown", "some curves reach no local score in common above their starts")
+    if any(estimate.unsteady for estimate in told):
+        return found("not shown", "too many resamples reach no local score in common above their starts")
     if any(estimate.low is None for estimate in told):
         return found("not shown", "too few seeds or clients for an interval")
     signs = [estimate.sign for estimate in told]

@@ -26,10 +26,11 @@ class Estimate:
     """An effect with its 95% interval, and how many seeds and clients are behind it."""
 
     value: float
-    low: float | None  # no interval where there are too few seeds or clients for one
+    low: float | None  # no interval where there are too few seeds or clients for one, or it is unsteady
     high: float | None
     seeds: int
     clients: int
+    unsteady: bool = False  # too many resamples cannot tell
 
     @property
     def sign(self) -> int:
@@ -42,7 +43,8 @@ class Estimate:
         if not np.isfinite(self.value):
             return "cannot be told"
         if self.low is None:
-            return f"{self.value:+.3g} (no interval: {counted(self)})"
+            why = "too many resamples cannot tell; " * self.unsteady
+            return f"{self.value:+.3g} (no interval: {why}{counted(self)})"
         return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
 
 
@@ -105,7 +107,7 @@ def bootstrap(
         return Estimate(value, None, None, count, len(units))
     found = np.array([statistic(draw) for draw in resamples(seeds, draws)])
     if np.isnan(found).mean() > 0.05:
-        return Estimate(value, None, None, count, len(units))
+        return Estimate(value, None, None, count, len(units), unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value, low, high, count, len(units))
 

@@ -60,7 +60,8 @@ def behind(estimate: Estimate, what: str) -> str:
     >>> behind(Estimate(12.34, None, None, 1, 4), "test client")
     '4 test clients of 1 seed, too few for an interval'
     """
-    return counted(estimate, what) + (", too few for an interval" if estimate.low is None else "")
+    few = estimate.low is None and not estimate.unsteady
+    return counted(estimate, what) + ", too few for an interval" * few
 
 
 def interval(estimate: Estimate, metric: str) -> str:

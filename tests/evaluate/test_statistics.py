@@ -59,6 +59,7 @@ def test_too_few_seeds_or_clients_give_no_interval(seeds):
 def test_a_statistic_that_often_cannot_tell_gives_no_interval():
     found = bootstrap(lambda units: 1.0 if 0 in units else float("nan"), [0, 0, 0, 0, 1, 1, 1, 1])
     assert found.low is None
+    assert str(found) == "+1 (no interval: too many resamples cannot tell; 8 clients of 2 seeds)"
 
 
 def test_front_and_hypervolume_equal_brute_force():
