@@ -19,7 +19,7 @@ from command import add_options, check_options, settings_of, start
 from flops import matmul_peak, training_flops
 from rich.console import Console
 from rich.table import Table
-from table import versions
+from table import markdown, versions
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from work import ADAM, Settings, prepare
@@ -122,8 +122,7 @@ def show(found: dict[str, Any]) -> str:
     for row in rows:
         table.add_row(*row)
     Console(width=80).print(table)
-    head = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-    return "\n".join([f"{found['title']}\n", *head, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return markdown(found["title"], HEADER, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measured.append(measure(settings_of(args, dtype, length), args.repetitions))
             tables.append(show(measured[-1]))
     if args.out:
-        write_text(args.out / "operators.md", "\n".join(tables))
+        write_text(args.out / "operators.md", "\n\n".join(tables) + "\n")
         write_json(args.out / "operators.json", {"versions": versions(), "measurements": measured})
 
 

@@ -88,13 +88,15 @@ def show(measurement: Measurement) -> None:
     Console(width=80).print(table)
 
 
+def markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown below its title, numbers on the right."""
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    return "\n".join([f"{title}\n", lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]])
+
+
 def write(folder: Path, name: str, measurements: Sequence[Measurement], settings: dict[str, Any]) -> None:
     """Write `name.json` (settings, versions, every run) and `name.md` (the tables)."""
-    head = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-    tables = [
-        "\n".join([f"{m.title}\n", *head, *("| " + " | ".join(cells(m, r)) + " |" for r in m.results)])
-        for m in measurements
-    ]
+    tables = [markdown(m.title, HEADER, [cells(m, result) for result in m.results]) for m in measurements]
     write_text(folder / f"{name}.md", "\n\n".join(tables) + "\n")
     found = {
         "settings": settings,
