@@ -11,16 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedprofit.backbone.forward import Row, micro_batches, packed_losses, plain_losses
+from fedprofit.backbone.batches import Batches, worker_batches
+from fedprofit.backbone.forward import Row, packed_losses, plain_losses
 from fedprofit.backbone.fused import available, fuse
-from fedprofit.backbone.generate import CACHE_PER_TOKEN, cache_batches, packed_generate, plain_generate
+from fedprofit.backbone.generate import packed_generate, plain_generate
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.segments import rounded
-from fedprofit.backbone.workers import LEAST_TOKENS, Task, Workers, shared_workers, worker_count
+from fedprofit.backbone.workers import Task, Workers, shared_workers, worker_count
 from fedprofit.errors import UserError
 from fedprofit.types import Example
-
-Batches = list[list[int]]  # row numbers
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Engine:
 
     backbone: Backbone
     attention: str  # "fused" or "packed", or an implementation of the model's own: "eager", "sdpa"
-    token_budget: int = 1024
+    token_budget: int = 2048
     workers: int = 1  # processes that share the budget; 1: all in this one
 
     def gradients(self, prompts: Tensor, rows: Sequence[Row], weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,11 +64,8 @@ class Engine:
 
         Returns the losses, as `score` does, and the new tokens without the end-of-sequence token.
         """
-        budget = CACHE_PER_TOKEN * self.token_budget
-        batches = self._even(
-            lambda cap: list(cache_batches(rows, prompts.shape[1], max_new_tokens, cap)), budget
-        )
-        extras = [(max_new_tokens, budget)] * len(batches)
+        batches = self.batches(prompts, rows, max_new_tokens)
+        extras = [(max_new_tokens, self.token_budget)] * len(batches)
         losses = torch.zeros(len(rows), dtype=torch.float64)
         answers: list[list[int]] = [[] for _ in rows]
         for batch, _, (sums, found) in self._compute(_answer, prompts, rows, batches, extras):
@@ -79,9 +74,9 @@ class Engine:
                 answers[number] = answer
         return losses, answers
 
-    def batches(self, prompts: Tensor, rows: Sequence[Row]) -> Batches:
-        """Split rows into micro-batches: lists of row numbers, each within a worker's token budget."""
-        return self._even(lambda cap: list(micro_batches(rows, prompts.shape[1], cap)), self.token_budget)
+    def batches(self, prompts: Tensor, rows: Sequence[Row], new: int = 0) -> Batches:
+        """Split rows, behind which `new` tokens are to be generated, within each worker's token budget."""
+        return worker_batches(rows, prompts.shape[1], self.token_budget, self.workers, new)
 
     def processes(self) -> list[int]:
         """Return the process ids of the workers that run now."""
@@ -110,23 +105,6 @@ class Engine:
             members = [replace(rows[number], owner=place[rows[number].owner]) for number in batch]
             tasks.append((self.attention, prompts[own], members, *extra))
         yield from zip(batches, owners, self._pool.map(function, tasks), strict=True)
-
-    def _even(self, split: Callable[[int], Batches], budget: int) -> Batches:
-        """Split by the least budget whose batches the workers share without one left over."""
-        high = max(1, budget // self.workers)
-        batches = split(high)
-        if self.workers == 1:
-            return batches
-        most = rounded(len(batches), self.workers)
-        low = min(high, LEAST_TOKENS)
-        while low < high:
-            middle = (low + high) // 2
-            tried = split(middle)
-            if len(tried) <= most:
-                batches, high = tried, middle
-            else:
-                low = middle + 1
-        return batches
 
 
 def _losses(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -160,7 +138,7 @@ def _answer(
 
 
 def make_engine(
-    backbone: Backbone, attention: str = "auto", token_budget: int = 1024, workers: int | str = "auto"
+    backbone: Backbone, attention: str = "auto", token_budget: int = 2048, workers: int | str = "auto"
 ) -> Engine:
     """Choose how the backbone is computed.
 

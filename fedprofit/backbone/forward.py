@@ -4,7 +4,7 @@
 own attention run). They take and return the same, differentiably, and tests hold them equal.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,29 +51,6 @@ def by_segment(rows: Sequence[Row]) -> dict[tuple[int, bytes], list[int]]:
     for number, row in enumerate(rows):
         groups.setdefault((row.owner, row.example.prefix.tobytes()), []).append(number)
     return groups
-
-
-def micro_batches(rows: Sequence[Row], prompt_length: int, budget: int) -> Iterator[list[int]]:
-    """Yield row numbers in batches of at most `budget` tokens, shared prefixes counted once.
-
-    A row that alone exceeds the budget comes alone: nothing is dropped.
-    """
-    batch: list[int] = []
-    used = 0
-    for members in by_segment(rows).values():
-        prefix = prompt_length + len(rows[members[0]].example.prefix)
-        opened = False
-        for number in members:
-            cost = rows[number].tokens + (0 if opened else prefix)
-            if batch and used + cost > budget:
-                yield batch
-                batch, used, opened = [], 0, False
-                cost = rows[number].tokens + prefix
-            batch.append(number)
-            used += cost
-            opened = True
-    if batch:
-        yield batch
 
 
 def count_tokens(rows: Sequence[Row], prompt_length: int) -> int:

@@ -6,19 +6,16 @@ cache. Rows that are finished are dropped from the batch, so that late ones cost
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from fedprofit.backbone.batches import GROWTH, micro_batches
 from fedprofit.backbone.forward import Row, pack, predict, predicted_at, target_losses
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.segments import Rule, rounded
 
-GROWTH = 16  # cache positions added at a time: few copies, little room unused
-# Cache positions held for each token of a token budget: a forward pass with gradients keeps about this many
-# times more per token than a key-value cache does.
-CACHE_PER_TOKEN = 8
 TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see segments.FLAT)
 
 
@@ -66,10 +63,9 @@ class RowCache:
 
 
 def _grown(cache: Tensor) -> Tensor:
-    """Add room for at least one position; the capacity stays a multiple of `GROWTH`."""
-    room = cache.new_zeros(
-        *cache.shape[:2], rounded(cache.shape[2] + 1, GROWTH) - cache.shape[2], cache.shape[3]
-    )
+    """Add room for `GROWTH` positions at least; the capacity becomes a multiple of it."""
+    more = rounded(cache.shape[2], GROWTH) + GROWTH - cache.shape[2]
+    room = cache.new_zeros(*cache.shape[:2], more, cache.shape[3])
     return torch.cat([cache, room], dim=2)
 
 
@@ -91,7 +87,7 @@ def packed_generate(
         prompts: soft prompts, `[clients, length, width]`.
         rows: what to continue under which prompt.
         max_new_tokens: tokens at most, per row; fewer where the model's context ends before.
-        budget: cache positions held at once, which bounds memory and changes no result.
+        budget: tokens held at once (see `batches.py`), which bounds memory and changes no result.
         fused: whether layers that were prepared for it are computed fused (see `fused.py`).
 
     Returns:
@@ -101,7 +97,7 @@ def packed_generate(
     losses = torch.full((len(rows),), torch.nan, device=backbone.device)
     outputs: list[list[int]] = [[] for _ in rows]
     with torch.no_grad():
-        for batch in cache_batches(rows, prompts.shape[1], max_new_tokens, budget):
+        for batch in micro_batches(rows, prompts.shape[1], budget, max_new_tokens):
             numbers, sums, logits, cache = _read(backbone, prompts, rows, batch, fused)
             if sums is not None:
                 losses[numbers] = sums
@@ -110,36 +106,6 @@ def packed_generate(
             ):
                 outputs[number] = tokens
     return losses, outputs
-
-
-def cache_batches(rows: Sequence[Row], length: int, max_new_tokens: int, budget: int) -> Iterator[list[int]]:
-    """Yield row numbers, similar lengths together, so that `rows x longest` stays within the budget.
-
-    Logits take far more than a cache does: there are no more targets than the token budget has tokens.
-    Rows of one owner and prefix stay neighbours: length decides between groups of four tokens only.
-    """
-
-    def size(number: int) -> int:
-        return length + len(rows[number].example.prefix) + rows[number].tokens
-
-    def order(number: int) -> tuple[int, int, bytes]:
-        row = rows[number]
-        return (size(number) // 4, row.owner, row.example.prefix.tobytes())
-
-    batch: list[int] = []
-    targets = 0
-    for number in sorted(range(len(rows)), key=order, reverse=True):
-        # Longest first, so the first of a batch bounds every later one (up to the rounding by four).
-        longest = size(batch[0]) + 3 if batch else 0
-        own = len(rows[number].example.target) if rows[number].target else 1
-        held = (len(batch) + 1) * (longest + min(max_new_tokens, GROWTH))
-        if batch and max(held, CACHE_PER_TOKEN * (targets + own)) > budget:
-            yield batch
-            batch, targets = [], 0
-        batch.append(number)
-        targets += own
-    if batch:
-        yield batch
 
 
 def _read(
@@ -175,7 +141,7 @@ def _continue(backbone: Backbone, logits: Tensor, cache: RowCache, max_new_token
     ended: set[int] = set()
     active = list(range(len(done)))
     for step in range(max_new_tokens):
-        chosen = logits.argmax(-1)
+        chosen = logits.max(-1).indices  # as argmax does, which takes four times as long on a CPU in bfloat16
         for row, token, length in zip(active, chosen.tolist(), cache.lengths.tolist(), strict=True):
             if token in stop or length >= context:
                 ended.add(row)

@@ -21,11 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedprofit.backbone.batches import PASS_TOKENS
 from fedprofit.backbone.load import Backbone
-
-# Fewest tokens a worker is worth. About half of a pass over so few is the same however few they are: with
-# SmolLM2-135M on one core 25 tokens took 0.25 s, 130 tokens 0.41 s, 250 tokens 0.59 s.
-LEAST_TOKENS = 128
 
 Task = tuple[Any, ...]  # tensors and plain values
 
@@ -82,7 +79,7 @@ def worker_count(setting: int | str, backbone: Backbone, token_budget: int) -> i
         return 1
     if isinstance(setting, int):
         return setting
-    return max(1, min(torch.get_num_threads(), token_budget // LEAST_TOKENS))
+    return max(1, min(torch.get_num_threads(), token_budget // PASS_TOKENS))
 
 
 @lru_cache(maxsize=2)

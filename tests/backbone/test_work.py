@@ -4,7 +4,6 @@ from collections import Counter
 from functools import partial
 
 import numpy as np
-import pytest
 import torch
 from tiny import tiny_backbone
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -127,13 +126,3 @@ def test_rows_that_ended_are_not_fed_on(monkeypatch):
     generated = sum(len(answer) for answer in answers)
     assert generated < 24 * len(rows) / 2, "else nothing ends early"
     assert sum(fed) / layers <= generated + 24 * generate.TOGETHER
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_second_worker_adds_little_work(workers):
-    backbone, rows = tiny_backbone("llama"), clients_rows(8)
-    engine = Engine(backbone, "packed", 1024, workers)
-    batches = engine.batches(prompts_of(backbone, 8), rows)
-    read = sum(count_tokens([rows[number] for number in batch], LENGTH) for batch in batches)
-    assert len(batches) == workers
-    assert read <= 1.1 * count_tokens(rows, LENGTH), "a prefix read twice, at most, where a batch ends"

@@ -12,9 +12,10 @@ import torch
 from ragged import ragged_batch
 from tiny import tiny_backbone
 
+from fedprofit.backbone.batches import PASS_TOKENS
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
-from fedprofit.backbone.workers import LEAST_TOKENS, worker_count
+from fedprofit.backbone.workers import worker_count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
@@ -40,17 +41,6 @@ def test_workers_compute_what_one_process_computes():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(shared.score(prompts, rows), alone.score(prompts, rows), rtol=1e-5, atol=1e-5)
     assert shared.answer(prompts, rows, 12)[1] == alone.answer(prompts, rows, 12)[1]
-
-
-@pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("budget", [40, 700, 4096])
-def test_batches_hold_every_row_once_and_share_out_evenly(workers, budget):
-    _, _, prompts = engines()
-    rows = rows_of()
-    batches = Engine(tiny_backbone("llama"), "packed", budget, workers).batches(prompts, rows)
-    assert sorted(number for batch in batches for number in batch) == list(range(len(rows)))
-    if budget == 700:
-        assert len(batches) % workers == 0
 
 
 def score_often(engine, prompts, rows):
@@ -117,6 +107,6 @@ def test_how_many_workers(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     most = 4 if sys.platform == "linux" else 1
     assert worker_count("auto", backbone, 10**6) == most, "one a core"
-    assert worker_count("auto", backbone, 2 * LEAST_TOKENS) == min(2, most)
+    assert worker_count("auto", backbone, 2 * PASS_TOKENS) == min(2, most)
     gpu = dataclasses.replace(backbone, device=torch.device("cuda"))
     assert worker_count(3, gpu, 10**6) == 1, "a GPU is not shared out"
