@@ -11,7 +11,7 @@ from torch import Tensor
 FLAT, LONGEST = 64, 8
 
 # Segments are computed together, padded to each other, while padding adds at most this share.
-MOST_PADDING = 1.0
+MOST_PADDING = 0.5
 
 
 @dataclass(frozen=True)

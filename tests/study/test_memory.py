@@ -16,7 +16,7 @@ def test_out_of_memory_names_the_setting(tmp_path, monkeypatch):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_losses", too_much)
-        with pytest.raises(UserError, match=r"backbone\.token_budget \(now 1024\)"):
+        with pytest.raises(UserError, match=rf"token_budget \(now {config.backbone.token_budget}\)"):
             fedprofit.run(config, out=tmp_path / "out")
     assert not (tmp_path / "out" / "results.parquet").exists()
     done = fedprofit.run(config, out=tmp_path / "out", resume=True)
