@@ -33,14 +33,14 @@ def score_clients(
     max_new_tokens: int,
     notes: Mapping[ClientId, str] | None = None,
 ) -> list[Score]:
-    """Score prompts for every test client on every scope.
+    """Score prompts for every client on its own examples and on the shared sets.
 
     Args:
         engine: the frozen backbone.
         prompts: one a client, `[clients, length, width]`, or one for all, `[1, length, width]`.
         sets: the clients and what they are scored on.
         condition: what the prompts are; it goes into every row.
-        metrics: see `score`. Validation examples are scored by loss alone.
+        metrics: see `score`.
         max_new_tokens: of generated answers.
         notes: why a client stopped, by client.
 
@@ -48,8 +48,8 @@ def score_clients(
         A row per client, scope and metric, and, where a shared set has several tasks, for each task's part
         of it. A shared prompt's score on a shared set is computed once and stands in every client's rows.
     """
-    owners = [0] * len(sets.clients) if len(prompts) == 1 else list(range(len(sets.clients)))
-    own = [Job(owner, sets.local[client]) for owner, client in zip(owners, sets.clients, strict=True)]
+    own = _own_jobs(prompts, sets, sets.local)
+    owners = [job.owner for job in own]
     parts = [
         (Job(owner, examples), scope, task)
         for owner in sorted(set(owners))
@@ -57,23 +57,48 @@ def score_clients(
         for task, examples in _by_task(whole).items()
     ]
     found = score(engine, prompts, [*own, *(job for job, _, _ in parts)], metrics, max_new_tokens)
-    checks = [Job(owner, sets.validation[client]) for owner, client in zip(owners, sets.clients, strict=True)]
-    checked = score(engine, prompts, checks, ["loss"])
     shared: dict[int, Parts] = {owner: {} for owner in owners}
     for (job, scope, task), means in zip(parts, found[len(own) :], strict=True):
         shared[job.owner][scope, task] = means
-    scores = []
-    for position, (client, owner) in enumerate(zip(sets.clients, owners, strict=True)):
-        held = {("local", ""): found[position], **_with_totals(shared[owner])}
-        held["validation", ""] = checked[position]
-        note = (notes or {}).get(client, "")
-        scores += [
-            Score(condition, client, scope, metric, mean.value, mean.count, note, task)
-            for (scope, task), means in held.items()
-            for metric, mean in means.items()
-            if mean.count
-        ]
-    return scores
+    held = [
+        {("local", ""): means, **_with_totals(shared[job.owner])}
+        for means, job in zip(found[: len(own)], own, strict=True)
+    ]
+    return _rows(sets, condition, held, notes)
+
+
+def check_clients(
+    engine: Engine,
+    prompts: Tensor,
+    sets: Sets,
+    condition: Condition,
+    notes: Mapping[ClientId, str] | None = None,
+) -> list[Score]:
+    """Score prompts for every client by loss on its own validation examples; arguments as above.
+
+    Returns a row per client that has such examples, of scope "validation".
+    """
+    found = score(engine, prompts, _own_jobs(prompts, sets, sets.validation), ["loss"])
+    return _rows(sets, condition, [{("validation", ""): means} for means in found], notes)
+
+
+def _own_jobs(prompts: Tensor, sets: Sets, examples: Mapping[ClientId, Sequence[Example]]) -> list[Job]:
+    """Return each client's prompt, or the one for all, on the client's own examples."""
+    shared = len(prompts) == 1
+    return [Job(0 if shared else place, examples[client]) for place, client in enumerate(sets.clients)]
+
+
+def _rows(
+    sets: Sets, condition: Condition, held: Sequence[Parts], notes: Mapping[ClientId, str] | None
+) -> list[Score]:
+    """Return a row for each mean over something, client by client."""
+    return [
+        Score(condition, client, scope, metric, mean.value, mean.count, (notes or {}).get(client, ""), task)
+        for client, parts in zip(sets.clients, held, strict=True)
+        for (scope, task), means in parts.items()
+        for metric, mean in means.items()
+        if mean.count
+    ]
 
 
 def _by_task(examples: Sequence[Example]) -> dict[str, list[Example]]:

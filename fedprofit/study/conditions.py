@@ -6,7 +6,7 @@ from math import inf, isfinite
 from pathlib import Path
 
 from fedprofit.config import FineTune
-from fedprofit.evaluate.clients import score_clients
+from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.personalize.finetune import Personalized, finetune
 from fedprofit.personalize.interpolate import interpolate
@@ -47,23 +47,22 @@ def score_points(
     bench: Bench, start: Params, tuned: Personalized, settings: FineTune, what: Condition
 ) -> list[Score]:
     """Score the clients' prompts at every evaluation point, and between there and the start."""
-    last, generate = max(tuned.points), bench.config.evaluation.generate
+    last, generate, notes = max(tuned.points), bench.config.evaluation.generate, tuned.result.stopped
 
-    def score(step: int, alpha: float, metrics: Sequence[str]) -> list[Score]:
-        mixed = interpolate(tuned.points[step], start, alpha)
-        return score_prompts(
-            bench, mixed, replace(what, alpha=alpha, step=step), metrics, tuned.result.stopped
-        )
+    def at(step: int, alpha: float) -> tuple[Params, Condition]:
+        return interpolate(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
 
+    # The clients' own validation losses come first: they say at which step answers are wanted too.
+    checks = {step: check_prompts(bench, *at(step, 1.0), notes) for step in tuned.points}
+    best = best_step([check for found in checks.values() for check in found], last)
     scores = []
     for step in tuned.points:
         mixes = settings.interpolation if step == last or settings.interpolate_at == "all" else ()
         for alpha in sorted({1.0, *mixes}, reverse=True):
-            scores += score(step, alpha, metrics_at(bench, step == last or generate == "all"))
-    best = best_step(scores, last)
-    texts = [metric for metric in bench.config.evaluation.metrics if metric != "loss"]
-    if generate == "best" and best != last and texts:
-        scores += [found for found in score(best, 1.0, texts) if found.scope != "validation"]
+            chosen = generate == "best" and (step, alpha) == (best, 1.0)
+            metrics = metrics_at(bench, step == last or generate == "all" or chosen)
+            scores += score_sets(bench, *at(step, alpha), metrics, notes)
+            scores += checks[step] if alpha == 1.0 else check_prompts(bench, *at(step, alpha), notes)
     return scores
 
 
@@ -89,9 +88,28 @@ def score_prompts(
     metrics: Sequence[str],
     notes: dict[str, str] | None = None,
 ) -> list[Score]:
-    """Score one prompt a client, or one for all, on what the run scores on."""
+    """Score one prompt a client, or one for all, on all that the run scores on."""
+    scores = score_sets(bench, params, condition, metrics, notes)
+    return scores + check_prompts(bench, params, condition, notes)
+
+
+def score_sets(
+    bench: Bench,
+    params: Params,
+    condition: Condition,
+    metrics: Sequence[str],
+    notes: dict[str, str] | None = None,
+) -> list[Score]:
+    """Score prompts on the clients' test examples and on the shared sets."""
     most = bench.config.evaluation.max_new_tokens
     return score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+
+
+def check_prompts(
+    bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
+) -> list[Score]:
+    """Score prompts on the clients' own validation examples, by loss."""
+    return check_clients(bench.engine, params[KEY], bench.sets, condition, notes)
 
 
 def save_points(path: Path, tuned: Personalized) -> None:

@@ -10,7 +10,7 @@ from tiny import tiny_backbone
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.evaluate import clients as clients_module
-from fedprofit.evaluate.clients import Sets, mean_loss, score_clients
+from fedprofit.evaluate.clients import Sets, check_clients, mean_loss, score_clients
 from fedprofit.evaluate.results import SCHEMA, Condition, to_frame, write_frame
 
 CLIENTS = ["ann", "bob", "cid"]
@@ -46,7 +46,8 @@ def sets():
 
 
 def run(engine, prompts, sets, metrics=METRICS, **more):
-    return score_clients(engine, prompts, sets, CONDITION, metrics, 3, **more)
+    scores = score_clients(engine, prompts, sets, CONDITION, metrics, 3, **more)
+    return scores + check_clients(engine, prompts, sets, CONDITION, **more)
 
 
 def table(scores):
