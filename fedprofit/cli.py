@@ -88,6 +88,13 @@ def study(
         str | None,
         typer.Option(help='Send the runs to the Ray cluster at this address; "local" starts one here.'),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run what lies at this place on an axis, AXIS=VALUE, e.g. seed=0. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the study in the folder.")] = False,
     dry_run: Annotated[
         bool, typer.Option(help="Show the runs and the time they may take; run none.")
@@ -102,10 +109,12 @@ def study(
     from fedprofit.study.progress import reporter
 
     if dry_run:
-        show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console)
+        show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console, only or [])
         return
     with reporter() as report:
-        folder, progress = run_study(study, overrides or [], out, workers, resume, yes, ray, report)
+        folder, progress = run_study(
+            study, overrides or [], out, workers, resume, yes, ray, report, only or []
+        )
     print_study(folder, progress, console)
     if progress.failed:
         raise typer.Exit(1)

@@ -34,11 +34,18 @@ AREA_EXPLANATION = (
 MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
 
 
-def show_plan(path: Path, overrides: Sequence[str], out: Path | None, workers: int, console: Console) -> None:
+def show_plan(
+    path: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    workers: int,
+    console: Console,
+    only: Sequence[str] = (),
+) -> None:
     """Print a study's runs, which of them are done, and how long the others may take."""
     from fedprofit.study.estimate import study_seconds
 
-    study, runs = load_study(path, overrides)
+    study, runs = load_study(path, overrides, only)
     known = done(StudyFolder(out or Path("runs") / study.name))
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
     for title in ("run", "axes", "state"):

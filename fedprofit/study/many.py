@@ -34,6 +34,7 @@ def run_study(
     yes: bool = False,
     ray: str | None = None,
     report: Quiet | None = None,
+    only: Sequence[str] = (),
 ) -> tuple[StudyFolder, "Progress"]:
     """Run a study, or go on with it, and return its folder and what became of its runs.
 
@@ -46,11 +47,12 @@ def run_study(
         yes: run it even if it has more runs than it says it should.
         ray: send its runs to the Ray cluster at this address ("local": one on this machine) instead.
         report: how to tell of progress; silent if not given.
+        only: places on the axes, `AXIS=VALUE`: run what lies there, and leave the rest for another time.
 
     Raises UserError for anything wrong with the study, a configuration or the folder. A run that fails is
     no error: it is in `failures.json`.
     """
-    study, runs = load_study(path, overrides)
+    study, runs = load_study(path, overrides, only)
     check_size(study, runs, yes)
     place = out or Path("runs") / study.name
     with naming_full_disk(place):

@@ -38,33 +38,10 @@ GRID, PICK = "grid", "pick"
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
 
 # Names that the tables of a study have for something else.
-COLUMNS = {
-    *SCHEMA,
-    "run",
-    "version",
-    "model",
-    "dtype",
-    "tv",
-    "round",
-    "loss",
-    "validation_loss",
-    "clients",
-} | {
-    *(
-        "steps",
-        "tokens",
-        "bytes_down",
-        "bytes_up",
-        "trial",
-        "chosen",
-        "best_loss",
-        "stage",
-        "seconds",
-        "group",
-        "examples",
-    ),
-}
-COLUMNS -= {"seed"}
+OF_RUNS = {"run", "version", "model", "dtype", "tv", "stage", "seconds", "group", "clients", "examples"}
+OF_ROUNDS = {"round", "loss", "validation_loss", "steps", "tokens", "bytes_down", "bytes_up"}
+OF_TRIALS = {"trial", "chosen", "best_loss"}
+COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS
 
 Value = str | int | float | bool | None
 
@@ -96,10 +73,13 @@ class PlannedRun:
     config: Config
 
 
-def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[PlannedRun]]:
+def load_study(
+    path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[Study, list[PlannedRun]]:
     """Read a study and multiply it out.
 
-    `overrides` (`key.sub=value`) change the configuration that all its runs share.
+    `overrides` (`key.sub=value`) change the configuration that all its runs share; `only` (see `at_places`)
+    says which of the runs are returned.
 
     Raises UserError: what is no study, a base that cannot be read, an axis or grid that is empty or names
     no key, two runs that are the same, and whatever is wrong with a run's configuration.
@@ -120,7 +100,25 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> tuple[Study, list[P
         runs.append(PlannedRun(identity(config), position, config))
     _check_axes(study, path)
     _check_distinct(path, runs)
-    return study, runs
+    return study, at_places(runs, only)
+
+
+def at_places(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
+    """Return the runs at some places on the axes, each `AXIS=VALUE`.
+
+    Of several values of one axis any will do; of several axes each must hold. Without places, all runs.
+    Raises UserError for an axis or a value that no run has.
+    """
+    wanted: dict[str, set[str]] = {}
+    for place in only:
+        axis, _, value = place.partition("=")
+        if axis not in runs[0].axes:
+            raise UserError(f"--only {place}: the study's axes are {', '.join(runs[0].axes) or 'none'}.")
+        values = list(dict.fromkeys(str(run.axes[axis]) for run in runs))
+        if value not in values:
+            raise UserError(f"--only {place}: the values of {axis} are {', '.join(values)}.")
+        wanted.setdefault(axis, set()).add(value)
+    return [run for run in runs if all(str(run.axes[axis]) in values for axis, values in wanted.items())]
 
 
 def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]]:

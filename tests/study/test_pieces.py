@@ -1,0 +1,52 @@
+"""A study run in pieces: by places on its axes, elsewhere and at other times, into the same table."""
+
+import shutil
+
+import pytest
+from test_study import ORDER, write_study
+from tiny_run import call
+
+from fedprofit.errors import UserError
+from fedprofit.study.ledger import read_table
+from fedprofit.study.many import run_study
+from fedprofit.study.spec import load_study
+
+
+def places(path, *only):
+    return [tuple(run.axes.values()) for run in load_study(path, only=only)[1]]
+
+
+def test_places_choose_runs(tmp_path):
+    path = write_study(tmp_path)
+    assert places(path) == [(0, "own"), (0, "mixed"), (1, "own"), (1, "mixed")]
+    assert places(path, "seed=1") == [(1, "own"), (1, "mixed")]
+    assert places(path, "seed=1", "heterogeneity=mixed") == [(1, "mixed")]
+    assert places(path, "seed=0", "seed=1", "heterogeneity=own") == [(0, "own"), (1, "own")]
+    whole = {run.key for run in load_study(path)[1]}
+    assert {run.key for run in load_study(path, only=["seed=1"])[1]} < whole, "the same runs"
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("level=own", "--only level=own: the study's axes are seed, heterogeneity"),
+        ("seed", "--only seed: the values of seed are 0, 1"),
+        ("heterogeneity=iid", "--only heterogeneity=iid: the values of heterogeneity are own, mixed"),
+    ],
+)
+def test_a_place_that_no_run_has_is_named(tmp_path, only, said):
+    with pytest.raises(UserError, match=said):
+        load_study(write_study(tmp_path), only=[only])
+
+
+def test_pieces_make_the_table_of_the_whole(tmp_path):
+    path, out = write_study(tmp_path), tmp_path / "pieces"
+    ended = call("study", path, "--out", out, "--only", "seed=1", "--only", "heterogeneity=own", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 runs in the table" in ended.stdout
+    shutil.rmtree(out / "runs")  # only the tables travel
+    for piece, runs in ((["seed=0"], 2), ([], 1)):
+        taken, progress = run_study(path, out=out, workers=1, resume=True, only=piece)
+        assert progress.done == runs
+    whole, _ = run_study(path, out=tmp_path / "whole", workers=1)
+    assert read_table(taken).sort(ORDER).equals(read_table(whole).sort(ORDER))
