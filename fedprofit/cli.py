@@ -113,7 +113,7 @@ def study(
         return
     with reporter() as report:
         folder, progress = run_study(
-            study, overrides or [], out, workers, resume, yes, ray, report, only or []
+            study, overrides or [], out, workers, resume, yes, ray, report, only=only or []
         )
     print_study(folder, progress, console)
     if progress.failed:

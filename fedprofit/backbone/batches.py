@@ -70,7 +70,7 @@ def micro_batches(rows: Sequence[Row], length: int, budget: float, new: int = 0)
         budget: what a batch may hold (see `Size.held`). A row that alone exceeds it comes alone.
         new: tokens at most to generate behind each row; 0 where only losses are asked for.
     """
-    return [batch.rows for batch in _packed(rows, length, budget, new)]
+    return [batch.rows for batch in _packed(rows, _segments(rows), length, budget, new)]
 
 
 def worker_batches(rows: Sequence[Row], length: int, budget: int, workers: int, new: int = 0) -> Batches:
@@ -84,15 +84,24 @@ def worker_batches(rows: Sequence[Row], length: int, budget: int, workers: int, 
         return micro_batches(rows, length, most, new)
     least = min(most, PASS_TOKENS)
     caps = sorted({max(least, most * part // CAPS) for part in range(1, CAPS + 1)}, reverse=True)
-    tried = [_packed(rows, length, cap, new) for cap in caps]
+    segments = _segments(rows)
+    tried = [_packed(rows, segments, length, cap, new) for cap in caps]
     best = min(tried, key=lambda batches: _busiest(batches, workers, new))
     return [batch.rows for batch in best]
 
 
-def _packed(rows: Sequence[Row], length: int, budget: float, new: int) -> list[MicroBatch]:
-    pieces = [
-        piece for members in by_segment(rows).values() for piece in _cut(rows, members, length, budget, new)
+def _segments(rows: Sequence[Row]) -> list[list[int]]:
+    """Return the row numbers behind each prefix, longest rows first: rows cut off together are alike."""
+    return [
+        sorted(members, key=lambda number: rows[number].tokens, reverse=True)
+        for members in by_segment(rows).values()
     ]
+
+
+def _packed(
+    rows: Sequence[Row], segments: Sequence[list[int]], length: int, budget: float, new: int
+) -> list[MicroBatch]:
+    pieces = [piece for members in segments for piece in _cut(rows, members, length, budget, new)]
     pieces.sort(key=lambda piece: piece.size.longest if new else piece.size.tokens, reverse=True)
     batches: list[MicroBatch] = []
     for piece in pieces:
@@ -110,10 +119,10 @@ def _packed(rows: Sequence[Row], length: int, budget: float, new: int) -> list[M
 def _cut(
     rows: Sequence[Row], members: Sequence[int], length: int, budget: float, new: int
 ) -> list[MicroBatch]:
-    """Cut the rows behind one prefix into pieces that fit, rows of similar length together."""
+    """Cut the rows behind one prefix, in the order given, into pieces that fit."""
     prefix = length + len(rows[members[0]].example.prefix)
     pieces: list[MicroBatch] = []
-    for number in sorted(members, key=lambda number: rows[number].tokens, reverse=True):
+    for number in members:
         row = rows[number]
         targets = len(row.example.target) if row.target else 1
         if pieces:

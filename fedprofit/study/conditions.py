@@ -61,8 +61,8 @@ def score_points(
         for alpha in sorted({1.0, *mixes}, reverse=True):
             chosen = generate == "best" and (step, alpha) == (best, 1.0)
             metrics = metrics_at(bench, step == last or generate == "all" or chosen)
-            scores += score_sets(bench, *at(step, alpha), metrics, notes)
-            scores += checks[step] if alpha == 1.0 else check_prompts(bench, *at(step, alpha), notes)
+            known = checks[step] if alpha == 1.0 else None
+            scores += score_prompts(bench, *at(step, alpha), metrics, notes, known)
     return scores
 
 
@@ -87,22 +87,12 @@ def score_prompts(
     condition: Condition,
     metrics: Sequence[str],
     notes: dict[str, str] | None = None,
+    checks: Sequence[Score] | None = None,
 ) -> list[Score]:
-    """Score one prompt a client, or one for all, on all that the run scores on."""
-    scores = score_sets(bench, params, condition, metrics, notes)
-    return scores + check_prompts(bench, params, condition, notes)
-
-
-def score_sets(
-    bench: Bench,
-    params: Params,
-    condition: Condition,
-    metrics: Sequence[str],
-    notes: dict[str, str] | None = None,
-) -> list[Score]:
-    """Score prompts on the clients' test examples and on the shared sets."""
+    """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
-    return score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+    scores = score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+    return [*scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
 
 
 def check_prompts(
