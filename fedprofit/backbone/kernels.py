@@ -58,9 +58,12 @@ def _store(x, to):  # type: ignore[no-untyped-def]
 
 
 compiled: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", cache=True)
+# What a loop calls becomes part of it. Were it compiled by itself, the process that compiles would call that
+# and a later one the copy kept with the loop, optimized once more: their results differ in the last bits.
+inlined: Callable[..., Any] = numba.njit(inline="always")
 
 
-@numba.njit(inline="always")
+@inlined
 def _exp(x: Any) -> Any:
     """e to the x: a power of two and a Taylor series on half a binade, 2 units in the last place off."""
     # Comparisons, not min and max: they leave NaN as it is.
@@ -116,8 +119,8 @@ def gate(x: Any, y: Any) -> None:
             y[t, j] = store(a / (ONE + _exp(-a)) * load(x[t, half + j]), y)
 
 
-@compiled
-def gate_row_back(dy: Any, a: Any, b: Any, da: Any, db: Any) -> None:
+@inlined
+def _gate_row_back(dy: Any, a: Any, b: Any, da: Any, db: Any) -> None:
     """Gradient of one row's halves `a` and `b`; apart, so that the compiler sees they do not overlap."""
     for j in range(len(dy)):
         x = load(a[j])
@@ -131,7 +134,7 @@ def gate_back(dy: Any, x: Any, dx: Any) -> None:
     """Gradient of `gate`."""
     half = dy.shape[1]
     for t in range(dy.shape[0]):
-        gate_row_back(dy[t], x[t][:half], x[t][half:], dx[t][:half], dx[t][half:])
+        _gate_row_back(dy[t], x[t][:half], x[t][half:], dx[t][:half], dx[t][half:])
 
 
 @compiled
@@ -167,7 +170,7 @@ def turn_back(dy: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, s
                 dx[i, h + j] = store(scale * back, dx)
 
 
-@compiled
+@inlined
 def _largest(bits: Any, count: Any) -> Any:
     """Largest of the first float32 numbers, given as their bits; NaN counts as more than infinity.
 
