@@ -43,8 +43,10 @@ def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
             midway += any((out / "parts").glob("*")) or any((out / "checkpoints").glob("*.safetensors"))
         else:
             assert process.returncode == 0, process.stderr.read()
-            # It came through: keep what it made and begin anew, so that every kill meets a live run.
+            # It came through: keep what it made and begin anew, so that every kill meets a live run, and aim
+            # earlier: the run that was timed may have compiled the loops, too.
             compare(whole, out)
+            seconds *= 0.9
             out = tmp_path / f"killed-{starts}"
     done = call("run", config, "--out", out, "--resume", "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
