@@ -25,10 +25,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## measure the engine and its peers; OPTIONS goes to both training scripts
+bench: $(VENV)/.bench  ## measure the engine and its peers; OPTIONS goes to all three scripts
 	$(VENV)/bench/bin/python benchmarks/throughput.py --out runs/benchmarks $(OPTIONS)
 	$(VENV)/bench/bin/python benchmarks/whole_process.py --out runs/benchmarks $(OPTIONS)
-	$(VENV)/bench/bin/python benchmarks/generation.py --out runs/benchmarks
+	$(VENV)/bench/bin/python benchmarks/generation.py --out runs/benchmarks $(OPTIONS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
