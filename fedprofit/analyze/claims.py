@@ -5,8 +5,9 @@ steps, from the federated prompt on; local and global scores are means over test
 curves stands the mean difference of their global scores, taken where their local scores are equal, over
 all local scores that both reach above their starts. It is positive where the claim says so.
 
-A difference is averaged over the study's cells (heterogeneity, algorithm) that have both curves, and
-bootstrapped over seeds and clients (see `evaluate/statistics.py`); its interval alone decides.
+A difference is averaged over the study's pairs of curves (by heterogeneity, algorithm, setting) that reach
+such local scores, and bootstrapped over the seeds and clients of these pairs (see `evaluate/statistics.py`);
+its interval alone decides. How many pairs that were, of how many, is always said beside it.
 """
 
 from collections.abc import Iterator, Sequence

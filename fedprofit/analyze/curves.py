@@ -49,13 +49,14 @@ class Comparison:
 
     what: str
     estimate: Estimate
-    pairs: int  # cells that are averaged over
+    told: int  # pairs of curves that reach a local score in common: those averaged over
+    pairs: int  # all pairs that the study has
 
     def __str__(self) -> str:
         estimate = self.estimate
-        if estimate.low is None and np.isfinite(estimate.value):
-            return f"{self.what}: {estimate}"  # which says how many are too few
-        return f"{self.what}: {estimate}; {counted(estimate)}"
+        # Without an interval, the estimate itself says how many clients are too few.
+        behind = "" if estimate.low is None and np.isfinite(estimate.value) else f"; {counted(estimate)}"
+        return f"{self.what}: {estimate}{behind}; {self.told} of {self.pairs} pairs of curves"
 
 
 class World:
@@ -136,17 +137,28 @@ class World:
         return Curve(scores[0], scores[1])
 
     def compare(self, what: str, pairs: Sequence[tuple[Curve, Curve]]) -> Comparison:
-        """Estimate what the first curves of the pairs keep more than the second."""
+        """Estimate what the first curves of the pairs keep more than the second.
 
-        def statistic(units: Indices) -> float:
-            found = [between(first.mean(units), second.mean(units)) for first, second in pairs]
-            told = [value for value in found if np.isfinite(value)]
-            return float(np.mean(told)) if told else float("nan")
-
-        behind = np.any([first.has | second.has for first, second in pairs], axis=0)
+        Averaged over the pairs that can be compared on all units, in every resample the same, and counted
+        are their units alone: the others say nothing, whatever a resample makes of them.
+        """
+        everyone = np.arange(len(self.units))
+        told = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone))]
+        behind = np.any([first.has | second.has for first, second in told or pairs], axis=0)
         own = np.flatnonzero(behind)
-        estimate = bootstrap(lambda draw: statistic(own[draw]), [self.seeds[unit] for unit in own])
-        return Comparison(what, estimate, len(pairs))
+
+        def statistic(draw: Indices) -> float:
+            found = [_kept_more(pair, own[draw]) for pair in told]
+            finite = [value for value in found if np.isfinite(value)]
+            return float(np.mean(finite)) if finite else float("nan")
+
+        estimate = bootstrap(statistic, [self.seeds[unit] for unit in own])
+        return Comparison(what, estimate, len(told), len(pairs))
+
+
+def _kept_more(pair: tuple[Curve, Curve], units: Indices) -> float:
+    first, second = pair
+    return between(first.mean(units), second.mean(units))
 
 
 def between(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> float:

@@ -126,7 +126,7 @@ def write_claims(path: Path, console: Console) -> None:
         console.print(_table(metric, found))
     console.print(
         "Effects: how much more of the global score is kept at the same local score, with 95% intervals; "
-        "paired bootstrap over seeds and clients.",
+        "paired bootstrap over seeds and clients. Curves without a local score in common are not counted.",
         style="dim",
         highlight=False,
     )
@@ -139,7 +139,7 @@ def _table(metric: str, findings: Sequence[Finding]) -> Table:
     table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("claim")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("what, effect [95% interval], seeds and clients", overflow="fold")
+    table.add_column("what, effect [95% interval], what is behind it", overflow="fold")
     for one in findings:
         verdict = f"[{MARKS[one.verdict]}]{one.verdict}[/]"
         table.add_row(one.claim, verdict, "\n".join(map(str, one.comparisons)) or one.reason)
@@ -158,7 +158,8 @@ def _plain(one: Finding) -> dict[str, object]:
     comparisons = [
         {
             "what": c.what,
-            "cells": c.pairs,
+            "told": c.told,
+            "pairs": c.pairs,
             **vars(c.estimate),
             "value": c.estimate.value if isfinite(c.estimate.value) else None,
         }

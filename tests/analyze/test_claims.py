@@ -116,3 +116,22 @@ def test_curves_that_gain_nothing_give_no_verdict():
     found = verdicts(flat)["C1"]
     assert found.verdict == "not shown"
     assert "no local score in common" in found.reason
+
+
+def test_a_level_that_gains_nothing_is_not_counted():
+    frame = table(plain(lambda level, algorithm, rate: 6 + (rate > 0.05)))
+    alone = frame.filter(pl.col("heterogeneity") == "task")
+    in_vain = frame.with_columns(
+        value=pl.when(
+            pl.col("heterogeneity") == "iid",
+            pl.col("scope") == "local",
+            pl.col("condition") == "personalized",
+        )
+        # Now and then a resample of these clients gains all the same.
+        .then(pl.when(pl.col("client") == "c0").then(45.0).otherwise(14.9))
+        .otherwise(pl.col("value"))
+    )
+    (found,), (expected,) = (verdicts(one)["C1"].comparisons for one in (in_vain, alone))
+    assert (found.told, found.pairs) == (2, 4), "both algorithms, at one level of two"
+    assert found.estimate == expected.estimate
+    assert str(found).endswith("18 clients of 3 seeds; 2 of 4 pairs of curves")
