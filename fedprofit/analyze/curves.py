@@ -139,8 +139,9 @@ class World:
     def compare(self, what: str, pairs: Sequence[tuple[Curve, Curve]]) -> Comparison:
         """Estimate what the first curves of the pairs keep more than the second.
 
-        Averaged over the pairs that can be compared on all units, in every resample the same, and counted
-        are their units alone: the others say nothing, whatever a resample makes of them.
+        Averaged are the pairs that can be compared on all units; a resample leaves out those of them that it
+        cannot compare. The others say nothing, whatever a resample makes of them, and their units are not
+        counted. So the interval takes it as given which pairs can be compared.
         """
         everyone = np.arange(len(self.units))
         told = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone))]

@@ -45,12 +45,12 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     ncols = 3 if one else min(len(labels), 2 * columns)
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8.5, frameon=False)
     spread = ", ".join(f"{place.heterogeneity:.2f}" for place in places)
-    seeds = f"{places[0].clients} test clients" + (
-        f" of {places[0].seeds} seeds" if places[0].seeds > 1 else ""
+    clients = ", ".join(
+        f"{place.clients}" + f" of {place.seeds} seeds" * (place.seeds > 1) for place in places
     )
     figure.suptitle(
         f"{title}: what personalization gains locally and loses globally\n"
-        f"{model}, {seeds}, heterogeneity {spread}",
+        f"{model}; test clients {clients}; heterogeneity {spread}",
         x=0.01,
         ha="left",
         fontsize=11,
