@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -140,6 +141,20 @@ def test_a_study_is_shown_as_it_is(study, opened):
     assert len(verdicts) == 5
     assert verdicts[0] == "supported", "the small rate was made to keep more"
     assert without_data(page.troubles) == []
+
+
+def test_all_machines_of_a_study_are_named(study, opened, tmp_path):
+    processors = {"one": "Epyc", "two": "Xeon", "three": "Epyc"}
+    environments = {
+        run: {"machine": {"processor": name}, "model": {"name": "m"}, "seed": seed}
+        for seed, (run, name) in enumerate(processors.items())
+    }
+    write_page(replace(study, environments=environments), tmp_path / "report.html")
+    page = opened(tmp_path / "report.html")
+    assert "seconds on Epyc and Xeon." in page.locator("#budget").text_content()
+    shown = json.loads(page.locator("#setup details:has-text('Environment') pre").text_content())
+    runs = [one["runs"] for one in shown]
+    assert runs == [{"one": {"seed": 0}, "three": {"seed": 2}}, {"two": {"seed": 1}}]
 
 
 def test_all_trials_stand_there_and_a_choice_at_the_edge_says_so(study, opened):

@@ -22,7 +22,6 @@ LARGEST_DOWNLOAD = 8_000_000  # bytes of a table that is put into the page
 def page_data(tables: Tables) -> dict[str, Any]:
     """Collect everything that the page shows."""
     found = places(tables)
-    environment: dict[str, Any] = next(iter(tables.environments.values()), {})
     return {
         "name": tables.name,
         "kind": "Study" if tables.is_study else "Run",
@@ -44,8 +43,8 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "budget": budget(tables, found),
         "claims": _claims(tables),
         "configuration": tables.configuration,
-        "environment": json.dumps(environment, indent=2),
-        "made": _made(tables, environment),
+        "environment": json.dumps(_environments(tables), indent=2),
+        "made": _made(tables),
         "downloads": _downloads(tables),
     }
 
@@ -194,14 +193,26 @@ def _claims(tables: Tables) -> list[dict[str, Any]]:
     ]
 
 
-def _made(tables: Tables, environment: dict[str, Any]) -> dict[str, Any]:
-    """What it was made with, in a line."""
-    model, machine = environment.get("model", {}), environment.get("machine", {})
+def _environments(tables: Tables) -> list[dict[str, Any]]:
+    """Each set of versions, machine and model once, with what else is known of the runs that had it."""
+    found: dict[str, dict[str, Any]] = {}
+    for run, environment in tables.environments.items():
+        shared = {key: environment[key] for key in ("versions", "machine", "model") if key in environment}
+        own = {key: value for key, value in environment.items() if key not in shared}
+        found.setdefault(json.dumps(shared), {**shared, "runs": {}})["runs"][run] = own
+    return list(found.values())
+
+
+def _made(tables: Tables) -> dict[str, Any]:
+    """What it was made with, in a line; the processors are all that computed some run."""
+    environments = _environments(tables)
+    first: dict[str, Any] = environments[0] if environments else {}
+    processors = [one["machine"]["processor"] for one in environments if "processor" in one.get("machine", {})]
     return {
         "model": tables.model,
-        "dtype": str(model.get("dtype", "")).removeprefix("torch."),
-        "version": environment.get("versions", {}).get("fedprofit", ""),
-        "processor": machine.get("processor", ""),
+        "dtype": str(first.get("model", {}).get("dtype", "")).removeprefix("torch."),
+        "version": first.get("versions", {}).get("fedprofit", ""),
+        "processors": " and ".join(dict.fromkeys(processors)),
         "runs": tables.results["run"].n_unique(),
     }
 
