@@ -207,12 +207,12 @@ def _made(tables: Tables) -> dict[str, Any]:
     """What it was made with, in a line; the processors are all that computed some run."""
     environments = _environments(tables)
     first: dict[str, Any] = environments[0] if environments else {}
-    processors = [one["machine"]["processor"] for one in environments if "processor" in one.get("machine", {})]
+    processors = [one.get("machine", {}).get("processor", "") for one in environments]
     return {
         "model": tables.model,
         "dtype": str(first.get("model", {}).get("dtype", "")).removeprefix("torch."),
         "version": first.get("versions", {}).get("fedprofit", ""),
-        "processors": " and ".join(dict.fromkeys(processors)),
+        "processors": " and ".join(filter(None, dict.fromkeys(processors))),
         "runs": tables.results["run"].n_unique(),
     }
 
