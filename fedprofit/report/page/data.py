@@ -22,6 +22,7 @@ LARGEST_DOWNLOAD = 8_000_000  # bytes of a table that is put into the page
 def page_data(tables: Tables) -> dict[str, Any]:
     """Collect everything that the page shows."""
     found = places(tables)
+    environments = _environments(tables)
     return {
         "name": tables.name,
         "kind": "Study" if tables.is_study else "Run",
@@ -43,8 +44,8 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "budget": budget(tables, found),
         "claims": _claims(tables),
         "configuration": tables.configuration,
-        "environment": json.dumps(_environments(tables), indent=2),
-        "made": _made(tables),
+        "environment": json.dumps(environments, indent=2),
+        "made": _made(tables, environments),
         "downloads": _downloads(tables),
     }
 
@@ -203,9 +204,8 @@ def _environments(tables: Tables) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _made(tables: Tables) -> dict[str, Any]:
+def _made(tables: Tables, environments: list[dict[str, Any]]) -> dict[str, Any]:
     """What it was made with, in a line; the processors are all that computed some run."""
-    environments = _environments(tables)
     first: dict[str, Any] = environments[0] if environments else {}
     processors = [one.get("machine", {}).get("processor", "") for one in environments]
     return {
