@@ -1,7 +1,8 @@
 """How much of the machine's arithmetic is used: floating-point operations that a step needs, over its peak.
 
-Only what the result needs counts: a prompt and definition once for all rows behind them, no padding,
-logits at targets alone, and of the backward pass only what leads to the prompts, as the weights are frozen.
+Only what the result needs counts: a prompt, a definition and what inputs have in common once for all rows
+behind them, no padding, what follows the last attention at targets alone, and of the backward pass only what
+leads to the prompts, as the weights are frozen.
 """
 
 import time
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedprofit.backbone.forward import Row, by_segment, count_tokens
+from fedprofit.backbone.forward import Row, by_segment, count_tokens, share_beginnings
 from fedprofit.backbone.load import Backbone
 from fedprofit.types import ClientWork
 
@@ -19,26 +20,31 @@ def training_flops(backbone: Backbone, clients: Sequence[ClientWork], length: in
     total = 0
     for client in clients:
         for batch in client.batches:
-            linear, head, attention = forward_flops(backbone, [Row(0, example) for example in batch], length)
+            rows = share_beginnings([Row(0, example) for example in batch])
+            linear, head, attention = forward_flops(backbone, rows, length)
             # Back through a frozen product is one product; through one of two activations it is two.
             total += 2 * (linear + head) + 3 * attention
     return total
 
 
 def forward_flops(backbone: Backbone, rows: Sequence[Row], length: int) -> tuple[int, int, int]:
-    """Count what one forward pass needs: in linear layers, at the vocabulary, and in attention."""
+    """Count what a forward pass through layers of Llama's shape needs: in them, at the head, in attention."""
     model, config = backbone.model, backbone.model.config
     head = model.get_output_embeddings()
-    weights = sum(m.weight.numel() for m in model.modules() if hasattr(m, "weight") and m.weight.ndim == 2)
-    weights -= head.weight.numel() + model.get_input_embeddings().weight.numel()
+    layers = model.base_model.layers
+    late = _weights(layers[-1].self_attn.o_proj) + _weights(layers[-1].mlp)
     targets = sum(len(row.example.target) for row in rows)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     wide = config.num_hidden_layers * config.num_attention_heads * size
     return (
-        2 * count_tokens(rows, length) * weights,
+        2 * (count_tokens(rows, length) * (_weights(layers) - late) + targets * late),
         2 * targets * head.weight.numel(),
         2 * 2 * wide * visible_pairs(rows, length),
     )
+
+
+def _weights(module: torch.nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, torch.nn.Linear))
 
 
 def visible_pairs(rows: Sequence[Row], length: int) -> int:

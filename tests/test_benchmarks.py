@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from work import ADAM, Settings, check_losses, prepare
 
 from fedprofit.backbone.engine import make_engine
-from fedprofit.backbone.forward import Row, count_tokens, packed_losses
+from fedprofit.backbone.forward import Row, count_tokens, packed_losses, share_beginnings
+from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.segments import FLAT
 from fedprofit.errors import UserError
 from fedprofit.local.solver import solve
@@ -73,13 +74,15 @@ def test_operations_are_those_that_torch_counts():
     ]
     prompts = torch.zeros(1, 17, backbone.width, requires_grad=True)
     linear, head, attention = forward_flops(backbone, rows, 17)
+    assert fuse(backbone.model)
     assert count_tokens(rows, 17) % FLAT == 0
     assert sum(len(row.example.target) for row in rows) % FLAT == 0
     with FlopCounterMode(display=False) as counter:
-        packed_losses(backbone, prompts, rows).sum().backward()
+        packed_losses(backbone, prompts, rows, fused=True).sum().backward()
     counted = counter.get_flop_counts()["Global"]
     assert counted[torch.ops.aten.mm] == 2 * (linear + head)
     assert counted[torch.ops.aten.bmm] >= 3 * attention > 0
+    linear, head, attention = forward_flops(backbone, share_beginnings(rows), 17)
     work = [ClientWork("client", [[row.example for row in rows]], 4)]
     assert training_flops(backbone, work, 17) == 2 * (linear + head) + 3 * attention
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.batches import Batches, worker_batches
-from fedprofit.backbone.forward import Row, packed_losses, plain_losses
+from fedprofit.backbone.forward import Row, packed_losses, plain_losses, share_beginnings
 from fedprofit.backbone.fused import available, fuse
 from fedprofit.backbone.generate import packed_generate, plain_generate
 from fedprofit.backbone.load import Backbone
@@ -42,6 +42,7 @@ class Engine:
             Each row's summed negative log-likelihood `[rows]`, and the gradient, shaped as the prompts.
         """
         losses, gradient = torch.zeros(len(rows), device=prompts.device), torch.zeros_like(prompts)
+        rows = share_beginnings(rows)
         batches = self.batches(prompts, rows)
         extras = [(weights[batch],) for batch in batches]
         for batch, owners, (sums, slopes) in self._compute(_gradients, prompts, rows, batches, extras):
@@ -52,6 +53,7 @@ class Engine:
     def score(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
         """Return each row's summed negative log-likelihood `[rows]`, float64, without gradient."""
         losses = torch.zeros(len(rows), dtype=torch.float64)
+        rows = share_beginnings(rows)
         batches = self.batches(prompts, rows)
         for batch, _, (sums,) in self._compute(_score, prompts, rows, batches, [()] * len(batches)):
             losses[batch] = sums.double().cpu()
@@ -64,6 +66,7 @@ class Engine:
 
         Returns the losses, as `score` does, and the new tokens without the end-of-sequence token.
         """
+        rows = share_beginnings(rows)
         batches = self.batches(prompts, rows, max_new_tokens)
         extras = [(max_new_tokens, self.token_budget)] * len(batches)
         losses = torch.zeros(len(rows), dtype=torch.float64)

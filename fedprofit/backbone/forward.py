@@ -5,9 +5,10 @@ own attention run). They take and return the same, differentiably, and tests hol
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +52,32 @@ def by_segment(rows: Sequence[Row]) -> dict[tuple[int, bytes], list[int]]:
     for number, row in enumerate(rows):
         groups.setdefault((row.owner, row.example.prefix.tobytes()), []).append(number)
     return groups
+
+
+def share_beginnings(rows: Sequence[Row]) -> list[Row]:
+    """Move what all sources behind one prefix begin with to the prefix, where it is read once.
+
+    Inputs of a task are often worded alike at first ("Input: Sentence: …"). Each row reads the same tokens
+    as before, and keeps one of its source at least: the target is predicted from there.
+    """
+    shared = list(rows)
+    for members in by_segment(rows).values():
+        sources = [rows[number].example.source for number in members]
+        count = _alike(sources) if len(sources) > 1 else 0
+        if not count:
+            continue
+        prefix = np.concatenate([rows[members[0]].example.prefix, sources[0][:count]])
+        for number, source in zip(members, sources, strict=True):
+            example = replace(rows[number].example, prefix=prefix, source=source[count:])
+            shared[number] = replace(rows[number], example=example)
+    return shared
+
+
+def _alike(sources: Sequence[Tokens]) -> int:
+    """Count the tokens that all sources begin with, and that leave each one more."""
+    most = max(0, min(map(len, sources)) - 1)
+    same = np.stack([source[:most] for source in sources]) == sources[0][:most]
+    return int(np.logical_and.accumulate(same.all(0)).sum())
 
 
 def count_tokens(rows: Sequence[Row], prompt_length: int) -> int:
@@ -146,9 +173,12 @@ def predict(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tensor) -> 
         "layout": packed.layout,
     }
     if packed.layout.fused:
+        packed.layout.read_at = padded
         hidden = model.base_model(**given).last_hidden_state[0]
+        if packed.layout.read_at is not None:
+            hidden = hidden.index_select(0, padded)
         head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        return Predictions(hidden[padded], head.weight, len(at))
+        return Predictions(hidden, head.weight, len(at))
     return Predictions(model(**given, logits_to_keep=padded).logits[0], None, len(at))
 
 

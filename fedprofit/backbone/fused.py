@@ -94,6 +94,7 @@ class FusedLayer:
     """A decoder layer's weights as they are used; `W` is the model's width."""
 
     number: int
+    last: bool  # whether no other layer follows
     size: int  # of a head
     rule: Rule  # its scale is applied as the queries are turned
     epsilons: tuple[float, float]
@@ -116,6 +117,7 @@ class FusedLayer:
         gate_up, gate_up_bias = _joined([mlp.gate_proj, mlp.up_proj])
         return FusedLayer(
             number=attention.layer_idx,
+            last=attention.layer_idx == max(rules),
             size=attention.head_dim,
             rule=rules[attention.layer_idx],
             epsilons=(float(norms[0].variance_epsilon), float(norms[1].variance_epsilon)),
@@ -130,13 +132,19 @@ class FusedLayer:
         )
 
     def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, layout: Any) -> Tensor:
-        """Compute the layer: hidden `[tokens, W]`, cos and sin `[tokens, size]`."""
+        """Compute the layer: hidden `[tokens, W]`, cos and sin `[tokens, size]`.
+
+        Returns `[tokens, W]`; the last layer only those tokens that the layout says are read.
+        """
         from fedprofit.backbone.operations import gated, normed, rotated
 
         hidden, read = normed(hidden, self.norms[0], self.epsilons[0])
         turned = rotated(linear(read, self.qkv, self.bias), cos, sin, self.rule.scale, self.kv)
-        mixed = layout.attend(*turned, layer=self.number, rule=self.rule)
-        hidden = hidden + self.out(mixed.flatten(1))
+        mixed = layout.attend(*turned, layer=self.number, rule=self.rule).flatten(1)
+        if self.last and layout.read_at is not None:
+            hidden, mixed = (flat.index_select(0, layout.read_at) for flat in (hidden, mixed))
+            layout.read_at = None
+        hidden = hidden + self.out(mixed)
         hidden, read = normed(hidden, self.norms[1], self.epsilons[1])
         changed: Tensor = self.down(gated(linear(read, self.gate_up, self.gate_up_bias)))
         return hidden + changed

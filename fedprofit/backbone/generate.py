@@ -25,6 +25,8 @@ class RowCache:
     Each is `[rows, kv heads, capacity, size]`; row r has seen `lengths[r]` tokens.
     """
 
+    read_at = None  # every row's output is read
+
     def __init__(
         self, captured: Sequence[tuple[Tensor, Tensor]], gather: Tensor, lengths: Tensor, fused: bool = False
     ) -> None:

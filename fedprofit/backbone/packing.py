@@ -45,6 +45,8 @@ class Layout:
         self.fused = fused  # whether layers that can be fused are computed so (see `fused.py`)
         self.groups = [make_group(members, device) for members in similar(segments)]
         self.length = rounded(segments[-1].stop, FLAT)
+        # Flat positions whose last hidden state alone is read. A last layer that keeps to them clears it.
+        self.read_at: Tensor | None = None
         self.captured: list[tuple[Tensor, Tensor]] | None = [] if capture else None
         self._places: dict[int, Places] = {}
 

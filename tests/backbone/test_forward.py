@@ -1,14 +1,18 @@
 """Packed forward passes against peft's PromptTuning and the plain concatenation, in float32."""
 
+from collections import Counter
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import peft
 import pytest
 import torch
 from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_model
 
-from fedprofit.backbone.forward import Row, packed_losses, plain_losses
+from fedprofit.backbone.engine import Engine
+from fedprofit.backbone.forward import Row, count_tokens, packed_losses, plain_losses, share_beginnings
 from fedprofit.backbone.fused import fuse
 
 FAMILIES = ["llama", "gpt2", "qwen2"]
@@ -91,3 +95,48 @@ def test_a_clients_loss_does_not_depend_on_who_else_is_in_the_pass():
     together = packed_losses(backbone, prompts, rows)
     alone = torch.cat([packed_losses(backbone, prompts, [row]) for row in rows])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def worded_alike(rows: list[Row], count: int) -> list[Row]:
+    """Let the sources behind one prefix begin with the same tokens."""
+    begin = np.arange(3, 3 + count, dtype=np.int32)
+    sources = [np.concatenate([begin + len(row.example.prefix), row.example.source]) for row in rows]
+    return [
+        replace(row, example=replace(row.example, source=source))
+        for row, source in zip(rows, sources, strict=True)
+    ]
+
+
+def read_by(row: Row) -> list[int]:
+    return [*row.example.prefix, *row.example.source]
+
+
+def test_what_sources_begin_with_is_read_once():
+    rows = worded_alike(rows_of(3), 4)
+    shared = share_beginnings(rows)
+    assert [read_by(row) for row in shared] == [read_by(row) for row in rows]
+    assert [row.owner for row in shared] == [row.owner for row in rows]
+    behind = Counter((row.owner, row.example.prefix.tobytes()) for row in rows)
+    alone = [row for row, other in zip(rows, shared, strict=True) if row is other]
+    assert len(alone) == list(behind.values()).count(1) > 0, "a row alone behind its prefix stays as it is"
+    assert count_tokens(shared, 5) <= count_tokens(rows, 5) - 4 * (len(rows) - len(behind))
+
+
+def test_equal_sources_keep_a_token_to_predict_the_target_from():
+    row = rows_of(1)[0]
+    shared = share_beginnings([row, row])
+    assert [len(one.example.source) for one in shared] == [1, 1]
+    assert [read_by(one) for one in shared] == [read_by(row)] * 2
+
+
+@pytest.mark.parametrize(("family", "fused"), WAYS)
+def test_an_engine_that_shares_beginnings_gives_plain_losses_gradients_and_answers(family, fused):
+    backbone, rows = backbone_of(family, fused), worded_alike(rows_of(3), 4)
+    prompts, weights = prompts_of(backbone, 3), torch.linspace(0.1, 1, len(rows))
+    fast, plain = (Engine(backbone, way) for way in ("fused" if fused else "packed", "eager"))
+    for found, expected in zip(
+        fast.gradients(prompts, rows, weights), plain.gradients(prompts, rows, weights), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fast.score(prompts, rows), plain.score(prompts, rows), rtol=1e-5, atol=1e-5)
+    assert fast.answer(prompts, rows, 8)[1] == plain.answer(prompts, rows, 8)[1]
