@@ -9,9 +9,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedprofit.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def cache_folder() -> Path:
@@ -111,6 +114,24 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically with a library's own writer, for example `frame.write_parquet`."""
     with atomic(path) as temporary:
         write(temporary)
+
+
+def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
+    """Write a figure atomically, in the format that the name ends in; the same figure gives the same bytes.
+
+    >>> import tempfile; from matplotlib.figure import Figure
+    >>> path = Path(tempfile.mkdtemp()) / "empty.svg"
+    >>> write_figure(path, Figure(), dpi=100)
+    >>> path.read_text()[:5]
+    '<?xml'
+    """
+    import matplotlib
+
+    kind = path.suffix[1:].lower()
+    # Left to itself, matplotlib writes the date into both and draws an SVG's ids at random.
+    undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "fedprofit"}):
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=undated.get(kind))
 
 
 def content_hash(value: Any) -> str:

@@ -5,12 +5,23 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from fedprofit.errors import UserError
-from fedprofit.files import atomic, cache_folder, content_hash, file_hash, write_json, write_text, write_with
+from fedprofit.files import (
+    atomic,
+    cache_folder,
+    content_hash,
+    file_hash,
+    write_figure,
+    write_json,
+    write_text,
+    write_with,
+)
 from fedprofit.seeding import numpy_generator, torch_generator
 
 
@@ -130,6 +141,26 @@ def test_the_cache_folder_is_named_or_the_users(monkeypatch):
     assert cache_folder() == Path("/x/fedprofit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "fedprofit"
+
+
+def drawn():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], marker="o", label="a line, clipped and with markers: both get ids in an SVG")
+    axes.legend()
+    return figure
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf", "SVG"])
+def test_a_figure_has_the_same_bytes_each_time(tmp_path, kind):
+    paths = [tmp_path / f"{name}.{kind}" for name in ("one", "other")]
+    for path in paths:
+        write_figure(path, drawn(), dpi=80)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    assert b"CreationDate" not in first
+    assert b"<dc:date>" not in first
+    assert matplotlib.rcParams["svg.hashsalt"] is None, "other figures are left alone"
 
 
 def numpy_draw(*key: object) -> tuple[float, ...]:

@@ -101,7 +101,7 @@ def save_picture(facts: Description, path: Path) -> None:
         raise UserError(f"{path}: a picture's name ends in .png, .svg or .pdf. Choose one of them.")
     from matplotlib.figure import Figure
 
-    from fedprofit.files import atomic
+    from fedprofit.files import write_figure
 
     share = facts.counts / np.maximum(facts.counts.sum(1, keepdims=True), 1)
     size = (min(16, 4 + 0.32 * share.shape[1]), min(14, 2.2 + 0.24 * share.shape[0]))
@@ -117,5 +117,4 @@ def save_picture(facts: Description, path: Path) -> None:
         f"Each client's task mix; heterogeneity {facts.heterogeneity:.2f}", loc="left", fontsize=10
     )
     figure.colorbar(image, label="share of the client's train examples")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=150)
+    write_figure(path, figure, dpi=150)

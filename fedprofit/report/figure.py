@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedprofit.evaluate.tradeoff import METRICS
-from fedprofit.files import atomic
+from fedprofit.files import write_figure
 from fedprofit.report.overview import Place
 from fedprofit.report.table import Row
 
@@ -122,6 +122,5 @@ def save_tradeoff(figure: Figure, folder: Path) -> list[Path]:
     """Write tradeoff.png, .svg and .pdf below a folder; return their paths."""
     paths = [folder / f"tradeoff.{kind}" for kind in ("png", "svg", "pdf")]
     for path in paths:
-        with atomic(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=160)
+        write_figure(path, figure, dpi=160)
     return paths
