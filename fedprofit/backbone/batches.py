@@ -1,9 +1,8 @@
 """How rows are split into micro-batches that fit into a token budget.
 
 Rows of one owner that share a prefix stay together, so that it is read once; they are cut where they do not
-fit. The pieces go each into the first batch that has room: owner by owner, so that prompts are read once too,
-or, where answers are generated, longest first. How rows are split decides what is read twice and what is held
-at once; it changes no result beyond rounding.
+fit. The pieces go, largest first, each into the first batch that has room. How rows are split decides what is
+read twice and what is held at once; it changes no result beyond rounding.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ class Size:
     """What some rows amount to."""
 
     rows: int
-    tokens: int  # read at most: each shared prefix once, and a prompt with each
+    tokens: int  # read, each shared prefix once
     targets: int  # tokens predicted
     longest: int  # tokens of the longest row, soft prompt and prefix included
 
@@ -103,10 +102,7 @@ def _packed(
     rows: Sequence[Row], segments: Sequence[list[int]], length: int, budget: float, new: int
 ) -> list[MicroBatch]:
     pieces = [piece for members in segments for piece in _cut(rows, members, length, budget, new)]
-    if new:  # short rows beside long ones would take as much cache
-        pieces.sort(key=lambda piece: -piece.size.longest)
-    else:
-        pieces.sort(key=lambda piece: (rows[piece.rows[0]].owner, -piece.size.tokens))
+    pieces.sort(key=lambda piece: piece.size.longest if new else piece.size.tokens, reverse=True)
     batches: list[MicroBatch] = []
     for piece in pieces:
         for batch in batches[-OPEN:]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedprofit.backbone.load import Backbone
@@ -40,10 +39,10 @@ class Packed:
     order: list[int]  # the rows as laid out: packed row j is the caller's row order[j]
     ids: Tensor  # [T]; 0 where a soft prompt stands
     positions: Tensor  # [T]
-    prompt_at: Tensor  # [owners * length]
-    owners: list[int]  # whose prompts stand there
+    prompt_at: Tensor  # [segments * length]
+    owners: list[int]  # [segments]
     row_starts: list[int]  # flat position of each laid-out row
-    row_prefixes: list[NDArray[np.int64]]  # flat positions of each laid-out row's prefix
+    row_prefixes: list[tuple[int, int]]  # (flat position, length) of each laid-out row's prefix
     layout: Layout
 
 
@@ -82,10 +81,9 @@ def _alike(sources: Sequence[Tokens]) -> int:
 
 
 def count_tokens(rows: Sequence[Row], prompt_length: int) -> int:
-    """Count the tokens that rows make the backbone read, prompts and shared prefixes once."""
-    prompts = prompt_length * len({row.owner for row in rows})
-    prefixes = sum(len(rows[members[0]].example.prefix) for members in by_segment(rows).values())
-    return prompts + prefixes + sum(row.tokens for row in rows)
+    """Count the tokens that rows make the backbone read, shared prefixes once."""
+    prefixes = sum(prompt_length + len(rows[m[0]].example.prefix) for m in by_segment(rows).values())
+    return prefixes + sum(row.tokens for row in rows)
 
 
 def pack(
@@ -95,33 +93,25 @@ def pack(
     ids: list[Tokens] = []
     positions, prompt_at, segments = [], [], []
     order: list[int] = []
-    owners: list[int] = []
-    row_starts, row_prefixes = [], []
-    blank = np.zeros(prompt_length, np.int32)
-    start = prompt = 0
-    for (owner, _), members in sorted(by_segment(rows).items(), key=lambda found: found[0][0]):
-        again = owners[-1:] == [owner]
-        if not again:
-            owners.append(owner)
-            prompt, start = start, start + prompt_length
-            prompt_at.append(torch.arange(prompt, start))
-            ids.append(blank)
-            positions.append(torch.arange(prompt_length))
+    owners, row_starts, row_prefixes = [], [], []
+    blank = torch.zeros(prompt_length, dtype=torch.int32).numpy()
+    start = 0
+    for (owner, _), members in by_segment(rows).items():
         shared = rows[members[0]].example.prefix
         prefix = prompt_length + len(shared)
-        segment = Segment(
-            prompt, prompt_length, again, start, prefix, tuple(rows[number].tokens for number in members)
-        )
-        ids.append(shared)
-        positions.append(torch.arange(prompt_length, prefix))
-        at = segment.rows_start
+        segment = Segment(start, prefix, tuple(rows[m].tokens for m in members))
+        owners.append(owner)
+        prompt_at.append(torch.arange(start, start + prompt_length))
+        ids += [blank, shared]
+        positions.append(torch.arange(prefix))
+        at = start + prefix
         for number in members:
             row = rows[number]
             ids += [row.example.source, row.example.target[:-1]] if row.target else [row.example.source]
             positions.append(torch.arange(prefix, prefix + row.tokens))
             order.append(number)
             row_starts.append(at)
-            row_prefixes.append(segment.prefix_at)
+            row_prefixes.append((start, prefix))
             at += row.tokens
         segments.append(segment)
         start = segment.stop

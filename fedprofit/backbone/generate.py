@@ -8,9 +8,7 @@ cache. Rows that are finished are dropped from the batch, so that late ones cost
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedprofit.backbone.batches import GROWTH, micro_batches
@@ -172,12 +170,12 @@ def _continue(backbone: Backbone, logits: Tensor, cache: RowCache, max_new_token
 
 
 def _gather(
-    prefixes: Sequence[NDArray[np.int64]], starts: Sequence[int], ends: Sequence[int]
+    prefixes: Sequence[tuple[int, int]], starts: Sequence[int], ends: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return where each row's prefix and own tokens lie, `[rows, longest]`, and how many there are."""
     places = [
-        torch.from_numpy(np.concatenate([prefix, np.arange(start, end)]))
-        for prefix, start, end in zip(prefixes, starts, ends, strict=True)
+        torch.cat([torch.arange(at, at + length), torch.arange(start, end)])
+        for (at, length), start, end in zip(prefixes, starts, ends, strict=True)
     ]
     lengths = torch.tensor([len(place) for place in places])
     return torch.nn.utils.rnn.pad_sequence(places, batch_first=True), lengths

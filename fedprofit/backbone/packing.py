@@ -2,9 +2,9 @@
 
 The rows of a client share what comes first: its soft prompt and, task by task, the definition. Such a
 shared prefix and the rows behind it are a *segment*. A packed batch lays its segments one after the
-other in one row of T tokens, each prompt once, before its client's first:
+other in one row of T tokens:
 
-    [prompt [definition | row | row | row][definition | row]][prompt [definition | row | row]] ...
+    [prompt definition | row | row | row][prompt definition | row | row] ...
 
 Linear layers and norms of any model act token by token and need not know. Only attention must:
 `packed_attention` is registered with transformers as an attention implementation and is handed the
@@ -67,45 +67,38 @@ class Layout:
         # A token's query heads that share a key head move together.
         def padded(flat: Tensor) -> tuple[Tensor, ...]:
             rows = flat.reshape(self.length * kv, -1)
-            moved = _moved(rows, places.flat, places.padded, places.behind, places.again)
-            return torch.split(moved, parts)
+            return torch.split(_moved(rows, places.flat, places.padded, places.behind), parts)
 
         queries, keys, values = padded(query), padded(key), padded(value)
         mixed: list[Tensor] = []
         for j, group in enumerate(self.groups):
             own = slice(2 * j, 2 * j + 2)
             mixed += _group_attention(queries[own], keys[own], values[own], group, kv, size, rule, self.fused)
-        moved = _moved(torch.cat(mixed), places.padded, places.flat, places.empty, places.again[:0])
+        moved = _moved(torch.cat(mixed), places.padded, places.flat, places.empty)
         return moved.reshape(query.shape)
 
 
-def _moved(rows: Tensor, index: Tensor, inverse: Tensor, unread: Tensor, again: Tensor) -> Tensor:
-    moved: Tensor = _Moved.apply(rows, index, inverse, unread, again)  # type: ignore[no-untyped-call]
+def _moved(rows: Tensor, index: Tensor, inverse: Tensor, unread: Tensor) -> Tensor:
+    moved: Tensor = _Moved.apply(rows, index, inverse, unread)  # type: ignore[no-untyped-call]
     return moved
 
 
 class _Moved(torch.autograd.Function):
-    """Rows gathered by an index. Almost all count once, so that the gradient is a gather too.
+    """Rows gathered by an index. Each counts once, so that the gradient is a gather too.
 
-    Where the index repeats a row, to fill padding, the copy's gradient is known to be zero; that of the
-    copies `again`, few, is added; `unread` are rows that are not gathered at all. A gather's own gradient
-    would add up everywhere, at ten times the cost.
+    Where the index repeats a row, to fill padding, the copy's gradient is known to be zero; `unread` are
+    rows that are not gathered at all. A gather's own gradient would add up instead, at ten times the cost.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, unread: Tensor, again: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(inverse, unread, again, index[again])
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, unread: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse, unread)
         return rows.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
-        inverse, unread, again, of = ctx.saved_tensors
-        once = gradient.index_select(0, inverse).index_fill_(0, unread, 0)
-        if len(again):
-            once.index_add_(0, of, gradient.index_select(0, again))
-        return once, None, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        inverse, unread = ctx.saved_tensors
+        return gradient.index_select(0, inverse).index_fill_(0, unread, 0), None, None, None
 
 
 def _group_attention(

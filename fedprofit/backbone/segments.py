@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 # Sizes are rounded up to multiples of these. A kernel library compiles for each new size and keeps what
@@ -47,43 +45,25 @@ class Rule:
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one prefix and the rows behind it lie in the flat row.
+    """Where one prefix and the rows behind it lie in the flat row."""
 
-    The prefix is a client's soft prompt, which all its segments share, and what follows it in this one.
-    """
-
-    prompt: int  # first flat position of the soft prompt
-    length: int  # its vectors
-    again: bool  # whether an earlier segment has the same prompt
-    start: int  # first flat position of what follows it
+    start: int  # first flat position
     prefix: int  # tokens of the prefix, soft prompt included
     lengths: tuple[int, ...]  # tokens of each row behind it
 
     @property
-    def rows_start(self) -> int:
-        """First flat position of the rows."""
-        return self.start + self.prefix - self.length
-
-    @property
     def stop(self) -> int:
         """First flat position behind the segment."""
-        return self.rows_start + sum(self.lengths)
-
-    @property
-    def prefix_at(self) -> NDArray[np.int64]:
-        """Flat positions of the prefix, `[prefix]`."""
-        prompt = np.arange(self.prompt, self.prompt + self.length)
-        return np.concatenate([prompt, np.arange(self.start, self.rows_start)])
+        return self.start + self.prefix + sum(self.lengths)
 
 
 @dataclass(frozen=True)
 class Group:
     """S segments whose attention is computed together, padded to P prefix tokens and R rows of n."""
 
-    prefix_at: Tensor  # [S, P]: flat positions, padded by one of the segment's own
+    prefix_at: Tensor  # [S, P]: flat positions, padded by the segment's first
     rows_at: Tensor  # [S, R, n]
     prefix_valid: Tensor  # [S, P]: whether a token stands there, or padding
-    prefix_again: Tensor  # [S, P]: whether it stands in an earlier segment too
     rows_valid: Tensor  # [S, R, n]
     prefix_distance: Tensor  # [P, P]: how far back key j lies from query i; negative: hidden
     row_distance: Tensor  # [S, 1, n, P + n]: the same for a row's queries over prefix and row
@@ -114,14 +94,12 @@ class Places:
     """Where each token's heads lie, flat and padded, counted in (token, key head) pairs.
 
     Flat they come token by token, `[tokens, kv]`; padded, group by group, `[S, kv, P]` for the prefixes,
-    then `[S, kv, R, n]` for the rows: a gather by these is the transposition too. A prompt that several
-    segments share has a padded place in each; the first counts as its own.
+    then `[S, kv, R, n]` for the rows: a gather by these is the transposition too.
     """
 
     flat: Tensor  # [padded]: the flat place of each padded one
     padded: Tensor  # [tokens * kv]: the padded place of each flat one
-    empty: Tensor  # padded places where no token stands that has its own place there
-    again: Tensor  # those of them where a shared prompt stands once more
+    empty: Tensor  # padded places where no token stands
     behind: Tensor  # flat places behind the last segment
 
 
@@ -156,24 +134,21 @@ def make_group(segments: Sequence[Segment], device: torch.device) -> Group:
     count, prefix = len(segments), rounded(max(s.prefix for s in segments), LONGEST)
     rows = max(len(s.lengths) for s in segments)
     longest = rounded(max(max(s.lengths) for s in segments), LONGEST)
+    start = torch.tensor([s.start for s in segments])[:, None]
     own = torch.tensor([s.prefix for s in segments])[:, None]
     size = torch.tensor([[*s.lengths, *[0] * (rows - len(s.lengths))] for s in segments])
     p, n = torch.arange(prefix), torch.arange(longest)
-    # Padding points into the segment itself: a weight of 0 does not silence another client's NaN.
-    somewhere = torch.tensor([s.rows_start for s in segments])[:, None]
-    prefix_at, prefix_valid = somewhere.repeat(1, prefix), p < own
-    prefix_at[prefix_valid] = torch.from_numpy(np.concatenate([s.prefix_at for s in segments]))
-    shared = torch.tensor([s.length if s.again else 0 for s in segments])[:, None]
-    row_start = somewhere + torch.cumsum(size, 1) - size
+    prefix_at, prefix_valid = start + p, p < own
+    row_start = start + own + torch.cumsum(size, 1) - size
     rows_at, rows_valid = row_start[..., None] + n, n < size[..., None]
     # A row's query j stands at position own + j; prefix key i at i, and hidden where it is padding.
     to_prefix = torch.where(prefix_valid[:, None], own[:, :, None] + n[:, None] - p, -1)
     to_row = (n[:, None] - n).expand(count, -1, -1)
+    # Padding points into the segment itself: a weight of 0 does not silence another client's NaN.
     return Group(
-        prefix_at=prefix_at.to(device),
-        rows_at=torch.where(rows_valid, rows_at, somewhere[..., None]).to(device),
+        prefix_at=torch.where(prefix_valid, prefix_at, start).to(device),
+        rows_at=torch.where(rows_valid, rows_at, start[..., None]).to(device),
         prefix_valid=prefix_valid.to(device),
-        prefix_again=(p < shared).to(device),
         rows_valid=rows_valid.to(device),
         prefix_distance=(p[:, None] - p).to(device),
         row_distance=torch.cat([to_prefix, to_row], 2)[:, None].to(device),
@@ -182,25 +157,16 @@ def make_group(segments: Sequence[Segment], device: torch.device) -> Group:
 
 def make_places(groups: Sequence[Group], length: int, stop: int, kv: int) -> Places:
     """Say where each token's heads lie; `length` is the flat row's, whose tokens end at `stop`."""
-    flat, valid, again = [], [], []
-
-    def by_head(there: Tensor) -> Tensor:
-        return there.unsqueeze(1).expand(-1, kv, *there.shape[1:]).flatten()
-
+    flat, valid = [], []
     for group in groups:
-        for at, there, twice in (
-            (group.prefix_at, group.prefix_valid, group.prefix_again),
-            (group.rows_at, group.rows_valid, torch.zeros_like(group.rows_valid)),
-        ):
+        for at, there in ((group.prefix_at, group.prefix_valid), (group.rows_at, group.rows_valid)):
             heads = torch.arange(kv, device=at.device).reshape(-1, *[1] * (at.ndim - 1))
             flat.append((at.unsqueeze(1) * kv + heads).flatten())
-            valid.append(by_head(there & ~twice))
-            again.append(by_head(twice))
+            valid.append(there.unsqueeze(1).expand(-1, kv, *there.shape[1:]).flatten())
     where, kept = torch.cat(flat), torch.cat(valid)
     full = torch.nonzero(kept).flatten()
     # The padding behind the last segment gets anybody's output: nobody reads it.
     padded = torch.zeros(length * kv, dtype=torch.long, device=where.device)
     padded[where[full]] = full
     behind = torch.arange(stop * kv, length * kv, device=where.device)
-    empty, repeated = (torch.nonzero(there).flatten() for there in (~kept, torch.cat(again)))
-    return Places(where, padded, empty, repeated, behind)
+    return Places(where, padded, torch.nonzero(~kept).flatten(), behind)

@@ -185,10 +185,10 @@ def test_a_diverging_client_is_left_out_and_named(poisoned, start, kind, step, w
 
 
 def counted(batch):
-    """Tokens that one client's batch makes a model read: the prompt once, and each prefix once."""
+    """Tokens that one client's batch makes a model read: each prefix once, with the prompt before it."""
     prefixes = {example.prefix.tobytes(): len(example.prefix) for example in batch}
     rows = sum(len(example.source) + len(example.target) - 1 for example in batch)
-    return LENGTH + sum(prefixes.values()) + rows
+    return sum(LENGTH + size for size in prefixes.values()) + rows
 
 
 def test_the_account_of_a_fixed_round(engine, start):
@@ -199,7 +199,7 @@ def test_the_account_of_a_fixed_round(engine, start):
         return Example(*parts, "task", ("",))
 
     a, b, c = example(5, 3, 2), example(5, 4, 1), example(0, 2, 3)
-    # a and b share a prefix of 5: 4 + 5 + (3 + 1) + (4 + 0) = 17; c alone: 4 + 0 + 2 + 2 = 8; all: 4 less.
+    # a and b share a prefix of 5: 4 + 5 + (3 + 1) + (4 + 0) = 17; c alone: 4 + 0 + 2 + 2 = 8.
     work = [
         ClientWork("one", [[a, b], [c]], 3),
         ClientWork("two", [[a, b, c]], 3),
@@ -207,7 +207,7 @@ def test_the_account_of_a_fixed_round(engine, start):
     ]
     _, (report,) = rounds(fedavg(engine, client=SGD), start, [work])
     size = LENGTH * 32 * 4
-    assert (report.clients, report.steps, report.tokens) == (3, 3, 17 + 8 + 21)
+    assert (report.clients, report.steps, report.tokens) == (3, 3, 17 + 8 + 25)
     assert (report.bytes_down, report.bytes_up) == (3 * size, 2 * size)
     assert set(report.to_mapping()) == {
         "loss", "clients", "steps", "tokens", "bytes_down", "bytes_up", "stopped"

@@ -56,13 +56,6 @@ def test_rows_that_share_a_prefix_stay_together_where_they_fit():
     assert sum(read(rows, micro_batches(rows, LENGTH, 70))) > count_tokens(rows, LENGTH)
 
 
-def test_a_prompt_is_read_once_for_all_that_its_client_reads_in_a_batch():
-    rows = [row for half in (even_rows(6), even_rows(6, definition=30)) for row in half]
-    batches = micro_batches(rows, LENGTH, 2 * (3 + 40 + 44))
-    assert len(batches) == 6
-    assert sum(read(rows, batches)) == count_tokens(rows, LENGTH) == 6 * (3 + 40 + 44 + 30 + 44)
-
-
 def test_small_clients_fill_what_large_ones_leave():
     rows = [*even_rows(2, rows=12), *(replace(row, owner=row.owner + 2) for row in even_rows(2, rows=1))]
     sizes = read(rows, micro_batches(rows, LENGTH, 230))

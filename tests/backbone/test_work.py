@@ -96,16 +96,6 @@ def test_tokens_read_are_those_counted_and_little_padding():
     assert counted <= packed.layout.length < counted + FLAT
 
 
-def test_a_prompt_is_laid_out_once_before_all_that_follows_it():
-    backbone = tiny_backbone("llama")
-    rows = [row for definition in (40, 25) for row in clients_rows(8, definition=definition)]
-    packed = pack(rows, LENGTH, backbone.device)
-    assert count_tokens(rows, LENGTH) == 8 * (LENGTH + 40 + 25 + 8 * (9 + 3 - 1))
-    assert 0 <= packed.layout.length - count_tokens(rows, LENGTH) < FLAT
-    assert len(packed.prompt_at) == 8 * LENGTH
-    assert packed.owners == list(range(8))
-
-
 def test_sharing_prefixes_saves_the_arithmetic_it_should():
     backbone = tiny_backbone("llama")
     flops = []
