@@ -176,7 +176,7 @@ def predict(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tensor) -> 
         packed.layout.read_at = padded
         hidden = model.base_model(**given).last_hidden_state[0]
         if packed.layout.read_at is not None:
-            hidden = hidden.index_select(0, padded)
+            hidden = hidden[padded]
         head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         return Predictions(hidden, head.weight, len(at))
     return Predictions(model(**given, logits_to_keep=padded).logits[0], None, len(at))

@@ -142,7 +142,7 @@ class FusedLayer:
         turned = rotated(linear(read, self.qkv, self.bias), cos, sin, self.rule.scale, self.kv)
         mixed = layout.attend(*turned, layer=self.number, rule=self.rule).flatten(1)
         if self.last and layout.read_at is not None:
-            hidden, mixed = (flat.index_select(0, layout.read_at) for flat in (hidden, mixed))
+            hidden, mixed = (flat[layout.read_at] for flat in (hidden, mixed))
             layout.read_at = None
         hidden = hidden + self.out(mixed)
         hidden, read = normed(hidden, self.norms[1], self.epsilons[1])

@@ -83,8 +83,7 @@ def test_fused_layers_take_few_kernels_for_many_clients_as_for_two():
     layers = backbone.model.config.num_hidden_layers
     assert counts[1]["mm"] <= layers * 8 + 2, "four products each way, and the head"
     assert counts[1]["bmm"] <= layers * 18, "six products of attention, and two gradients of each"
-    assert counts[1]["index_add"] <= 2, "where the last layer turns to what is read"
-    for kernel in ("_softmax", "silu", "scatter_add"):
+    for kernel in ("_softmax", "silu", "scatter_add", "index_add"):
         assert not counts[1][kernel], f"{kernel} belongs to the compiled loops or is a gather"
 
 
