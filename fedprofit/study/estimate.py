@@ -11,7 +11,7 @@ from fedprofit.study.plan import measure, stages
 from fedprofit.study.spec import PlannedRun
 from fedprofit.types import Batch
 
-LOOKED_AT = 4  # runs of a study whose work is counted; the others are taken to be like them
+LOOKED_AT = 6  # runs of a study, at most, whose work is counted; the others are taken to be like them
 
 
 def reading_speed(bench: Bench) -> float:
@@ -32,14 +32,24 @@ def study_seconds(runs: Sequence[PlannedRun], workers: int) -> float:
 
     The speed is measured on the first run's data; some runs' work is counted, spread over all.
     """
-    looked = runs[:: max(1, -(-len(runs) // LOOKED_AT))]
     threads = torch.get_num_threads()
-    benches = [prepare(planned.config) for planned in looked]
-    work = sum(sum(stages(bench).values()) for bench in benches) / len(benches)
+    looked = [(prepare(run.config), like_it) for run, like_it in typical(runs)]
+    work = sum(like_it * sum(stages(bench).values()) for bench, like_it in looked)
+    work /= sum(like_it for _, like_it in looked)
     torch.set_num_threads(1)
     try:
-        alone = reading_speed(benches[0])
+        alone = reading_speed(looked[0][0])
     finally:
         torch.set_num_threads(threads)
     rounds = -(-len(runs) // workers)
     return rounds * work / alone
+
+
+def typical(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, int]]:
+    """Return one run for each place on the axes but the seed, and how many there are; not all of many."""
+    places: dict[tuple[object, ...], list[PlannedRun]] = {}
+    for run in runs:
+        place = tuple(value for axis, value in run.axes.items() if axis != "seed")
+        places.setdefault(place, []).append(run)
+    found = [(members[0], len(members)) for members in places.values()]
+    return found[:: max(1, -(-len(found) // LOOKED_AT))]

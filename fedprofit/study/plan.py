@@ -4,14 +4,18 @@ Work is counted in tokens read forward once; training and generation are weighed
 serves the progress bar's time left and the estimate before a start, and changes no result.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedprofit.config import AlgorithmConfig, Config, FedSgdConfig, FineTune, LocalWork
 from fedprofit.study.bench import Bench, typical_tokens
+from fedprofit.types import Example
 
 # Measured on two CPU cores with SmolLM2-135M: a token trained on costs about three tokens read, a
 # token generated about one and a half.
 TRAINED, GENERATED = 3.0, 1.5
+LOOKED_AT = 256  # examples of a client, or of the pool, whose prefixes are counted
 TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
@@ -23,19 +27,23 @@ class Work:
     prefix: float
     source: float
     target: float
+    prefixes: float  # different ones among a client's train examples, as if equally frequent
+    repeated: float  # how often a prefix is read, for each example that is scored
     local: float  # examples that a client's prompt is scored on alone
     shared: float  # and those that every prompt is scored on
     clients: int  # that are personalized
     train_examples: float  # of each
 
-    def trained(self, clients: float, steps: float, rows: float) -> float:
-        """Work of `steps` local steps of `rows` examples by each of `clients`."""
-        shared = self.prompt + self.prefix
+    def trained(self, clients: float, steps: float, rows: float, prefixes: float | None = None) -> float:
+        """Work of local steps of `rows` examples, among which are some `prefixes`, by each of `clients`."""
+        among = prefixes or self.prefixes
+        read = among * (1 - (1 - 1 / among) ** rows)  # how many of them a batch is expected to hold
+        shared = read * (self.prompt + self.prefix)
         return TRAINED * clients * steps * (shared + rows * (self.source + self.target))
 
     def scored(self, examples: float, new_tokens: float) -> float:
         """Work of scoring that many examples, with so many new tokens each; 0 for the loss alone."""
-        read = self.source + self.target + (self.prompt + self.prefix) / 8
+        read = self.source + self.target + self.repeated * (self.prompt + self.prefix)
         return examples * (read + GENERATED * new_tokens)
 
     def answered(self, config: Config, examples: float, trained: bool = True) -> float:
@@ -73,17 +81,31 @@ def measure(bench: Bench) -> Work:
     """Take the sizes from the data."""
     prefix, source, target = typical_tokens(bench)
     sets, clients = bench.sets, len(bench.sets.clients)
-    trained = [len(bench.dataset.examples(client, "train")) for client in sets.clients]
+    trained = [bench.train_examples(client) for client in sets.clients]
+    shared = [example for examples in sets.shared.values() for example in examples]
+    scored = [[*own, *shared] for own in sets.local.values()]
     return Work(
         prompt=bench.config.tuner.length,
         prefix=prefix,
         source=source,
         target=target,
-        local=sum(len(own) for own in sets.local.values()) / clients,
-        shared=sum(len(examples) for examples in sets.shared.values()),
+        prefixes=sum(_prefixes(own[:LOOKED_AT]) for own in trained) / clients,
+        repeated=sum(len(_by_prefix(whole)) for whole in scored) / max(1, sum(map(len, scored))),
+        local=sum(map(len, sets.local.values())) / clients,
+        shared=len(shared),
         clients=clients,
-        train_examples=sum(trained) / clients,
+        train_examples=sum(map(len, trained)) / clients,
     )
+
+
+def _by_prefix(examples: Sequence[Example]) -> Counter[bytes]:
+    return Counter(example.prefix.tobytes() for example in examples)
+
+
+def _prefixes(examples: Sequence[Example]) -> float:
+    """Return how many equally frequent prefixes two examples would be as likely to share."""
+    counts = _by_prefix(examples).values()
+    return sum(counts) ** 2 / sum(count**2 for count in counts) if counts else 1.0
 
 
 def steps_of(work: LocalWork, examples: float) -> float:
@@ -120,7 +142,8 @@ def _baselines(bench: Bench, work: Work) -> dict[str, float]:
 
     def central(entry: FineTune) -> tuple[float, float]:
         pool = work.train_examples * len(dataset.clients("train"))
-        read = work.trained(1, steps_of(entry, pool), entry.batch_size)
+        together = dataset.pooled("train", "train")[:: max(1, int(pool) // LOOKED_AT)]
+        read = work.trained(1, steps_of(entry, pool), entry.batch_size, _prefixes(together))
         return read + work.scored(len(bench.validation), 0), read + work.once(config)
 
     for name, entries in config.baselines.trials.items():
