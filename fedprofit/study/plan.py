@@ -37,7 +37,7 @@ class Work:
     def trained(self, clients: float, steps: float, rows: float, prefixes: float | None = None) -> float:
         """Work of local steps of `rows` examples, among which are some `prefixes`, by each of `clients`."""
         among = prefixes or self.prefixes
-        read = among * (1 - (1 - 1 / among) ** rows)  # how many of them a batch is expected to hold
+        read: float = among * (1 - (1 - 1 / among) ** rows)  # how many of them a batch is expected to hold
         shared = read * (self.prompt + self.prefix)
         return TRAINED * clients * steps * (shared + rows * (self.source + self.target))
 
