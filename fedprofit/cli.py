@@ -14,14 +14,14 @@ from fedprofit.errors import UserError
 
 app = typer.Typer(
     name="fedprofit",
-    help="What does personalizing a federated prompt gain locally and lose globally?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 models = typer.Typer(help="List and fetch the named backbones.", no_args_is_help=True)
 app.add_typer(models, name="models")
-console = Console()
+# Names and texts are users' own: brackets in them are no markup.
+console = Console(markup=False, emoji=False)
 
 ConfigFile = Annotated[Path, typer.Argument(help="A configuration (YAML); see configs/.", show_default=False)]
 Overrides = Annotated[
@@ -32,6 +32,23 @@ MetricName = Annotated[
     str | None, typer.Option(help="rouge_l, exact_match or loss.  [default: the first that was scored]")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        console.print(f"fedprofit {version('fedprofit')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What does personalizing a federated prompt gain locally and lose globally?"""
 
 
 @app.command()
@@ -132,7 +149,10 @@ def claims(folder: Annotated[Path, typer.Argument(help="A study's folder.", show
 def recommend(
     folder: Annotated[Path, typer.Argument(help="A run's or a study's folder.", show_default=False)],
     max_forgetting: Annotated[
-        float | None, typer.Option(help="Of the global score, at most; the best local score is taken.")
+        float | None,
+        typer.Option(
+            help="Of the global score, at most (below zero: gained); the best local score is taken."
+        ),
     ] = None,
     min_local: Annotated[
         float | None, typer.Option(help="Local score, at least; the least forgetting is taken.")
@@ -243,16 +263,11 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        Console(stderr=True).print(
-            f"[bold red]error[/]  {_escaped(str(error))}", highlight=False, soft_wrap=False
-        )
+        from rich.text import Text
+
+        words = Text.assemble(("error", "bold red"), f"  {error}")
+        Console(stderr=True).print(words, highlight=False, soft_wrap=False)
         sys.exit(2)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; go on with --resume", style="dim")
         sys.exit(130)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

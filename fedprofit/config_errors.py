@@ -75,7 +75,9 @@ def locate(model: type[BaseModel], location: Sequence[int | str]) -> Place:
             union = len(keys)
         else:
             keys.append(part)
-            options = [o for option in lists for o in _options(get_args(option)[0])]
+            held = [get_args(option)[0] for option in lists]
+            held += [get_args(option)[1] for option in options if get_origin(option) is dict]
+            options = [o for inner in held for o in _options(inner)]
     return Place(tuple(keys), union, known)
 
 

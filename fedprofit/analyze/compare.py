@@ -10,6 +10,7 @@ import polars as pl
 
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
+from fedprofit.config_errors import shown
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, bootstrap
@@ -46,12 +47,16 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
     for number, other in enumerate(runs[1:], start=1):
         if other.axes != first.axes:
             raise UserError(
-                f"{other.path}: has the axes {other.axes or 'of a single run'}, {first.path} has "
-                f"{first.axes or 'those of a single run'}. Compare runs with runs, and studies of equal axes."
+                f"{other.path} is {_what(other)}, {first.path} is {_what(first)}. Compare runs with runs, "
+                "and studies of equal axes."
             )
         _check_data(first, other)
         found += _differences(number, first, other, metric)
     return found
+
+
+def _what(tables: Tables) -> str:
+    return f"a study over {', '.join(tables.axes)}" if tables.axes else "a single run"
 
 
 def _check_data(first: Tables, other: Tables) -> None:
@@ -134,5 +139,5 @@ def changed(first: dict[str, Any], other: dict[str, Any], above: str = "") -> li
             found += changed(a, b, f"{name}.")
         elif a != b:
             long = isinstance(a, list | dict) or isinstance(b, list | dict)
-            found.append(name if long else f"{name}: {a} -> {b}")
+            found.append(name if long else f"{name}: {shown(a)} -> {shown(b)}")
     return found

@@ -72,5 +72,6 @@ def lookup(name: str) -> NamedBackbone:
     'Apache-2.0'
     """
     if name not in REGISTRY:
-        raise UserError(f"No backbone is named {name!r}; {nearest(name, REGISTRY)}.")
+        hint = nearest(name, REGISTRY)
+        raise UserError(f"No backbone is named {name!r} ({hint}). See `fedprofit models list`.")
     return REGISTRY[name]

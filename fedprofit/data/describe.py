@@ -72,7 +72,10 @@ def summary_table(facts: Description) -> Table:
     table.add_row("examples", ", ".join(f"{count} {split}" for split, count in facts.examples.items()))
     table.add_row("tasks", str(len(facts.tasks)))
     table.add_row("unseen-task examples", str(facts.unseen_examples))
-    table.add_row("heterogeneity", f"{facts.heterogeneity:.3f}  (0: all clients alike; mean total variation)")
+    meaning = "0: all clients alike; mean total variation"
+    if len(facts.tasks) == 1:
+        meaning = "all rows are one task: name a column of tasks to tell clients apart"
+    table.add_row("heterogeneity", f"{facts.heterogeneity:.3f}  ({meaning})")
     return table
 
 

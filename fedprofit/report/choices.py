@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedprofit.analyze.compare import Difference, changed_settings, compare
 from fedprofit.analyze.recommend import SCORES, Limit, Recommendation, recommend
@@ -49,7 +50,7 @@ def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
         if limit.least_local is None
         else f"local score at {'most' if metric == 'loss' else 'least'} {limit.least_local:g}"
     )
-    verdict = "[green]kept[/]" if one.holds else "[red]missed[/]"
+    verdict = Text("kept", "green") if one.holds else Text("missed", "red")
     table.add_row(wanted, f"{one.within} of {one.options} options", verdict)
     return table
 
@@ -94,8 +95,8 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     for number, path in enumerate(paths[1:], start=1):
         changes = ", ".join(changed_settings(paths[0], path))
         names.append(f"{chr(ord('A') + number)}: {path}{': ' if changes else ''}{changes}")
-    console.print("\n".join(names), highlight=False, soft_wrap=True)
     found = {one: compare(runs, one) for one in shown}
+    console.print("\n".join(names), highlight=False)
     for one, differences in found.items():
         console.print(_compared([each for each in differences if each.is_last], one))
         fewest = min((each.better["local"] for each in differences), key=lambda each: each.clients)

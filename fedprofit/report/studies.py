@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedprofit.analyze.claims import SAYS, Finding, check_claims
 from fedprofit.analyze.fronts import Area, Front, areas, fronts
@@ -141,7 +142,7 @@ def _table(metric: str, findings: Sequence[Finding]) -> Table:
     table.add_column("verdict", no_wrap=True)
     table.add_column("what, effect [95% interval], what is behind it", overflow="fold")
     for one in findings:
-        verdict = f"[{MARKS[one.verdict]}]{one.verdict}[/]"
+        verdict = Text(one.verdict, MARKS[one.verdict])
         table.add_row(one.claim, verdict, "\n".join(map(str, one.comparisons)) or one.reason)
     return table
 

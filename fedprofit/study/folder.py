@@ -153,7 +153,8 @@ def open_folder(path: Path) -> RunFolder:
     """Open a complete run for reading; UserError if it is not one."""
     folder = RunFolder(path)
     if not (path / "config.yaml").exists():
-        raise UserError(f"{path}: holds no run (no config.yaml). Give the folder that `fedprofit run` named.")
+        what = "holds neither a run nor a study" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path}: {what}. Give the folder that `fedprofit run` or `fedprofit study` named.")
     if not folder.summary.exists() or not folder.results.exists():
         raise UserError(
             f"{path}: the run is not complete. Go on with it: fedprofit run {path}/config.yaml "

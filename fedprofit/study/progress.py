@@ -10,6 +10,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+EARLY = 0.03  # of the work: until then nothing is said of the time left
+
 
 class Reporter(Protocol):
     """What the loop tells; it knows nothing of terminals."""
@@ -74,7 +76,8 @@ class Quiet:
     def left(self) -> str:
         """Say how much time is left, from the work done so far; "" while it is too early to tell."""
         elapsed = time.monotonic() - self._began
-        if elapsed < 5 or self._done <= 0:
+        # The first of the work also pays for what happens once, and would promise too long a wait.
+        if elapsed < 5 or self._done <= EARLY * self._total:
             return ""
         return f"{duration(elapsed * max(self._total - self._done, 0) / self._done)} left"
 
@@ -129,7 +132,7 @@ class Live(Quiet):
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Quiet]:
     """Yield the reporter that suits where the output goes."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     if quiet:
         yield Quiet()
     elif not console.is_terminal:
@@ -140,7 +143,7 @@ def reporter(quiet: bool = False) -> Iterator[Quiet]:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[message]}"),
+            TextColumn("{task.fields[message]}", markup=False),
             TextColumn("[dim]{task.fields[left]}"),
             TimeElapsedColumn(),
         )

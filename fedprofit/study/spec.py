@@ -113,10 +113,13 @@ def at_places(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRu
     for place in only:
         axis, _, value = place.partition("=")
         if axis not in runs[0].axes:
-            raise UserError(f"--only {place}: the study's axes are {', '.join(runs[0].axes) or 'none'}.")
+            axes = ", ".join(runs[0].axes) or "none"
+            raise UserError(
+                f"--only {place}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
+            )
         values = list(dict.fromkeys(str(run.axes[axis]) for run in runs))
         if value not in values:
-            raise UserError(f"--only {place}: the values of {axis} are {', '.join(values)}.")
+            raise UserError(f"--only {place}: write {axis}=VALUE, with one of {', '.join(values)}.")
         wanted.setdefault(axis, set()).add(value)
     return [run for run in runs if all(str(run.axes[axis]) in values for axis, values in wanted.items())]
 
@@ -125,7 +128,13 @@ def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]
     """Read a study and what its runs share; what it does not say, its base does, axes too."""
     if path.resolve() in above:
         raise UserError(f"{path}: is a base of itself. Let one of the files stand alone.")
-    study = checked(Study, read_yaml(path), str(path))
+    mapping = read_yaml(path)
+    if isinstance(mapping, dict) and {"data", "training"} & set(mapping):
+        raise UserError(
+            f"{path}: is the configuration of one run. Run it with `fedprofit run {path}`, or let a study "
+            "name it as its base."
+        )
+    study = checked(Study, mapping, str(path))
     if study.base is None:
         return study, deepcopy(study.run)
     place = path.parent / study.base

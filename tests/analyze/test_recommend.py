@@ -189,7 +189,7 @@ def test_runs_that_do_not_compare_are_named():
     renamed = first.results.with_columns(client=pl.concat_str(pl.lit("x"), "client"))
     with pytest.raises(UserError, match="there: shares no client and condition with here"):
         compare([first, Tables(Path("there"), "made", True, PLACE, renamed, None, None)], "rouge_l")
-    with pytest.raises(UserError, match="there: has the axes"):
+    with pytest.raises(UserError, match="there is a single run, here is a study over heterogeneity"):
         compare([first, Tables(Path("there"), "made", False, [], first.results, None, None)], "rouge_l")
 
 
@@ -244,7 +244,8 @@ def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         (("compare", runs[0]), "two or more"),
-        (("compare", runs[0], tmp_path / "empty"), "holds no run"),
+        (("compare", runs[0], tmp_path / "empty"), "holds neither a run nor a study"),
+        (("compare", runs[0], tmp_path / "nowhere"), "nowhere: there is no such folder"),
         (("recommend", runs[0]), "either --max-forgetting or --min-local"),
         (("recommend", runs[0], "--min-local", "1", "--metric", "bleu"), "was not scored by 'bleu'"),
     ):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,13 @@ def test_filters_change_what_is_shown(study, opened):
     page.get_by_label("fedavg-adam").check()
     assert len(traces(page, "forgetting")) == 2
     assert without_data(page.troubles) == []
+
+
+def test_nothing_offers_to_send_the_data_away(study, opened):
+    page = opened(study.path / "report.html")
+    titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    assert "Download plot as a PNG" in titles
+    assert not [title for title in titles if re.search("share|cloud|studio", title, re.IGNORECASE)]
 
 
 def test_it_is_used_by_keyboard_in_the_dark_and_on_a_phone(study, opened):

@@ -29,9 +29,9 @@ def test_places_choose_runs(tmp_path):
 @pytest.mark.parametrize(
     ("only", "said"),
     [
-        ("level=own", "--only level=own: the study's axes are seed, heterogeneity"),
-        ("seed", "--only seed: the values of seed are 0, 1"),
-        ("heterogeneity=iid", "--only heterogeneity=iid: the values of heterogeneity are own, mixed"),
+        ("level=own", "--only level=own: the study's axes are seed, heterogeneity. Write AXIS=VALUE"),
+        ("seed", "--only seed: write seed=VALUE, with one of 0, 1"),
+        ("heterogeneity=iid", "--only heterogeneity=iid: write heterogeneity=VALUE, with one of own, mixed"),
     ],
 )
 def test_a_place_that_no_run_has_is_named(tmp_path, only, said):

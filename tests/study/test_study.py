@@ -163,6 +163,11 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
     ("change", "message"),
     [
         ({"axes": {"seed": []}}, "axis 'seed' is empty"),
+        (
+            {"axes": {"seed": 3}},
+            r"'axes.seed': should be a list or a section with keys of its own \(found 3\)\.",
+        ),
+        ({"data": {"source": {"kind": "lexicon"}}}, "the configuration of one run.*fedprofit run"),
         ({"axes": {"training.round": [1, 2]}}, "training.round.*rounds"),
         ({"axes": {"seed": [0, 0]}}, "are the same"),
         ({"axes": {"name": {"a": {}, "b": {}}}}, "are the same"),

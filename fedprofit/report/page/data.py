@@ -88,7 +88,7 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
         name: row and {"label": label(row), **{key: plain(row[key]) for key in SCORES}}
         for name, row in chosen.items()
     }
-    return {"place": place.title or "this run", "metric": metric, **shown}
+    return {"place": place.title or "this run", "metric": metric, "scale": METRICS[metric], **shown}
 
 
 def _clients(number: int, place: Place) -> Iterable[dict[str, Any]]:

@@ -50,7 +50,7 @@ function layout(x, y, more = {}) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: cssValue("--ink"), family: "system-ui, sans-serif", size: 13 },
-    margin: { l: 60, r: 15, t: 15, b: 50 }, hovermode: "closest",
+    margin: { l: 60, r: 15, t: 30, b: 50 }, hovermode: "closest",
     hoverlabel: { align: "left" },
     legend: narrow ? { orientation: "h", y: -0.2, font: { size: 11 } } : { x: 1.02, y: 1, font: { size: 12 } },
     xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, title: { text: y } }, ...more,
@@ -65,7 +65,7 @@ function draw(id, traces, plan) {
     return;
   }
   if (place.querySelector(".empty")) place.replaceChildren();
-  Plotly.react(place, traces, plan, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+  Plotly.react(place, traces, plan, { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
 }
 
 function table(id, columns, rows) {

@@ -1,0 +1,67 @@
+"""What the command line itself adds: how it prints what users named, its version, its first estimate."""
+
+import json
+import time
+
+import pytest
+import yaml
+from tiny_run import call, tiny_config
+
+from fedprofit import cli, doctor
+from fedprofit.config_file import load_config
+from fedprofit.errors import UserError
+from fedprofit.study.progress import EARLY, Quiet
+
+
+@pytest.mark.parametrize("name", ["[/a]x", "[red]x", ":smile:"])
+def test_names_of_clients_and_tasks_are_printed_as_they_are(name, tmp_path):
+    config = tiny_config(tmp_path)
+    table = tmp_path / "table.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    renamed = [row | {"who": name + row["who"], "job": name + row["job"]} for row in rows]
+    table.write_text("\n".join(map(json.dumps, renamed)))
+    config["data"]["unseen_tasks"] = 0
+    (tmp_path / "it.yaml").write_text(yaml.safe_dump(config))
+    done = call("data", "it.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}c0 (" in done.stdout
+    assert f"{name}job" in done.stdout
+
+
+def test_a_table_without_tasks_is_told_why_all_clients_look_alike(tmp_path):
+    config = tiny_config(tmp_path)
+    del config["data"]["source"]["columns"]["task"]
+    config["data"]["unseen_tasks"] = 0
+    (tmp_path / "it.yaml").write_text(yaml.safe_dump(config))
+    assert "name a column of tasks" in " ".join(call("data", "it.yaml", cwd=tmp_path).stdout.split())
+
+
+def test_doctor_names_the_extra_to_install(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    with cli.console.capture() as said:
+        cli.console.print(doctor.machine())
+    for extra in doctor.EXTRAS:
+        assert f"'fedprofit[{extra}]'" in said.get()
+
+
+def test_the_version_is_the_package_s(tmp_path):
+    from importlib.metadata import version
+
+    assert call("--version", cwd=tmp_path).stdout.strip() == f"fedprofit {version('fedprofit')}"
+
+
+def test_a_study_is_not_taken_for_a_run(tmp_path):
+    path = tmp_path / "many.yaml"
+    path.write_text("{name: many, base: one.yaml, axes: {seed: [0, 1]}}")
+    with pytest.raises(UserError, match=r"many.yaml: is a study.*fedprofit study"):
+        load_config(path)
+
+
+def test_the_time_left_is_told_once_there_is_enough_to_tell_it_from(monkeypatch):
+    progress = Quiet(total=100.0)
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + 60)
+    progress.advance(100 * EARLY)
+    assert progress.left() == ""
+    progress.advance(20 - 100 * EARLY)
+    assert progress.left() == "4 min 00 s left"
