@@ -82,7 +82,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     type or range.
     """
     mapping = read_yaml(path)
-    if isinstance(mapping, dict) and {"axes", "run"} & set(mapping):
+    if isinstance(mapping, dict) and {"axes", "base", "run"} & set(mapping):
         raise UserError(f"{path}: is a study of several runs. Run it with `fedprofit study {path}`.")
     if overrides:
         # With the defaults written out, one value of a section can be set where the file leaves it out.

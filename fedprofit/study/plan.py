@@ -133,7 +133,8 @@ def stages(bench: Bench) -> dict[str, float]:
 def _baselines(bench: Bench, work: Work) -> dict[str, float]:
     """Work of the baselines and of their trials."""
     config, dataset, plan = bench.config, bench.dataset, dict[str, float]()
-    clients = len(dataset.clients("validation"))
+    clients, pool = len(dataset.clients("validation")), dataset.pooled("train", "train")
+    prefixes = _prefixes(pool[:: max(1, len(pool) // LOOKED_AT)])
 
     def local(entry: FineTune) -> tuple[float, float]:
         steps, rows = steps_of(entry, work.train_examples), min(entry.batch_size, work.train_examples)
@@ -141,9 +142,7 @@ def _baselines(bench: Bench, work: Work) -> dict[str, float]:
         return work.trained(clients, steps, rows) + checked, work.tuned(config, entry)
 
     def central(entry: FineTune) -> tuple[float, float]:
-        pool = work.train_examples * len(dataset.clients("train"))
-        together = dataset.pooled("train", "train")[:: max(1, int(pool) // LOOKED_AT)]
-        read = work.trained(1, steps_of(entry, pool), entry.batch_size, _prefixes(together))
+        read = work.trained(1, steps_of(entry, len(pool)), entry.batch_size, prefixes)
         return read + work.scored(len(bench.validation), 0), read + work.once(config)
 
     for name, entries in config.baselines.trials.items():
