@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from fedprofit.analyze.curves import World
@@ -13,7 +12,7 @@ from fedprofit.analyze.tables import Tables
 from fedprofit.config_errors import shown
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
-from fedprofit.evaluate.statistics import Estimate, bootstrap
+from fedprofit.evaluate.statistics import Estimate, mean_of
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
 
 # What is compared goes by the same name; its rate or pull may be what differs between the runs.
@@ -110,7 +109,7 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
 
 def _better(rows: pl.DataFrame, scope: str, sign: float) -> Estimate:
     gains = sign * (rows[f"{scope}_other"] - rows[scope]).to_numpy()
-    return bootstrap(lambda draw: float(np.mean(gains[draw])), rows["seed"].to_list(), least_seeds=1)
+    return mean_of(gains, rows["seed"].to_list(), least_seeds=1)
 
 
 def _mean(values: pl.Series) -> float:

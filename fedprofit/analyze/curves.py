@@ -25,12 +25,28 @@ class Curve:
     local: Floats  # [points, units]; NaN where a unit has no such curve
     kept: Floats  # [points, units]: global scores
 
-    def mean(self, units: Indices) -> tuple[Floats, Floats]:
-        """Average over some units: local and global scores, `[points]` each; NaN if none has the curve."""
-        own = units[self.has[units]]
-        if not len(own):
-            return np.full(len(self.local), np.nan), np.full(len(self.local), np.nan)
-        return self.local[:, own].mean(1), self.kept[:, own].mean(1)
+    def of(self, units: Indices) -> "Curve":
+        """Return the curve of some units alone."""
+        return Curve(self.local[:, units], self.kept[:, units])
+
+    def mean(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Average over units: local and global scores, `[draws, points]` each.
+
+        Args:
+            counts: how often each unit counts, `[draws, units]`. A draw in which none has the curve is NaN.
+        """
+        own = counts[:, self.has]
+        total = own.sum(1, keepdims=True)
+        local, kept = (
+            np.divide(
+                own @ scores[:, self.has].T,
+                total,
+                out=np.full((len(own), len(scores)), np.nan),
+                where=total > 0,
+            )
+            for scores in (self.local, self.kept)
+        )
+        return local, kept
 
     @cached_property
     def has(self) -> npt.NDArray[np.bool_]:
@@ -143,37 +159,45 @@ class World:
         cannot compare. The others say nothing, whatever a resample makes of them, and their units are not
         counted. So the interval takes it as given which pairs can be compared.
         """
-        everyone = np.arange(len(self.units))
-        told = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone))]
+        everyone = np.ones((1, len(self.units)))
+        told = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])]
         behind = np.any([first.has | second.has for first, second in told or pairs], axis=0)
         own = np.flatnonzero(behind)
 
-        def statistic(draw: Indices) -> float:
-            found = [_kept_more(pair, own[draw]) for pair in told]
-            finite = [value for value in found if np.isfinite(value)]
-            return float(np.mean(finite)) if finite else float("nan")
+        told_of_own = [(first.of(own), second.of(own)) for first, second in told]
+
+        def statistic(counts: Floats) -> Floats:
+            found = np.array([_kept_more(pair, counts) for pair in told_of_own]).reshape(-1, len(counts))
+            finite = np.isfinite(found)
+            many, whole = finite.sum(0), np.where(finite, found, 0.0).sum(0)
+            mean: Floats = np.divide(whole, many, out=np.full(len(counts), np.nan), where=many > 0)
+            return mean
 
         estimate = bootstrap(statistic, [self.seeds[unit] for unit in own])
         return Comparison(what, estimate, len(told), len(pairs))
 
 
-def _kept_more(pair: tuple[Curve, Curve], units: Indices) -> float:
+def _kept_more(pair: tuple[Curve, Curve], counts: Floats) -> Floats:
     first, second = pair
-    return between(first.mean(units), second.mean(units))
+    return between(first.mean(counts), second.mean(counts))
 
 
-def between(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> float:
-    """Return how much more the first curve keeps, on the mean over the local scores that both reach.
+def between(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> Floats:
+    """Return how much more the first curves keep, on the mean over the local scores that both reach.
 
-    NaN if they reach none above where they start.
+    Args:
+        first: local and global scores, `[draws, points]` each.
+        second: likewise; it may have other points.
 
-    >>> flat, steep = np.array([9.0, 9.0]), np.array([9.0, 5.0])
-    >>> between((np.array([0.0, 1.0]), flat), (np.array([0.0, 1.0]), steep)) > 0
+    Returns:
+        `[draws]`; NaN where they reach no local score in common above where they start.
+
+    >>> steps, flat, steep = np.array([[0.0, 1.0]]), np.array([[9.0, 9.0]]), np.array([[9.0, 5.0]])
+    >>> bool(between((steps, flat), (steps, steep))[0] > 0)
     True
     """
-    low = max(first[0][0], second[0][0])
-    high = min(first[0].max(), second[0].max())
-    if not high > low:
-        return float("nan")
-    levels = np.linspace(low, high, LEVELS)[1:]
-    return float((kept_at(*first, levels) - kept_at(*second, levels)).mean())
+    low = np.maximum(first[0][:, 0], second[0][:, 0])
+    high = np.minimum(first[0].max(1), second[0].max(1))
+    levels = np.linspace(low, high, LEVELS, axis=1)[:, 1:]
+    more = (kept_at(*first, levels) - kept_at(*second, levels)).mean(1)
+    return np.where(high > low, more, np.nan)

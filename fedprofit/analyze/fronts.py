@@ -4,7 +4,7 @@ A front is made of the settings of an algorithm that nothing beats on both axes;
 along its steps. Both are held against the base model's scores.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import polars as pl
 from fedprofit.analyze.curves import Curve, World
 from fedprofit.evaluate.statistics import (
     Estimate,
-    Indices,
+    Floats,
     area_under,
     bootstrap,
     front,
@@ -119,14 +119,20 @@ def areas(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Are
         curve, base = world.along_steps(one), world.base(cell)
         own = np.flatnonzero(curve.has & base.has)
 
-        def area(draw: Indices, curve: Curve = curve, base: Curve = base, own: Indices = own) -> float:
-            local, kept = base.mean(own[draw])
-            return area_under(*curve.mean(own[draw]), [local[0], kept[0]])
-
         yield Area(
             axes=dict(zip(world.axes, world.names(cell), strict=True)),
             algorithm=str(one["algorithm"]),
             setting=str(one["setting"]),
             steps=int(str(one["step"])),
-            area=bootstrap(area, [world.seeds[unit] for unit in own]),
+            area=bootstrap(_area(curve.of(own), base.of(own)), [world.seeds[unit] for unit in own]),
         )
+
+
+def _area(curve: Curve, base: Curve) -> Callable[[Floats], Floats]:
+    """Return what is bootstrapped: the area under a mean curve, above the base model's mean."""
+
+    def area(counts: Floats) -> Floats:
+        local, kept = base.mean(counts)
+        return area_under(*curve.mean(counts), (local[:, 0], kept[:, 0]))
+
+    return area

@@ -17,7 +17,7 @@ import polars as pl
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
 from fedprofit.errors import UserError
-from fedprofit.evaluate.statistics import Estimate, Floats, bootstrap
+from fedprofit.evaluate.statistics import Estimate, mean_of
 from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label, with_one_best_round
 
 SCORES = ("local", "global", "gain", "forgetting")
@@ -149,11 +149,7 @@ def _mean(rows: pl.DataFrame, score: str) -> float:
 
 def _estimates(world: World, rows: pl.DataFrame) -> dict[str, Estimate]:
     seeds = [world.seeds[unit] for unit in rows["unit"].to_list()]
-    return {score: _estimate(rows[score].to_numpy(), seeds) for score in SCORES}
-
-
-def _estimate(values: Floats, seeds: list[int]) -> Estimate:
-    return bootstrap(lambda draw: float(np.mean(values[draw])), seeds)
+    return {score: mean_of(rows[score].to_numpy(), seeds) for score in SCORES}
 
 
 def _where(place: dict[str, str]) -> str:

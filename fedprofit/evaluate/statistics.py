@@ -8,6 +8,7 @@ should (Davison and Hinkley 1997, section 3.8).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def counted(estimate: Estimate, client: str = "client") -> str:
     return f"{clients} {client}{'s' * (clients != 1)} of {seeds} seed{'s' * (seeds != 1)}"
 
 
-def resamples(seeds: Sequence[int], draws: int = DRAWS) -> list[Indices]:
+@lru_cache(maxsize=16)  # all differences of a study are over the same few sets of units
+def resamples(seeds: tuple[int, ...], draws: int = DRAWS) -> Floats:
     """Draw units with replacement: seeds, and clients within them.
 
     Args:
@@ -66,22 +68,24 @@ def resamples(seeds: Sequence[int], draws: int = DRAWS) -> list[Indices]:
         draws: how many times.
 
     Returns:
-        For each draw, the numbers of the units in it. The same seeds give the same draws.
+        `[draws, units]`: how often each unit is in each draw. The same seeds give the same draws.
 
-    >>> [len(draw) for draw in resamples([7, 7, 8, 8], draws=3)]
-    [4, 4, 4]
+    >>> resamples((7, 7, 8, 8), draws=3).sum(1).tolist()
+    [4.0, 4.0, 4.0]
     """
     generator = numpy_generator(0, "bootstrap")
     own = [np.flatnonzero(np.asarray(seeds) == seed) for seed in sorted(set(seeds))]
-    drawn = []
-    for _ in range(draws):
+    counts = np.zeros((draws, len(seeds)))
+    for row in counts:
         chosen = generator.integers(0, len(own), len(own))
-        drawn.append(np.concatenate([generator.choice(own[seed], len(own[seed])) for seed in chosen]))
-    return drawn
+        drawn = np.concatenate([generator.choice(own[seed], len(own[seed])) for seed in chosen])
+        row += np.bincount(drawn, minlength=len(seeds))
+    counts.flags.writeable = False  # it is kept, and given to everyone who asks
+    return counts
 
 
 def bootstrap(
-    statistic: Callable[[Indices], float],
+    statistic: Callable[[Floats], Floats],
     seeds: Sequence[int],
     draws: int = DRAWS,
     least_seeds: int = LEAST_SEEDS,
@@ -89,8 +93,8 @@ def bootstrap(
     """Estimate a statistic of units and its interval: percentiles over resamples.
 
     Args:
-        statistic: from the numbers of the units, some perhaps several times, to a number; NaN where they
-            cannot tell.
+        statistic: from how often each unit counts, `[draws, units]`, to a number for each draw, `[draws]`;
+            NaN where they cannot tell.
         seeds: the seed of each unit.
         draws: resamples.
         least_seeds: with 1, an interval over the clients of a single seed is given; it leaves out what
@@ -100,16 +104,20 @@ def bootstrap(
         The estimate. It has no interval where there are fewer than `least_seeds` seeds or `LEAST_CLIENTS`
         units, or where more than a twentieth of the resamples cannot tell.
     """
-    units = np.arange(len(seeds))
-    value = statistic(units)
-    count = len(set(seeds))
-    if count < least_seeds or len(units) < LEAST_CLIENTS or not np.isfinite(value):
-        return Estimate(value, None, None, count, len(units))
-    found = np.array([statistic(draw) for draw in resamples(seeds, draws)])
+    units, count = len(seeds), len(set(seeds))
+    value = float(statistic(np.ones((1, units)))[0])
+    if count < least_seeds or units < LEAST_CLIENTS or not np.isfinite(value):
+        return Estimate(value, None, None, count, units)
+    found = statistic(resamples(tuple(seeds), draws))
     if np.isnan(found).mean() > 0.05:
-        return Estimate(value, None, None, count, len(units), unsteady=True)
+        return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Estimate(value, low, high, count, len(units))
+    return Estimate(value, low, high, count, units)
+
+
+def mean_of(values: Floats, seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> Estimate:
+    """Estimate the mean of the units' values, `[units]`; other arguments as of `bootstrap`."""
+    return bootstrap(lambda counts: counts @ values / counts.sum(1), seeds, least_seeds=least_seeds)
 
 
 def front(points: Floats) -> Indices:
@@ -136,57 +144,62 @@ def hypervolume(points: Floats, reference: Sequence[float]) -> float:
     return float(area)
 
 
-def area_under(local: Floats, kept: Floats, reference: Sequence[float]) -> float:
-    """Return the area under a trade-off curve, above and to the right of a reference point.
+def area_under(local: Floats, kept: Floats, reference: tuple[Floats, Floats] | Sequence[float]) -> Floats:
+    """Return the area under trade-off curves, above and to the right of a reference point.
 
     Args:
-        local: `[points]`, along the steps; higher is better.
-        kept: `[points]`, the global scores.
-        reference: a local and a global score, for example of the base model.
+        local: `[..., points]`, along the steps; higher is better.
+        kept: `[..., points]`, the global scores.
+        reference: a local and a global score, numbers or `[...]` each, for example of the base model.
 
     Returns:
-        The global score above the reference's, integrated over the local score, from the reference's to the
-        highest that the curve reaches. Up to where the curve starts it is that at the start; from there it is
-        that where a level is first reached.
+        `[...]`: the global score above the reference's, integrated over the local score, from the reference's
+        to the highest that the curve reaches. Up to where the curve starts it is that at the start; from
+        there it is that where a level is first reached.
 
-    >>> area_under(np.array([1.0, 3.0, 2.0]), np.array([4.0, 2.0, 0.0]), [0.0, 0.0])
+    >>> float(area_under(np.array([1.0, 3.0, 2.0]), np.array([4.0, 2.0, 0.0]), [0.0, 0.0]))
     10.0
     """
-    x, y = local - reference[0], kept - reference[1]
-    reach = np.maximum.accumulate(np.maximum(x, 0.0))
+    x, y = local - np.asarray(reference[0])[..., None], kept - np.asarray(reference[1])[..., None]
+    reach = np.maximum.accumulate(np.maximum(x, 0.0), axis=-1)
     width, step = np.diff(reach), np.diff(x)
     # A segment counts from where it goes beyond what was reached before.
-    skipped = np.divide(reach[:-1] - x[:-1], step, out=np.zeros(len(step)), where=width > 0)
-    enters, leaves = y[:-1] + skipped * np.diff(y), y[1:]
+    skipped = np.divide(reach[..., :-1] - x[..., :-1], step, out=np.zeros_like(step), where=width > 0)
+    enters, leaves = y[..., :-1] + skipped * np.diff(y), y[..., 1:]
     high, low = np.maximum(enters, leaves), np.minimum(enters, leaves)
     # What of a segment lies above the reference: all of it, none, or a triangle.
-    triangle = np.divide(high**2, 2 * (high - low), out=np.zeros(len(step)), where=high > low)
+    triangle = np.divide(high**2, 2 * (high - low), out=np.zeros_like(step), where=high > low)
     height = np.where(low >= 0, (high + low) / 2, np.where(high > 0, triangle, 0.0))
-    return float(reach[0] * max(0.0, y[0]) + (width * height).sum())
+    area: Floats = reach[..., 0] * np.maximum(0.0, y[..., 0]) + (width * height).sum(-1)
+    return area
 
 
 def kept_at(local: Floats, kept: Floats, levels: Floats) -> Floats:
-    """Return the global scores of a curve where its local score first reaches some levels.
+    """Return the global scores of curves where their local scores first reach some levels.
 
     Args:
-        local: `[points]`, along the steps; higher is better.
-        kept: `[points]`, the global scores.
-        levels: `[levels]`, of the local score.
+        local: `[..., points]`, along the steps; higher is better.
+        kept: `[..., points]`, the global scores.
+        levels: `[..., levels]`, of the local score.
 
     Returns:
-        `[levels]`. Between two points, the global score is interpolated linearly; NaN where a level is not
-        reached.
+        `[..., levels]`. Between two points, the global score is interpolated linearly; NaN where a level is
+        not reached.
 
     >>> kept_at(np.array([0.0, 2.0, 3.0]), np.array([10.0, 8.0, 4.0]), np.array([1.0, 3.0])).tolist()
     [9.0, 4.0]
     """
-    reached = np.searchsorted(np.maximum.accumulate(local), levels)
-    last = np.minimum(reached, len(local) - 1)
+    points = local.shape[-1]
+    best = np.maximum.accumulate(local, axis=-1)
+    reached = (best[..., None, :] < levels[..., None]).sum(-1)
+    last = np.minimum(reached, points - 1)
     before = np.maximum(last - 1, 0)
-    step = local[last] - local[before]
-    share = np.divide(levels - local[before], step, out=np.zeros(len(levels)), where=(step > 0) & (last > 0))
-    found = kept[before] + share * (kept[last] - kept[before])
-    return np.where(reached < len(local), np.where(reached == 0, kept[0], found), np.nan)
+    x0, x1, y0, y1 = (
+        np.take_along_axis(scores, place, axis=-1) for scores in (local, kept) for place in (before, last)
+    )
+    share = np.divide(levels - x0, x1 - x0, out=np.zeros_like(levels), where=(x1 > x0) & (last > 0))
+    found = np.where(reached == 0, kept[..., :1], y0 + share * (y1 - y0))
+    return np.where(reached < points, found, np.nan)
 
 
 def knee(local: Floats, kept: Floats) -> int:

@@ -11,20 +11,30 @@ from fedprofit.evaluate.statistics import (
     hypervolume,
     kept_at,
     knee,
+    mean_of,
     resamples,
     worst_tenth,
 )
 
 
 def test_resamples_draw_seeds_and_then_clients_within_them():
-    seeds = [0] * 4 + [1] * 4 + [2] * 4
-    drawn = resamples(seeds, draws=400)
-    assert all(len(draw) == 12 for draw in drawn)
-    by_seed = np.array([np.bincount(np.asarray(seeds)[draw], minlength=3) for draw in drawn])
+    counts = resamples((0,) * 4 + (1,) * 4 + (2,) * 4, draws=400)
+    assert counts.shape == (400, 12)
+    by_seed = counts.reshape(400, 3, 4).sum(2)
     assert set(by_seed.flatten().tolist()) == {0, 4, 8, 12}, "seeds come whole"
     assert by_seed.mean(0) == pytest.approx([4, 4, 4], abs=0.5)
-    assert any(len(set(draw.tolist())) < len(set(np.asarray(seeds)[draw])) * 4 for draw in drawn)
-    assert all((one == two).all() for one, two in zip(drawn, resamples(seeds, draws=400), strict=True))
+    assert any((counts[:, :4].max(1) > 1) & (by_seed[:, 0] == 4)), "clients within a seed are drawn too"
+    resamples.cache_clear()
+    assert (resamples((0,) * 4 + (1,) * 4 + (2,) * 4, draws=400) == counts).all()
+
+
+def test_an_estimate_of_a_mean_is_that_of_a_loop_over_the_drawn_units():
+    draw = np.random.default_rng(3)
+    values, seeds = draw.normal(0, 1, 18), [0] * 5 + [1] * 6 + [2] * 7
+    drawn = [np.repeat(np.arange(18), row.astype(int)) for row in resamples(tuple(seeds))]
+    low, high = np.quantile([values[units].mean() for units in drawn], [0.025, 0.975])
+    found = mean_of(values, seeds)
+    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
 
 
 def test_intervals_cover_what_they_should_with_many_seeds():
@@ -33,7 +43,7 @@ def test_intervals_cover_what_they_should_with_many_seeds():
     seeds = np.repeat(np.arange(12), 4).tolist()
     for _ in range(100):
         values = 1.0 + np.repeat(draw.normal(0, 1, 12), 4) + draw.normal(0, 1, 48)
-        found = bootstrap(lambda units, values=values: float(values[units].mean()), seeds, draws=300)
+        found = mean_of(values, seeds)
         held += found.low <= 1.0 <= found.high
     assert 86 <= held <= 99
 
@@ -43,7 +53,7 @@ def test_ignoring_seeds_would_promise_too_much():
     values = np.repeat(draw.normal(0, 1, 8), 10) + draw.normal(0, 0.1, 80)
 
     def width(seeds):
-        found = bootstrap(lambda units: float(values[units].mean()), seeds, draws=500)
+        found = mean_of(values, seeds)
         return found.high - found.low
 
     assert width(np.repeat(np.arange(8), 10).tolist()) > 2 * width(np.arange(80).tolist())
@@ -51,13 +61,13 @@ def test_ignoring_seeds_would_promise_too_much():
 
 @pytest.mark.parametrize("seeds", [[0] * 20, [0, 1], [0, 0, 1, 1, 1]])
 def test_too_few_seeds_or_clients_give_no_interval(seeds):
-    found = bootstrap(lambda units: 1.0, seeds)
+    found = bootstrap(lambda counts: np.ones(len(counts)), seeds)
     assert (found.value, found.low, found.high, found.sign) == (1.0, None, None, 0)
     assert "no interval" in str(found)
 
 
 def test_a_statistic_that_often_cannot_tell_gives_no_interval():
-    found = bootstrap(lambda units: 1.0 if 0 in units else float("nan"), [0, 0, 0, 0, 1, 1, 1, 1])
+    found = bootstrap(lambda counts: np.where(counts[:, 0] > 0, 1.0, np.nan), [0, 0, 0, 0, 1, 1, 1, 1])
     assert found.low is None
     assert str(found) == "+1 (no interval: too many resamples cannot tell; 8 clients of 2 seeds)"
 
