@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from fedprofit.errors import UserError
+from fedprofit.processes import load_libraries
 
 app = typer.Typer(
     name="fedprofit",
@@ -73,6 +74,7 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     from fedprofit.config_file import load_config
 
     settings = load_config(config, overrides or [])
+    load_libraries()
 
     from fedprofit.report.write import write_report
     from fedprofit.study.progress import reporter
@@ -191,6 +193,7 @@ def data(
     """Show a configuration's clients, tasks and heterogeneity, and draw them."""
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
+    load_libraries()
     from fedprofit.backbone.load import load_backbone
     from fedprofit.config_file import load_config
     from fedprofit.data.describe import client_table, describe, save_picture, summary_table
@@ -213,6 +216,7 @@ def doctor(
     overrides: Overrides = None,
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
+    load_libraries()
     from fedprofit.doctor import estimate, machine
 
     console.print(machine())

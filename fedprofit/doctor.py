@@ -19,8 +19,8 @@ from fedprofit.config import Config
 from fedprofit.files import cache_folder
 from fedprofit.local.solver import gradients
 from fedprofit.study.bench import Bench, prepare
+from fedprofit.study.environment import PACKAGES, package_version, processor
 from fedprofit.study.estimate import reading_speed
-from fedprofit.study.folder import PACKAGES, package_version, processor
 from fedprofit.study.plan import TRAINED, expected_bytes, stages
 from fedprofit.study.progress import duration
 from fedprofit.tuner.prompt import KEY

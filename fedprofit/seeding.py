@@ -5,9 +5,12 @@ order of execution, the number of workers and a resumed run cannot change a resu
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _entropy(seed: int, purpose: str, keys: tuple[int | str, ...]) -> bytes:
@@ -25,8 +28,10 @@ def numpy_generator(seed: int, purpose: str, *keys: int | str) -> np.random.Gene
     return np.random.Generator(np.random.PCG64(int.from_bytes(_entropy(seed, purpose, keys)[:16], "little")))
 
 
-def torch_generator(seed: int, purpose: str, *keys: int | str) -> torch.Generator:
+def torch_generator(seed: int, purpose: str, *keys: int | str) -> "torch.Generator":
     """Make the (CPU) torch generator of one purpose; draw on the CPU, then move to the device."""
+    import torch  # here: whoever reads results draws too, and waits for no torch
+
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(_entropy(seed, purpose, keys)[:8], "little", signed=True))
     return generator

@@ -1,6 +1,8 @@
 """What the command line itself adds: how it prints what users named, its version, its first estimate."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -65,3 +67,12 @@ def test_the_time_left_is_told_once_there_is_enough_to_tell_it_from(monkeypatch)
     assert progress.left() == ""
     progress.advance(20 - 100 * EARLY)
     assert progress.left() == "4 min 00 s left"
+
+
+def test_reading_results_waits_for_no_torch():
+    """Importing torch and transformers takes seconds, which reports, claims and comparisons need none of."""
+    reads = ["report.write", "report.studies", "report.choices", "report.page", "report.figure", "study.many"]
+    words = "import sys, " + ", ".join(f"fedprofit.{module}" for module in reads)
+    check = f"{words}; print({{'torch', 'transformers', 'scipy'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -6,16 +6,14 @@ weights where they are: a worker costs its activations and no second model.
 """
 
 import gc
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ import torch
 
 from fedprofit.backbone.batches import PASS_TOKENS
 from fedprofit.backbone.load import Backbone
+from fedprofit.processes import end_with_parent
 
 Task = tuple[Any, ...]  # tensors and plain values
 
@@ -102,18 +101,6 @@ def _begin(backbone: Backbone) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and says so
     end_with_parent()
     gc.freeze()  # what was inherited lives on: looking through it would copy its pages
-
-
-def end_with_parent() -> None:
-    """End this process when its parent ends, however that comes; a pool alone would wait forever."""
-    Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _call(function: Callable[..., Task], task: Task) -> Task:

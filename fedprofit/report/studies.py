@@ -14,6 +14,7 @@ from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
+from fedprofit.processes import load_libraries
 from fedprofit.report.table import cell, markdown
 from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import Progress
@@ -44,8 +45,6 @@ def show_plan(
     only: Sequence[str] = (),
 ) -> None:
     """Print a study's runs, which of them are done, and how long the others may take."""
-    from fedprofit.study.estimate import study_seconds
-
     study, runs = load_study(path, overrides, only)
     known = done(StudyFolder(out or Path("runs") / study.name))
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
@@ -56,6 +55,9 @@ def show_plan(
     console.print(table)
     left = [planned for planned in runs if planned.key not in known]
     if left:
+        load_libraries()
+        from fedprofit.study.estimate import study_seconds
+
         seconds = study_seconds(left, workers)
         console.print(f"about {duration(seconds)} with {workers} at a time, measured on this machine")
 

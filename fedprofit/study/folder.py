@@ -15,21 +15,15 @@ run.log
 """
 
 import json
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from fedprofit.backbone.load import Backbone
 from fedprofit.config import Config
 from fedprofit.config_file import load_config, to_yaml
 from fedprofit.errors import UserError
-from fedprofit.files import write_json, write_text
+from fedprofit.files import write_text
 
-PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score")
+TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
 @dataclass(frozen=True)
@@ -169,59 +163,3 @@ def read_timing(folder: RunFolder) -> dict[str, float]:
         return {}
     found: dict[str, float] = json.loads(folder.timing.read_text(encoding="utf-8"))
     return found
-
-
-def environment(config: Config, backbone: Backbone, data_fingerprint: str) -> dict[str, Any]:
-    """Collect what a result depends on beyond the configuration."""
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: package_version(name) for name in PACKAGES},
-        },
-        "machine": {
-            "system": platform.platform(),
-            "processor": processor(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if backbone.device.type == "cuda" else "cpu",
-        },
-        "seed": config.seed,
-        "config_hash": config.hash,
-        "data_hash": data_fingerprint,
-        "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
-    }
-
-
-def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
-    """Record the environment at a run's first start; return what differs when it is gone on with."""
-    path = folder.environment
-    if not path.exists():
-        write_json(path, facts)
-        return []
-    before = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        f"{section}.{key} was {before[section].get(key)!r}, is {value!r}"
-        for section in ("versions", "machine", "model")
-        for key, value in facts[section].items()
-        if before[section].get(key) != value
-    ] + [
-        f"{key} was {before[key]!r}, is {facts[key]!r}" for key in ("data_hash",) if before[key] != facts[key]
-    ]
-
-
-def processor() -> str:
-    """Name the processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def package_version(package: str) -> str:
-    """Return an installed package's version, or "unknown"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"

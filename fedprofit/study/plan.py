@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from fedprofit.config import AlgorithmConfig, Config, FedSgdConfig, FineTune, LocalWork
 from fedprofit.study.bench import Bench, typical_tokens
+from fedprofit.study.folder import TRAIN, TRY
 from fedprofit.types import Example
 
 # Measured on two CPU cores with SmolLM2-135M: a token trained on costs about three tokens read, a
 # token generated about one and a half.
 TRAINED, GENERATED = 3.0, 1.5
 LOOKED_AT = 256  # examples of a client, or of the pool, whose prefixes are counted
-TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedprofit.backbone.workers import end_with_parent
+from fedprofit.processes import end_with_parent, load_libraries
 from fedprofit.study.spec import PlannedRun
 
 
@@ -41,6 +41,7 @@ class Pool(Protocol):
 
 def compute(mapping: dict[str, Any], out: str) -> float:
     """Compute one run of a study, or go on with it; return its seconds."""
+    load_libraries()
     import torch
 
     from fedprofit.config_file import from_mapping

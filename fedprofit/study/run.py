@@ -26,16 +26,17 @@ from fedprofit.files import naming_full_disk, write_json
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
+from fedprofit.study.environment import environment, write_environment
 from fedprofit.study.folder import (
+    TRAIN,
+    TRY,
     RunFolder,
     check_folder,
     claim_folder,
     default_folder,
-    environment,
     read_timing,
-    write_environment,
 )
-from fedprofit.study.plan import TRAIN, TRY, stages
+from fedprofit.study.plan import stages
 from fedprofit.study.progress import Quiet, Reporter, duration
 from fedprofit.study.summary import write_summary
 from fedprofit.study.train import Trained, save_trained, train

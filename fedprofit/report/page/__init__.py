@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fedprofit.analyze.tables import Tables
 from fedprofit.files import write_text
 from fedprofit.report.page.data import page_data
-from fedprofit.study.folder import package_version
+from fedprofit.study.environment import package_version
 
 
 def write_page(tables: Tables, path: Path) -> None:

@@ -6,8 +6,8 @@ import polars as pl
 
 from fedprofit.analyze.tables import Tables
 from fedprofit.report.overview import Place, plain
+from fedprofit.study.folder import TRAIN
 from fedprofit.study.ledger import RUN
-from fedprofit.study.plan import TRAIN
 
 
 def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:

@@ -1,0 +1,33 @@
+"""How a process begins and ends: quickly, and never without its parent."""
+
+import gc
+import os
+from multiprocessing import parent_process
+from threading import Thread
+
+
+def load_libraries() -> None:
+    """Import all that a run computes with, in four fifths of the time.
+
+    What torch and transformers make as they are imported stays for as long as the process does, and Python
+    would look through it for garbage again and again.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        import fedprofit.study.run  # noqa: F401
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def end_with_parent() -> None:
+    """End this process when its parent ends, however that comes; a pool alone would wait forever."""
+    Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,74 @@
+"""What results depend on beyond the configuration: versions, the machine, and hashes of data and model."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedprofit.config import Config
+from fedprofit.files import write_json
+from fedprofit.study.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fedprofit.backbone.load import Backbone
+
+PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score")
+
+
+def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> dict[str, Any]:
+    """Collect what a result depends on beyond the configuration."""
+    import torch  # here: reports name versions too, and wait for no torch
+
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in PACKAGES},
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if backbone.device.type == "cuda" else "cpu",
+        },
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "data_hash": data_fingerprint,
+        "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
+    }
+
+
+def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
+    """Record the environment at a run's first start; return what differs when it is gone on with."""
+    path = folder.environment
+    if not path.exists():
+        write_json(path, facts)
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        f"{section}.{key} was {before[section].get(key)!r}, is {value!r}"
+        for section in ("versions", "machine", "model")
+        for key, value in facts[section].items()
+        if before[section].get(key) != value
+    ] + [
+        f"{key} was {before[key]!r}, is {facts[key]!r}" for key in ("data_hash",) if before[key] != facts[key]
+    ]
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def package_version(package: str) -> str:
+    """Return an installed package's version, or "unknown"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
