@@ -168,6 +168,12 @@ class FineTune(LocalWork):
     start: Literal["last", "best"] = "last"  # the federated prompt of the last or best-on-validation round
 
 
+class Personalization(FineTune):
+    """Fine-tuning of federated prompts by each client."""
+
+    algorithms: tuple[Name, ...] | None = None  # whose prompts, by what results call them; all if not given
+
+
 # One training, or several trials of it, of which the validation clients choose one.
 Baseline = Annotated[
     Annotated[FineTune, Tag(ONE)] | Annotated[tuple[FineTune, ...], Field(min_length=1), Tag(SEVERAL)],
@@ -226,7 +232,7 @@ class Config(Section):
     data: DataConfig
     tuner: TunerConfig = TunerConfig()
     training: TrainingConfig
-    personalization: tuple[FineTune, ...] = ()
+    personalization: tuple[Personalization, ...] = ()
     baselines: BaselineConfig = BaselineConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -240,6 +246,23 @@ class Config(Section):
             if len(set(names)) < len(names):
                 raise ValueError(f"{what}: two entries have the same name; names must be distinct")
         return self
+
+    @model_validator(mode="after")
+    def _personalized_algorithms_are_there(self) -> Self:
+        there = self.training.methods
+        for entry in self.personalization:
+            unknown = [name for name in entry.algorithms or () if name not in there]
+            if entry.algorithms == () or unknown:
+                found = f"names {unknown[0]!r}" if unknown else "is empty"
+                raise ValueError(
+                    f"personalization: algorithms of {entry.name!r} {found}; name some of "
+                    f"{', '.join(there)}, or leave it out for all"
+                )
+        return self
+
+    def personalizations(self, method: str) -> list[Personalization]:
+        """Return how the prompts of an algorithm are personalized, by what results call it."""
+        return [one for one in self.personalization if one.algorithms is None or method in one.algorithms]
 
     @property
     def trained(self) -> list[str]:

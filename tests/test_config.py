@@ -124,6 +124,11 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
             "personalization.0.interpolation=[0.5, 2]",
             "'personalization.0.interpolation.1': should be less than or equal to 1 (found 2)",
         ),
+        (
+            "personalization.0.algorithms=[avg, fedsdg]",
+            "personalization: algorithms of 'slow' names 'fedsdg'; name",
+        ),
+        ("personalization.0.algorithms=[]", "personalization: algorithms of 'slow' is empty; name some of "),
         ("tuner.init=text", "'tuner': init: text needs a text, and no other init takes one"),
         ("name=a b", "'name': should be a name of letters, digits, "),
     ],

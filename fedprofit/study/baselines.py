@@ -4,50 +4,61 @@ Both are held to what the algorithms are: where those have trials, these have as
 clients choose.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from math import isfinite
 from pathlib import Path
 
 from fedprofit.config import FineTune
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, Mean, score
-from fedprofit.files import write_json
+from fedprofit.files import write_json, write_with
 from fedprofit.personalize.finetune import Personalized, finetune
 from fedprofit.study.bench import Bench
-from fedprofit.study.conditions import metrics_at, save_points, score_points, score_prompts
+from fedprofit.study.conditions import load_points, metrics_at, save_points, score_points, score_prompts
+from fedprofit.study.folder import TRY, RunFolder
 from fedprofit.tuner.prompt import KEY
 from fedprofit.types import ClientId
 
 
-def alone(bench: Bench, keep: Path, settings: FineTune, tried: bool) -> list[Score]:
+def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
     """Let each client train alone, from the common initialization, and score it along its steps.
 
     Where it was `tried`, what trials differ in is not what the baseline is: the rows say neither name nor
     rate, so that runs that chose otherwise are still compared.
     """
     tuned = _trained_alone(bench, settings, bench.sets.clients)
-    save_points(keep, tuned)
+    save_points(folder.prompts("local"), tuned)
     own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.pull)
     what = Condition("local", setting="local") if tried else own
     return score_points(bench, bench.start, tuned, settings, what)
 
 
-def centrally(bench: Bench, keep: Path, settings: FineTune, tried: bool) -> list[Score]:
-    """Train one prompt on the train clients' pooled data and score it along its steps; `tried` as above."""
-    tuned = _trained_centrally(bench, settings)
-    save_points(keep, tuned)
+def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
+    """Train one prompt on the train clients' pooled data and score it along its steps; `tried` as above.
+
+    What a trial has trained is not trained again.
+    """
+    kept = folder.prompts("central")
+    if tried:
+        write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{settings.name}")))
+    else:
+        save_points(kept, _trained_centrally(bench, settings))
+    points, stopped = load_points(kept, bench.engine.backbone.device)
+    notes = {client: reason for reason in stopped.values() for client in bench.sets.clients}
     own = Condition("central", setting=settings.name, rate=settings.client.rate)
     what, scores = Condition("central", setting="central") if tried else own, []
-    for step, params in tuned.points.items():
-        metrics = metrics_at(bench, step == max(tuned.points) or bench.config.evaluation.generate == "all")
-        scores += score_prompts(bench, params, replace(what, step=step), metrics, tuned.result.stopped)
+    for step, params in points.items():
+        metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
+        scores += score_prompts(bench, params, replace(what, step=step), metrics, notes)
     return scores
 
 
-def try_alone(bench: Bench, record: Path, settings: FineTune) -> list[Score]:
+def try_alone(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score]:
     """Record how well the validation clients train alone by one trial: on their own validation examples."""
+    record = folder.history(settings.name)
     if not record.exists():
         clients = bench.dataset.clients("validation")
         tuned = _trained_alone(bench, settings, clients)
@@ -56,10 +67,13 @@ def try_alone(bench: Bench, record: Path, settings: FineTune) -> list[Score]:
     return []
 
 
-def try_centrally(bench: Bench, record: Path, settings: FineTune) -> list[Score]:
+def try_centrally(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score]:
     """Record how well one trial's prompt does on the set that the algorithms' trials are chosen by."""
-    if not record.exists():
-        _record(bench, record, _trained_centrally(bench, settings), [Job(0, bench.validation)])
+    record, kept = folder.history(settings.name), folder.prompts(f"{TRY}{settings.name}")
+    if not record.exists() or not kept.exists():
+        tuned = _trained_centrally(bench, settings)
+        save_points(kept, tuned)
+        _record(bench, record, tuned, [Job(0, bench.validation)])
     return []
 
 

@@ -5,16 +5,18 @@ from dataclasses import replace
 from math import inf, isfinite
 from pathlib import Path
 
+import torch
+
 from fedprofit.config import FineTune
 from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.personalize.finetune import Personalized, finetune
 from fedprofit.personalize.interpolate import interpolate
 from fedprofit.study.bench import Bench
-from fedprofit.study.checkpoint import save_tensors
+from fedprofit.study.checkpoint import load_tensors, save_tensors
 from fedprofit.study.train import Trained
 from fedprofit.tuner.prompt import KEY
-from fedprofit.types import Params
+from fedprofit.types import ClientId, Params
 
 
 def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
@@ -105,4 +107,12 @@ def check_prompts(
 def save_points(path: Path, tuned: Personalized) -> None:
     """Keep the clients' prompts at every evaluation point."""
     tensors = {f"step-{step}.{KEY}": params[KEY] for step, params in tuned.points.items()}
-    save_tensors(path, tensors, {"clients": tuned.clients, "steps": tuned.result.steps})
+    facts = {"clients": tuned.clients, "steps": tuned.result.steps, "stopped": tuned.result.stopped}
+    save_tensors(path, tensors, facts)
+
+
+def load_points(path: Path, device: torch.device) -> tuple[dict[int, Params], dict[ClientId, str]]:
+    """Read the clients' prompts by evaluation step, and why any of them stopped."""
+    tensors, facts = load_tensors(path, device)
+    steps = sorted(int(name.removeprefix("step-").removesuffix(f".{KEY}")) for name in tensors)
+    return {step: {KEY: tensors[f"step-{step}.{KEY}"]} for step in steps}, facts["stopped"]

@@ -125,7 +125,7 @@ def stages(bench: Bench) -> dict[str, float]:
             plan[f"{TRAIN}{trial.name}"] = _training(bench, work, trial)
         for group, own in groups.items():
             plan[f"{group}federated-{method}"] = 2 * own.once(config)
-            for settings in config.personalization:
+            for settings in config.personalizations(method):
                 plan[f"{group}personalized-{method}-{settings.name}"] = own.tuned(config, settings)
     return plan | _baselines(bench, work)
 
@@ -143,7 +143,10 @@ def _baselines(bench: Bench, work: Work) -> dict[str, float]:
 
     def central(entry: FineTune) -> tuple[float, float]:
         read = work.trained(1, steps_of(entry, len(pool)), entry.batch_size, prefixes)
-        return read + work.scored(len(bench.validation), 0), read + work.once(config)
+        again = (
+            0 if len(config.baselines.trials["central"]) > 1 else read
+        )  # what a trial has trained is not trained again
+        return read + work.scored(len(bench.validation), 0), again + work.once(config)
 
     for name, entries in config.baselines.trials.items():
         works = {entry.name: (local if name == "local" else central)(entry) for entry in entries}
@@ -169,8 +172,9 @@ def _training(bench: Bench, work: Work, trial: AlgorithmConfig) -> float:
 def expected_bytes(config: Config, width: int, clients: int) -> int:
     """Estimate what a run's folder will hold: prompts, checkpoints, tables."""
     prompt = 4 * config.tuner.length * width
-    tuned = sum(1 + len(settings.evaluate_at) for settings in config.personalization)
     training = config.training
+    personal = [one for method in training.methods for one in config.personalizations(method)]
+    tuned = sum(1 + len(settings.evaluate_at) for settings in personal)
     federated = 4 * len(training.algorithms) + 2 * len(training.methods)
-    personal = clients + (config.data.clients.validation if config.evaluation.validation else 0)
-    return prompt * (federated + len(training.methods) * tuned * personal + clients + 1) + 2_000_000
+    tuning = clients + (config.data.clients.validation if config.evaluation.validation else 0)
+    return prompt * (federated + tuned * tuning + clients + 1) + 2_000_000

@@ -153,13 +153,13 @@ def all_stages(
         save_trained(folder.prompts(f"federated-{method}"), chosen)
         for group, its_bench in groups.items():
             yield f"{group}federated-{method}", partial(federated, its_bench, method, chosen)
-            for settings in config.personalization:
+            for settings in config.personalizations(method):
                 name = f"{group}personalized-{method}-{settings.name}"
                 yield name, partial(personalized, its_bench, folder.prompts(name), method, chosen, settings)
     for name, entries in config.baselines.trials.items():
         (attempt, final), tried = BASELINES[name], len(entries) > 1
         for entry in entries if tried else ():
-            yield f"{TRY}{entry.name}", partial(attempt, bench, folder.history(entry.name), entry)
+            yield f"{TRY}{entry.name}", partial(attempt, bench, folder, entry)
         best = chosen_of(folder, [entry.name for entry in entries])
-        settings = next(entry for entry in entries if entry.name == best)
-        yield name, partial(final, bench, folder.prompts(name), settings, tried)
+        chosen_entry = next(entry for entry in entries if entry.name == best)
+        yield name, partial(final, bench, folder, chosen_entry, tried)

@@ -41,6 +41,7 @@ def run(tmp_path_factory):
     config["data"]["clients"] = {"train": 2, "validation": 2, "test": 2}
     config["evaluation"] |= {"validation": True, "generate": "best"}
     config["personalization"][0] |= {"steps": 4, "evaluate_at": [1, 2], "client": {"rate": 3.0}}
+    config["personalization"].append({"name": "few", "steps": 1, "algorithms": ["sgd"]})
     settings = fedprofit.from_mapping(expand_grids(config, "here"))
     return settings, fedprofit.run(settings, out=place / "out")
 
@@ -126,6 +127,22 @@ def test_results_have_the_methods_name_and_the_chosen_prompts_alone(run):
     assert not results.select(keys).is_duplicated().any()
 
 
+def test_only_the_named_algorithms_prompts_are_personalized(run):
+    _, folder = run
+    for table in (fedprofit.read_results(folder.path), pl.read_parquet(folder.validation)):
+        tuned = table.filter(pl.col("condition") == "personalized").select("algorithm", "setting").unique()
+        assert sorted(tuned.rows()) == [("avg", "tune"), ("sgd", "few"), ("sgd", "tune")]
+
+
+def test_the_central_prompt_is_the_chosen_trials(run):
+    config, folder = run
+    trials = json.loads(folder.summary.read_text())["trials"]
+    (best,) = [one["trial"] for one in trials if one["method"] == "central" and one["chosen"]]
+    tried = {one.name: folder.prompts(f"try-{one.name}").read_bytes() for one in config.baselines.central}
+    assert len(set(tried.values())) == len(tried), "trials differ"
+    assert folder.prompts("central").read_bytes() == tried[best]
+
+
 def test_validation_clients_have_a_table_of_their_own(run):
     config, folder = run
     dataset = prepare(config).dataset
@@ -156,7 +173,7 @@ def test_the_table_of_tasks_adds_up_to_the_global_score(run):
 
 def test_text_is_scored_where_the_validation_loss_is_least(run):
     results = fedprofit.read_results(run[1].path).filter(
-        pl.col("condition") == "personalized", pl.col("alpha") == 1.0
+        pl.col("condition") == "personalized", pl.col("setting") == "tune", pl.col("alpha") == 1.0
     )
     early = False
     for (method,), own in results.group_by("algorithm"):
