@@ -2,14 +2,23 @@
 
     python benchmarks/rounds.py METHOD ROUNDS SETTINGS LOSSES
 
-SETTINGS is a `Settings` as JSON; the mean loss of each round is written to the file LOSSES.
+SETTINGS is a `Settings` as JSON; the mean loss of each round is written to the file LOSSES. The engine's
+process imports and ends as the command line does.
 """
 
+import atexit
+import gc
 import json
 import os
 import sys
 import warnings
 from pathlib import Path
+
+from fedprofit.processes import load_libraries
+
+if __name__ == "__main__" and sys.argv[1] == "engine":
+    atexit.register(gc.freeze)
+    load_libraries()
 
 import torch
 from work import ADAM, Settings, prepare

@@ -6,6 +6,7 @@ some prompts and rows; workers compute them side by side.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -165,6 +166,7 @@ def make_engine(
     return Engine(backbone, "eager" if attention == "auto" else attention, token_budget, count)
 
 
+@lru_cache(maxsize=2)  # a process that computes many runs asks again for each
 def holds(backbone: Backbone, way: str) -> bool:
     """Tell whether a way gives plain losses and gradients on a small probe of ragged rows and prefixes."""
     if way == "fused" and not (available(backbone.device, backbone.dtype) and fuse(backbone.model)):
