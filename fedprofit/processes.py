@@ -1,4 +1,4 @@
-"""How a process begins and ends: quickly, and never without its parent."""
+"""How a process begins, quickly, and ends: with its parent."""
 
 import gc
 import os
