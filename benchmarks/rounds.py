@@ -6,18 +6,16 @@ SETTINGS is a `Settings` as JSON; the mean loss of each round is written to the 
 process imports and ends as the command line does.
 """
 
-import atexit
-import gc
 import json
 import os
 import sys
 import warnings
 from pathlib import Path
 
-from fedprofit.processes import load_libraries
+from fedprofit.processes import end_quickly, load_libraries
 
 if __name__ == "__main__" and sys.argv[1] == "engine":
-    atexit.register(gc.freeze)
+    end_quickly()
     load_libraries()
 
 import torch

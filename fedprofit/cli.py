@@ -1,7 +1,5 @@
 """The command line. Each command imports what it needs, so that `--help` answers at once."""
 
-import atexit
-import gc
 import os
 import sys
 from pathlib import Path
@@ -11,7 +9,7 @@ import typer
 from rich.console import Console
 
 from fedprofit.errors import UserError
-from fedprofit.processes import load_libraries
+from fedprofit.processes import end_quickly, load_libraries
 
 app = typer.Typer(
     name="fedprofit",
@@ -262,8 +260,7 @@ def main() -> None:
     # which takes the cores from those that work wherever anything else runs too: on two cores beside one
     # other busy process a step of 1.2 s took 62 s. A short spin costs nothing measurable on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Without this Python looks, at its end, through all that torch and transformers made for cycles to free.
-    atexit.register(gc.freeze)
+    end_quickly()
     try:
         app()
     except UserError as error:

@@ -143,9 +143,8 @@ def _baselines(bench: Bench, work: Work) -> dict[str, float]:
 
     def central(entry: FineTune) -> tuple[float, float]:
         read = work.trained(1, steps_of(entry, len(pool)), entry.batch_size, prefixes)
-        again = (
-            0 if len(config.baselines.trials["central"]) > 1 else read
-        )  # what a trial has trained is not trained again
+        # What a trial has trained is not trained again.
+        again = 0 if len(config.baselines.trials["central"]) > 1 else read
         return read + work.scored(len(bench.validation), 0), again + work.once(config)
 
     for name, entries in config.baselines.trials.items():

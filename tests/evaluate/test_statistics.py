@@ -20,6 +20,7 @@ from fedprofit.evaluate.statistics import (
 def test_resamples_draw_seeds_and_then_clients_within_them():
     counts = resamples((0,) * 4 + (1,) * 4 + (2,) * 4, draws=400)
     assert counts.shape == (400, 12)
+    assert (counts.sum(1) == 12).all()
     by_seed = counts.reshape(400, 3, 4).sum(2)
     assert set(by_seed.flatten().tolist()) == {0, 4, 8, 12}, "seeds come whole"
     assert by_seed.mean(0) == pytest.approx([4, 4, 4], abs=0.5)

@@ -96,6 +96,16 @@ def test_a_diverging_client_stops_by_name_and_the_run_goes_on(tmp_path):
     assert "stopped: not finite" in (folder / "table.md").read_text()
 
 
+def test_a_central_training_that_diverges_says_so_for_every_client(tmp_path):
+    wild = {"steps": 12, "client": {"optimizer": "sgd", "rate": 1e6, "weight_decay": 1e6}}
+    config = tiny_config(tmp_path, personalization=[], baselines={"central": {"name": "central", **wild}})
+    config["baselines"]["local"] = None
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    central = fedprofit.read_results(folder).filter(pl.col("condition") == "central")
+    assert central["client"].n_unique() == 2
+    assert central["note"].str.contains("not finite").all()
+
+
 def test_resuming_a_complete_run_changes_nothing(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     config = fedprofit.load_config(folder / "config.yaml")
