@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_figure
@@ -22,7 +23,7 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     """Draw a panel for ROUGE-L and one for loss, at every place; up and to the right is better in both.
 
     Curves begin at the federated prompt (large open marker), run along the personalization steps, and
-    end at the last. Small faint markers behind them are interpolations (alpha below 1).
+    end at the last. Small hollow markers behind them are interpolations (alpha below 1).
     """
     metrics = [metric for metric in PANELS if any(place.of(metric) for place in places)] or ["exact_match"]
     one = len(places) == 1  # then the metrics stand side by side, else the places
@@ -42,6 +43,9 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
+    if any(_mixed(place.rows) for place in places):
+        handles.append(Line2D([], [], marker="D", markersize=5, fillstyle="none", color="#555555", ls=""))
+        labels.append("small, hollow: interpolated")
     ncols = 3 if one else min(len(labels), 2 * columns)
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8.5, frameon=False)
     spread = ", ".join(f"{place.heterogeneity:.2f}" for place in places)
@@ -89,7 +93,7 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
     tuned = [row for row in own if row["condition"] == "personalized" and row["setting"] == setting]
     start = next(r for r in own if r["condition"] == "federated" and r["setting"] == tuned[0]["start"])
     points = sorted((row for row in tuned if row["alpha"] == 1.0), key=lambda row: row["step"])
-    mixed = [row for row in tuned if row["alpha"] != 1.0]
+    mixed = _mixed(tuned)
     ax.plot(
         [row["global"] for row in [start, *points]],
         [row["local"] for row in [start, *points]],
@@ -112,6 +116,11 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
         alpha=0.6,
         zorder=2,
     )
+
+
+def _mixed(rows: list[Row]) -> list[Row]:
+    """Keep the personalized prompts that are interpolated with the federated one."""
+    return [row for row in rows if row["condition"] == "personalized" and row["alpha"] != 1.0]
 
 
 def _cycle(values: tuple[str, ...], count: int) -> list[str]:

@@ -1,15 +1,30 @@
-"""The picture says what lies behind each of its panels."""
+"""The picture says what lies behind each of its panels, and what its marks mean."""
+
+from dataclasses import replace
 
 import polars as pl
 
 from fedprofit.report.figure import tradeoff_figure
 from fedprofit.report.overview import Place
 
+TASK = Place("task", {"level": "task"}, 0.9, clients=36, seeds=3, rows=[], units=pl.DataFrame())
+
+
+def row(condition: str, setting: str, step: int, alpha: float | None) -> dict[str, object]:
+    named = {"condition": condition, "setting": setting, "step": step, "alpha": alpha, "start": "last"}
+    return {"algorithm": "fedavg", "metric": "loss", "rate": 0.1, "global": 2.0, "local": 2.0 - step, **named}
+
 
 def test_each_place_has_its_own_clients_and_seeds():
-    places = [
-        Place("task", {"level": "task"}, 0.9, clients=36, seeds=3, rows=[], units=pl.DataFrame()),
-        Place("iid", {"level": "iid"}, 0.4, clients=12, seeds=1, rows=[], units=pl.DataFrame()),
-    ]
+    places = [TASK, replace(TASK, title="iid", axes={"level": "iid"}, heterogeneity=0.4, clients=12, seeds=1)]
     said = tradeoff_figure("study", "model", places).get_suptitle()
     assert said.endswith("model; test clients 36 of 3 seeds, 12; heterogeneity 0.90, 0.40")
+
+
+def test_the_legend_names_interpolations_where_there_are_any():
+    steps = [row("federated", "last", 0, None), row("personalized", "tune", 1, 1.0)]
+    for rows, named in ((steps, False), ([*steps, row("personalized", "tune", 1, 0.3)], True)):
+        figure = tradeoff_figure("study", "model", [replace(TASK, rows=rows)])
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        curves = ["fedavg, federated", "fedavg, tune (rate 0.1)"]
+        assert labels == curves + ["small, hollow: interpolated"] * named
