@@ -279,6 +279,12 @@ class Config(Section):
             del mapping["backbone"][key]
         return mapping
 
+    def in_type(self, dtype: str) -> "Config":
+        """Return the configuration with a number type where it leaves that to the machine."""
+        if self.backbone.dtype != "auto":
+            return self
+        return self.model_copy(update={"backbone": self.backbone.model_copy(update={"dtype": dtype})})
+
     @property
     def hash(self) -> str:
         """Content hash: equal for equal configurations, whatever the order of their keys."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.packing import NAME, Layout
+from fedprofit.backbone.products import projected
 from fedprofit.backbone.segments import FLAT, Segment, rounded
 from fedprofit.types import Example, Tokens
 
@@ -157,7 +158,7 @@ class Predictions:
 
     def logits(self, which: Tensor) -> Tensor:
         """Return the logits `[len(which), vocabulary]` of some of them."""
-        return self.values[which] if self.head is None else self.values[which] @ self.head.T
+        return self.values[which] if self.head is None else projected(self.values[which], self.head)
 
 
 def predict(backbone: Backbone, prompts: Tensor, packed: Packed, at: Tensor) -> Predictions:

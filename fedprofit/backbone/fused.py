@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from fedprofit.backbone.packing import NAME
+from fedprofit.backbone.products import projected, widens
 from fedprofit.backbone.segments import Rule
 
 PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -41,6 +41,9 @@ def fuse(model: PreTrainedModel) -> bool:
         rules = _rules_of(model)
         for layer in layers:
             layer.forward = partial(_forward, FusedLayer.of(layer, rules), layer.forward)
+        head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if widens(head.weight):
+            head.forward = partial(projected, weight=head.weight)
     return bool(layers)
 
 
@@ -139,15 +142,15 @@ class FusedLayer:
         from fedprofit.backbone.operations import gated, normed, rotated
 
         hidden, read = normed(hidden, self.norms[0], self.epsilons[0])
-        turned = rotated(linear(read, self.qkv, self.bias), cos, sin, self.rule.scale, self.kv)
+        turned = rotated(projected(read, self.qkv, self.bias), cos, sin, self.rule.scale, self.kv)
         mixed = layout.attend(*turned, layer=self.number, rule=self.rule).flatten(1)
         if self.last and layout.read_at is not None:
             hidden, mixed = (flat[layout.read_at] for flat in (hidden, mixed))
             layout.read_at = None
-        hidden = hidden + self.out(mixed)
+        hidden = hidden + projected(mixed, self.out.weight, self.out.bias)
         hidden, read = normed(hidden, self.norms[1], self.epsilons[1])
-        changed: Tensor = self.down(gated(linear(read, self.gate_up, self.gate_up_bias)))
-        return hidden + changed
+        inner = gated(projected(read, self.gate_up, self.gate_up_bias))
+        return hidden + projected(inner, self.down.weight, self.down.bias)
 
 
 def _joined(modules: list[Linear]) -> tuple[Tensor, Tensor | None]:

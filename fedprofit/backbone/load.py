@@ -124,13 +124,13 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     torch.float32
     """
     if dtype == "auto":
-        return torch.bfloat16 if _computes_bfloat16(device) else torch.float32
+        return torch.bfloat16 if computes_bfloat16(device) else torch.float32
     if dtype not in DTYPES:
         raise UserError(f"The dtype {dtype!r} is unknown. Use auto, float32, bfloat16 or float16.")
     return DTYPES[dtype]
 
 
-def _computes_bfloat16(device: torch.device) -> bool:
+def computes_bfloat16(device: torch.device) -> bool:
     """Tell whether a device has bfloat16 arithmetic of its own rather than by emulation."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

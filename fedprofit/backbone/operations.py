@@ -10,6 +10,7 @@ from torch.autograd import Function
 
 from fedprofit.backbone import kernels
 from fedprofit.backbone.kernels import array
+from fedprofit.backbone.products import add_product, product, widened
 
 # Rows whose logits are held at a time. Fewer are slower; twice as many little faster, in twice the memory
 # (docs/benchmarks).
@@ -147,13 +148,15 @@ class _LabelLosses(Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
         differentiate = ctx.needs_input_grad[0]
         losses, slopes = torch.empty(len(hidden)), torch.empty_like(hidden)
-        logits = _room(AT_ONCE, len(head), hidden.dtype)
+        head = widened(head)
+        logits = _room(AT_ONCE, len(head), head.dtype)
         for start in range(0, len(hidden), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            some = torch.mm(hidden[part], head.T, out=logits[: len(hidden) - start])
+            some = torch.mm(hidden[part].to(head.dtype), head.T, out=logits[: len(hidden) - start])
+            some = some.to(hidden.dtype)
             kernels.cross_entropy(array(some), array(labels[part]), array(losses[part]), differentiate)
             if differentiate:
-                torch.mm(some, head, out=slopes[part])
+                slopes[part] = some.to(head.dtype) @ head
         ctx.save_for_backward(slopes)
         return losses
 
@@ -174,15 +177,15 @@ class _Attended(Function):
     ) -> Tensor:
         rows, queries, size = query.shape
         together, before = _together(query, k_before)
-        to_own, to_before = query @ key.transpose(1, 2), query.new_empty(rows, queries, before)
+        to_own, to_before = product(query, key.transpose(1, 2)), query.new_empty(rows, queries, before)
         if before:
             asked = query.view(*together, size)
-            to_before = (asked @ k_before.transpose(1, 2)).view(rows, queries, before)
+            to_before = product(asked, k_before.transpose(1, 2)).view(rows, queries, before)
         kernels.softmax(array(to_before), array(to_own), array(seen), _shared(query, key))
         ctx.save_for_backward(query, key, value, seen, k_before, v_before, to_before, to_own)
-        mixed = to_own @ value
+        mixed = product(to_own, value)
         if before:
-            mixed.view(*together, size).baddbmm_(to_before.view(*together, before), v_before)
+            add_product(mixed.view(*together, size), to_before.view(*together, before), v_before)
         return mixed
 
     @staticmethod
@@ -191,19 +194,21 @@ class _Attended(Function):
         rows, queries, size = query.shape
         together, before = _together(query, k_before)
         mixed = mixed.contiguous()
-        d_own, d_before = mixed @ value.transpose(1, 2), torch.empty_like(to_before)
+        d_own, d_before = product(mixed, value.transpose(1, 2)), torch.empty_like(to_before)
         if before:
-            d_before = (mixed.view(*together, size) @ v_before.transpose(1, 2)).view(rows, queries, before)
+            d_before = product(mixed.view(*together, size), v_before.transpose(1, 2)).view(
+                rows, queries, before
+            )
         weights = (array(to_before), array(to_own))
         kernels.softmax_back(*weights, array(d_before), array(d_own), array(seen), _shared(query, key))
-        d_query, d_key = d_own @ key, d_own.transpose(1, 2) @ query
-        d_value = to_own.transpose(1, 2) @ mixed
+        d_query, d_key = product(d_own, key), product(d_own.transpose(1, 2), query)
+        d_value = product(to_own.transpose(1, 2), mixed)
         if not before:
             return d_query, d_key, d_value, None, None, None
         d_before = d_before.view(*together, before)
-        d_query.view(*together, size).baddbmm_(d_before, k_before)
-        d_k_before = d_before.transpose(1, 2) @ query.view(*together, size)
-        d_v_before = to_before.view(*together, before).transpose(1, 2) @ mixed.view(*together, size)
+        add_product(d_query.view(*together, size), d_before, k_before)
+        d_k_before = product(d_before.transpose(1, 2), query.view(*together, size))
+        d_v_before = product(to_before.view(*together, before).transpose(1, 2), mixed.view(*together, size))
         return d_query, d_key, d_value, None, d_k_before, d_v_before
 
 

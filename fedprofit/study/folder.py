@@ -52,6 +52,11 @@ class RunFolder(Folder):
     """Paths of a run, by name."""
 
     @property
+    def config(self) -> Path:
+        """The configuration as run."""
+        return self.path / "config.yaml"
+
+    @property
     def timing(self) -> Path:
         """Seconds by stage."""
         return self.path / "timing.json"
@@ -75,6 +80,14 @@ class RunFolder(Folder):
     def log(self) -> Path:
         """The log."""
         return self.path / "run.log"
+
+    @property
+    def dtype(self) -> str | None:
+        """The number type that the run was begun in, as `backbone.dtype` names it; None before that."""
+        if not self.environment.exists():
+            return None
+        facts = json.loads(self.environment.read_text(encoding="utf-8"))
+        return str(facts["model"]["dtype"]).removeprefix("torch.")
 
     def part(self, stage: str) -> Path:
         """Return where a stage's results stand."""
@@ -108,15 +121,11 @@ def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     Raises UserError if it holds another run or anything else, or holds this run and `resume` is not
     asked for.
     """
-    kept = path / "config.yaml"
+    folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
-    if kept.exists():
-        if load_config(kept).computes != config.computes:
-            raise UserError(
-                f"{path}: holds a run of another configuration ({kept} says which). Choose another "
-                "place with --out, or run that configuration."
-            )
+    if folder.config.exists():
+        _check_same(folder, load_config(folder.config), config)
         if not resume:
             raise UserError(
                 f"{path}: holds this run already. Add --resume to go on with it (a complete one is shown "
@@ -124,7 +133,26 @@ def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
             )
     elif path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):
         raise UserError(f"{path}: is not empty and not a run. Choose another place with --out.")
-    return RunFolder(path)
+    return folder
+
+
+def _check_same(folder: RunFolder, kept: Config, config: Config) -> None:
+    """Raise UserError unless both compute the same, where "auto" is the number type the run was begun in."""
+    given = [one.backbone.dtype for one in (kept, config)]
+    begun = folder.dtype or next((dtype for dtype in given if dtype != "auto"), "auto")
+    kept, config = kept.in_type(begun), config.in_type(begun)
+    if kept.computes == config.computes:
+        return
+    asked, kept_type = config.backbone.dtype, kept.backbone.dtype
+    if asked != kept_type:
+        raise UserError(
+            f"{folder.path}: holds a run begun in {kept_type}, and backbone.dtype is {asked} now. Set it to "
+            f"{kept_type}, choose another place with --out, or remove that folder to begin anew."
+        )
+    raise UserError(
+        f"{folder.path}: holds a run of another configuration ({folder.config} says which). Choose another "
+        "place with --out, or run that configuration."
+    )
 
 
 def claim_folder(folder: RunFolder, config: Config) -> None:
@@ -136,7 +164,7 @@ def claim_folder(folder: RunFolder, config: Config) -> None:
     try:
         for stale in path.rglob(".*.part"):
             stale.unlink()
-        write_text(path / "config.yaml", to_yaml(config))
+        write_text(folder.config, to_yaml(config))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}). Choose another place with --out."
@@ -146,7 +174,7 @@ def claim_folder(folder: RunFolder, config: Config) -> None:
 def open_folder(path: Path) -> RunFolder:
     """Open a complete run for reading; UserError if it is not one."""
     folder = RunFolder(path)
-    if not (path / "config.yaml").exists():
+    if not folder.config.exists():
         what = "holds neither a run nor a study" if path.is_dir() else "there is no such folder"
         raise UserError(f"{path}: {what}. Give the folder that `fedprofit run` or `fedprofit study` named.")
     if not folder.summary.exists() or not folder.results.exists():

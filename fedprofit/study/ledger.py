@@ -17,6 +17,7 @@ The tables alone say what is done: a run whose rows are here is not repeated, on
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,24 @@ def check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
             )
 
 
+def in_its_type(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Let runs that leave their number type to the machine compute in the type of the table's rows.
+
+    Raises UserError for one that asks for another type: its rows would not belong into the table.
+    """
+    if not folder.results.exists():
+        return list(runs)
+    (dtype,) = read_table(folder)["dtype"].unique().to_list()
+    for planned in runs:
+        asked = planned.config.in_type(dtype).backbone.dtype
+        if asked != dtype:
+            raise UserError(
+                f"{folder.results}: holds results computed in {dtype}, and backbone.dtype of the run at "
+                f"{describe(planned.axes)} is {asked}. Choose another place with --out, or leave it at auto."
+            )
+    return [replace(planned, config=planned.config.in_type(dtype)) for planned in runs]
+
+
 def done(folder: StudyFolder) -> set[str]:
     """Return the keys of the runs whose rows are in the table."""
     if not folder.results.exists():
@@ -162,7 +181,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     facts = {
         "version": environment["versions"]["fedprofit"],
         "model": environment["model"]["hash"],
-        "dtype": environment["model"]["dtype"].removeprefix("torch."),
+        "dtype": run.dtype,
         "tv": summary["data"][
             "heterogeneity"
         ],  # mean total-variation distance of a client's mix to the pool's

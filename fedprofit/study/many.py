@@ -15,7 +15,15 @@ from typing import Any
 from fedprofit.errors import UserError
 from fedprofit.files import naming_full_disk
 from fedprofit.study.cluster import Cluster
-from fedprofit.study.ledger import StudyFolder, add, check_places, claim, done, write_failures
+from fedprofit.study.ledger import (
+    StudyFolder,
+    add,
+    check_places,
+    claim,
+    done,
+    in_its_type,
+    write_failures,
+)
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, Study, describe, load_study
@@ -60,7 +68,7 @@ def run_study(
         try:
             folder = claim(place, study, resume)
             check_places(folder, runs)
-            return folder, run_all(folder, runs, pool, report or Quiet())
+            return folder, run_all(folder, in_its_type(folder, runs), pool, report or Quiet())
         finally:
             pool.close()
 

@@ -68,7 +68,8 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
     if folder.summary.exists() and folder.results.exists():
         return folder
     try:
-        bench = prepare(config)
+        # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
+        bench = prepare(config.in_type(folder.dtype or "auto"))
         # Only now: a configuration that cannot run leaves no folder behind.
         claim_folder(folder, config)
         plan = stages(bench)

@@ -10,13 +10,23 @@ from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 from torch.nn.functional import cross_entropy, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
+from fedprofit.backbone import products
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.operations import AT_ONCE, attended, gated, label_losses, normed, rotated
 from fedprofit.errors import UserError
 
 TYPES = [torch.float32, torch.bfloat16]
+WAYS = [(torch.float32, "native"), (torch.bfloat16, "native"), (torch.bfloat16, "widened")]
 TOKENS, SIZE, HEADS, KV = 21, 16, 6, 2
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
+def dtype(request, monkeypatch):
+    """A type, and whether products of bfloat16 are the processor's or float32's, rounded."""
+    kind, way = request.param
+    monkeypatch.setattr(products, "computes_bfloat16", lambda device: way == "native")
+    return kind
 
 
 def random(*shape, dtype=torch.float32, scale=1.0, seed=0):
@@ -50,7 +60,6 @@ def test_norm_is_the_models_own_and_lets_the_input_pass(dtype):
     check(dtype, ours, lambda x: (x.clone(), norm(x)), random(TOKENS, 32, dtype=dtype, scale=3))
 
 
-@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 5])
 def test_losses_of_labels_are_the_cross_entropy_under_the_head(dtype, count):
     head = random(300, 32, dtype=dtype, seed=1).detach()
@@ -114,7 +123,6 @@ def visible(seen, tokens, shared, before):
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("before", [0, 9])
 def test_attention_is_softmax_over_what_is_seen(dtype, before):
     rows, tokens, shared, groups = 6, 5, 3, 2
@@ -185,7 +193,9 @@ def test_what_else_the_model_is_used_for_runs_as_before():
     assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
 
 
-def test_bfloat16_is_as_near_to_float32_as_the_models_own_layers_are():
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_as_near_to_float32_as_the_models_own_layers_are(monkeypatch, native):
+    monkeypatch.setattr(products, "computes_bfloat16", lambda device: native)
     prompts, rows = prompts_of(tiny_backbone("llama"), 3), rows_of(3)
     exact = Engine(tiny_backbone("llama"), "eager").score(prompts, rows)
     model = tiny_model("llama").requires_grad_(False).eval().to(torch.bfloat16)

@@ -2,11 +2,14 @@
 
 import shutil
 
+import polars as pl
 import pytest
 from test_study import ORDER, write_study
+from tiny import tiny_folder
 from tiny_run import call
 
 from fedprofit.errors import UserError
+from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import read_table
 from fedprofit.study.many import run_study
 from fedprofit.study.spec import load_study
@@ -50,3 +53,21 @@ def test_pieces_make_the_table_of_the_whole(tmp_path):
         assert progress.done == runs
     whole, _ = run_study(path, out=tmp_path / "whole", workers=1)
     assert read_table(taken).sort(ORDER).equals(read_table(whole).sort(ORDER))
+
+
+def test_a_piece_is_computed_in_the_tables_type_wherever_it_is(tmp_path):
+    backbone = {"name": str(tiny_folder(tmp_path)), "device": "cpu"}
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}, backbone=backbone), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
+    # As if the first piece came from a machine that chooses the other type.
+    (here,) = read_table(folder)["dtype"].unique().to_list()
+    there = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    pl.read_parquet(folder.results).with_columns(dtype=pl.lit(there)).write_parquet(folder.results)
+    with pytest.raises(
+        UserError, match=f"computed in {there}, and backbone.dtype of the run at seed 1 is {here}"
+    ):
+        run_study(path, [f"backbone.dtype={here}"], out=out, workers=1, resume=True, only=["seed=1"])
+    _, progress = run_study(path, out=out, workers=1, resume=True)
+    assert progress.done == 1
+    assert read_table(folder)["dtype"].unique().to_list() == [there]
+    assert RunFolder(folder.run(load_study(path)[1][1].key)).dtype == there

@@ -150,6 +150,26 @@ def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path):
+    config = tiny_config(tmp_path)
+    del config["backbone"]["dtype"]  # the machine's choice
+    auto = fedprofit.from_mapping(config)
+    folder = fedprofit.run(auto, out=tmp_path / "out")
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[folder.dtype]
+    with pytest.raises(UserError, match=f"begun in {folder.dtype}, and backbone.dtype is {other} now"):
+        fedprofit.run(auto.in_type(other), out=folder.path, resume=True)
+    assert fedprofit.run(auto.in_type(folder.dtype), out=folder.path, resume=True).path == folder.path
+    # As if a machine that chooses the other type had begun it and come no further.
+    facts = json.loads(folder.environment.read_text())
+    facts["model"]["dtype"] = f"torch.{other}"
+    shutil.rmtree(folder.path)
+    folder.path.mkdir()
+    folder.config.write_text(yaml.safe_dump(auto.to_mapping()))
+    folder.environment.write_text(json.dumps(facts))
+    fedprofit.run(auto, out=folder.path, resume=True)
+    assert "model.dtype was" not in folder.log.read_text()
+
+
 def test_report_prints_tables_and_draws(folder, tmp_path):
     done = call("report", folder, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
