@@ -16,7 +16,7 @@ from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_json, write_text
 from fedprofit.processes import load_libraries
 from fedprofit.report.table import cell, markdown
-from fedprofit.study.ledger import StudyFolder, done, read_table
+from fedprofit.study.ledger import StudyFolder, check_places, done, in_its_type, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
@@ -44,9 +44,14 @@ def show_plan(
     console: Console,
     only: Sequence[str] = (),
 ) -> None:
-    """Print a study's runs, which of them are done, and how long the others may take."""
+    """Print a study's runs, which of them are done, and how long the others may take.
+
+    Raises UserError for what would keep them out of the table that is there.
+    """
     study, runs = load_study(path, overrides, only)
-    known = done(StudyFolder(out or Path("runs") / study.name))
+    folder = StudyFolder(out or Path("runs") / study.name)
+    check_places(folder, runs)
+    runs, known = in_its_type(folder, runs), done(folder)
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
     for title in ("run", "axes", "state"):
         table.add_column(title, overflow="fold")

@@ -316,3 +316,6 @@ def test_a_dry_run_shows_the_runs_and_starts_none(finished, tmp_path):
     assert not (tmp_path / "new").exists()
     again = call("study", path, "--out", folder.path, "--dry-run", cwd=tmp_path)
     assert again.stdout.count("done") == 4
+    other = call("study", path, "--out", folder.path, "--set", "training.rounds=3", "--dry-run", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "of another configuration" in " ".join(other.stderr.split())
