@@ -163,6 +163,8 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             place.set(xlabel=LABELS[axis], ylabel=label, ylim=(0, 1.15 * max(values)))
             if axis in ("population", "cohort"):
                 place.set_xscale("log")
+            if axis == "threads":
+                place.set_xticks(x)
             place.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -93,6 +93,11 @@ class LocalWork(Section):
             raise ValueError("give either steps or epochs")
         return self
 
+    def local_work(self, examples: float) -> tuple[float, float]:
+        """Return the local steps of a client with that many examples, and how many rows each step reads."""
+        steps = self.steps or (self.epochs or 0) * -(-examples // self.batch_size)
+        return steps, min(self.batch_size, examples)
+
 
 class Trial(Section):
     """An algorithm with its hyperparameters, by itself or as one of several trials of a method."""
@@ -124,6 +129,10 @@ class FedSgdConfig(Trial):
     batch_size: Positive | Literal["full"] = 16
     server: ServerOptimizer = ServerOptimizer()
     weights: Literal["examples", "uniform"] = "examples"
+
+    def local_work(self, examples: float) -> tuple[float, float]:
+        """Return one step, and how many rows it reads of a client with that many examples."""
+        return 1, examples if self.batch_size == "full" else min(self.batch_size, examples)
 
 
 AlgorithmConfig = Annotated[FedAvgConfig | FedSgdConfig, Field(discriminator="kind")]

@@ -33,7 +33,12 @@ def folder(tmp_path_factory) -> Path:
     """A user's folder: the README's configuration, a table that fits it, and a model."""
     place = tmp_path_factory.mktemp("user")
     rows = [
-        {"team": f"team-{t}", "question": f"what is {t} and {n}?", "answer": f"it is {t + n}"}
+        {
+            "team": f"team-{t}",
+            "topic": f"topic-{t % 3}",
+            "question": f"what is {t} and {n}?",
+            "answer": f"it is {t + n}",
+        }
         for t in range(6)
         for n in range(12)
     ]

@@ -18,6 +18,15 @@ METRICS = {
 SCOPES = ("local", "global", "unseen")
 
 
+def title_of(metric: str) -> str:
+    """Return a metric's name without how it is read.
+
+    >>> title_of("rouge_l")
+    'ROUGE-L'
+    """
+    return METRICS[metric].split(",")[0]
+
+
 def by_client(results: pl.DataFrame) -> pl.DataFrame:
     """Spread scopes into columns: a row per seed, condition, client and metric.
 

@@ -13,7 +13,7 @@ from fedprofit.analyze.recommend import SCORES, Limit, Recommendation, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, counted
-from fedprofit.evaluate.tradeoff import METRICS
+from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
 from fedprofit.report.table import cell, markdown
 
@@ -40,7 +40,7 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
 def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
     place = "".join(f"{axis} {value}: " for axis, value in one.axes.items())
     table = Table(title=f"{place}ship {one.name}", title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column(METRICS[metric].split(",")[0])
+    table.add_column(title_of(metric))
     table.add_column(f"expected: {behind(one.expected['local'], 'validation client')}")
     table.add_column(f"found: {behind(one.tested['local'], 'test client')}")
     for score in SCORES:

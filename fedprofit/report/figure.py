@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedprofit.evaluate.tradeoff import METRICS
+from fedprofit.evaluate.tradeoff import title_of
 from fedprofit.files import write_figure
 from fedprofit.report.overview import Place
 from fedprofit.report.table import Row
@@ -36,7 +36,7 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
         if metric == "loss":
             ax.invert_xaxis()
             ax.invert_yaxis()
-        name = METRICS[metric].split(",")[0] + (" (axes inverted)" if metric == "loss" else "")
+        name = title_of(metric) + (" (axes inverted)" if metric == "loss" else "")
         ax.set_title(", ".join(filter(None, [place.title, name])), loc="left", fontsize=11)
         ax.set_xlabel("global: on all test clients' pool")
         ax.set_ylabel("local: on the client's own test set")
@@ -44,10 +44,12 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
         ax.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     if any(_mixed(place.rows) for place in places):
-        handles.append(Line2D([], [], marker="D", markersize=5, fillstyle="none", color="#555555", ls=""))
-        labels.append("small, hollow: interpolated")
+        hollow = {"marker": MARKERS[0], "markersize": 5, "fillstyle": "none", "color": "#555555"}
+        handles.append(Line2D([], [], ls="", **hollow))
+        labels.append("small, hollow: interpolated (alpha below 1)")
     ncols = 3 if one else min(len(labels), 2 * columns)
-    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize=8.5, frameon=False)
+    look = {"ncols": ncols, "fontsize": 8.5, "frameon": False, "handlelength": 3}
+    figure.legend(handles, labels, loc="outside lower center", **look)
     spread = ", ".join(f"{place.heterogeneity:.2f}" for place in places)
     clients = ", ".join(
         f"{place.clients}" + f" of {place.seeds} seeds" * (place.seeds > 1) for place in places

@@ -1,6 +1,6 @@
 """What a study says on the terminal, and the files that say the same: plan, outcome, claims."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fedprofit.analyze.claims import SAYS, Finding, check_claims
 from fedprofit.analyze.fronts import Area, Front, areas, fronts
 from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
-from fedprofit.evaluate.tradeoff import METRICS
+from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
 from fedprofit.processes import load_libraries
 from fedprofit.report.table import cell, markdown
@@ -132,15 +132,34 @@ def write_claims(path: Path, console: Console) -> None:
     findings = {metric: check_claims(tables.results, tables.axes, metric) for metric in tables.metrics}
     for metric, found in findings.items():
         console.print(_table(metric, found))
+    console.print(_overview(findings))
     console.print(
         "Effects: how much more of the global score is kept at the same local score, with 95% intervals; "
         "paired bootstrap over seeds and clients. Curves without a local score in common are not counted.",
         style="dim",
         highlight=False,
     )
-    write_text(path / "claims.md", "\n\n".join(_markdown(*item) for item in findings.items()) + "\n")
+    pages = [_overview_markdown(findings), *(_markdown(*item) for item in findings.items())]
+    write_text(path / "claims.md", "\n\n".join(pages) + "\n")
     write_json(path / "claims.json", [_plain(one) for found in findings.values() for one in found])
     console.print(f"claims   {path / 'claims.md'}", soft_wrap=True, highlight=False)
+
+
+def _overview(findings: Mapping[str, Sequence[Finding]]) -> Table:
+    table = Table(title="Verdicts", title_justify="left", title_style="bold", pad_edge=False)
+    for title in ("claim", *map(title_of, findings)):
+        table.add_column(title, overflow="fold")
+    for same in zip(*findings.values(), strict=True):
+        table.add_row(same[0].claim, *(Text(one.verdict, MARKS[one.verdict]) for one in same))
+    return table
+
+
+def _overview_markdown(findings: Mapping[str, Sequence[Finding]]) -> str:
+    rows = [
+        (f"{same[0].claim}: {SAYS[same[0].claim]}", *(one.verdict for one in same))
+        for same in zip(*findings.values(), strict=True)
+    ]
+    return markdown("Verdicts", ("claim", *map(title_of, findings)), rows)
 
 
 def _table(metric: str, findings: Sequence[Finding]) -> Table:
@@ -155,10 +174,7 @@ def _table(metric: str, findings: Sequence[Finding]) -> Table:
 
 
 def _markdown(metric: str, findings: Sequence[Finding]) -> str:
-    rows = [
-        (f"{one.claim}: {SAYS[one.claim]}", one.verdict, "; ".join([one.reason, *map(str, one.comparisons)]))
-        for one in findings
-    ]
+    rows = [(one.claim, one.verdict, "; ".join([one.reason, *map(str, one.comparisons)])) for one in findings]
     return markdown(METRICS[metric], ("claim", "verdict", "why"), rows)
 
 

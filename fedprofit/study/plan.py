@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedprofit.config import AlgorithmConfig, Config, FedSgdConfig, FineTune, LocalWork
+from fedprofit.config import AlgorithmConfig, Config, FineTune
 from fedprofit.study.bench import Bench, typical_tokens
 from fedprofit.study.folder import TRAIN, TRY
 from fedprofit.types import Example
@@ -64,7 +64,7 @@ class Work:
 
     def tuned(self, config: Config, settings: FineTune) -> float:
         """Work of fine-tuning by every client and scoring it along its steps and alphas."""
-        steps = steps_of(settings, self.train_examples)
+        steps, rows = settings.local_work(self.train_examples)
         points = len([step for step in settings.evaluate_at if step < steps]) + 1
         alphas = len(settings.interpolation)
         generate, one = config.evaluation.generate, self.clients * (self.local + self.shared)
@@ -72,7 +72,6 @@ class Work:
         mixed = (points - 1) * alphas if settings.interpolate_at == "all" else 0
         answered += mixed if generate == "all" else 0
         rest = points + alphas + mixed - answered
-        rows = min(settings.batch_size, self.train_examples)
         read = self.trained(self.clients, steps, rows)
         return read + answered * self.answered(config, one) + rest * self.scored(one, 0)
 
@@ -108,11 +107,6 @@ def _prefixes(examples: Sequence[Example]) -> float:
     return sum(counts) ** 2 / sum(count**2 for count in counts) if counts else 1.0
 
 
-def steps_of(work: LocalWork, examples: float) -> float:
-    """Count the local steps of a client with that many examples."""
-    return work.steps or (work.epochs or 0) * -(-examples // work.batch_size)
-
-
 def stages(bench: Bench) -> dict[str, float]:
     """Return every stage of a run, in order, with its work."""
     config, work = bench.config, measure(bench)
@@ -137,12 +131,12 @@ def _baselines(bench: Bench, work: Work) -> dict[str, float]:
     prefixes = _prefixes(pool[:: max(1, len(pool) // LOOKED_AT)])
 
     def local(entry: FineTune) -> tuple[float, float]:
-        steps, rows = steps_of(entry, work.train_examples), min(entry.batch_size, work.train_examples)
+        steps, rows = entry.local_work(work.train_examples)
         checked = work.scored(len(dataset.pooled("validation", "validation")), 0)
         return work.trained(clients, steps, rows) + checked, work.tuned(config, entry)
 
     def central(entry: FineTune) -> tuple[float, float]:
-        read = work.trained(1, steps_of(entry, len(pool)), entry.batch_size, prefixes)
+        read = work.trained(1, *entry.local_work(len(pool)), prefixes)
         # What a trial has trained is not trained again.
         again = 0 if len(config.baselines.trials["central"]) > 1 else read
         return read + work.scored(len(bench.validation), 0), again + work.once(config)
@@ -157,14 +151,11 @@ def _baselines(bench: Bench, work: Work) -> dict[str, float]:
 
 def _training(bench: Bench, work: Work, trial: AlgorithmConfig) -> float:
     """Work of federated training and of its checks."""
-    training, examples = bench.config.training, work.train_examples
-    if isinstance(trial, FedSgdConfig):
-        steps, rows = 1.0, examples if trial.batch_size == "full" else float(trial.batch_size)
-    else:
-        steps, rows = steps_of(trial, examples), trial.batch_size
+    training = bench.config.training
+    steps, rows = trial.local_work(work.train_examples)
     cohort = min(training.cohort, len(bench.dataset.clients("train")))
     checks = -(-training.rounds // training.evaluate_every)
-    read = training.rounds * work.trained(cohort, steps, min(rows, examples))
+    read = training.rounds * work.trained(cohort, steps, rows)
     return read + checks * work.scored(len(bench.validation), 0)
 
 

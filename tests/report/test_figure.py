@@ -27,4 +27,4 @@ def test_the_legend_names_interpolations_where_there_are_any():
         figure = tradeoff_figure("study", "model", [replace(TASK, rows=rows)])
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         curves = ["fedavg, federated", "fedavg, tune (rate 0.1)"]
-        assert labels == curves + ["small, hollow: interpolated"] * named
+        assert labels == curves + ["small, hollow: interpolated (alpha below 1)"] * named

@@ -263,13 +263,15 @@ def test_claims_are_printed_and_written(finished, tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert max(map(len, ended.stdout.splitlines()[:-1])) <= 80
     page = (folder.path / "claims.md").read_text()
-    assert page.count("| C1:") == 3, "a table for each metric"
-    lines = [line for line in page.splitlines() if line.startswith("| C")]
-    assert len(lines) == 5 * 3
-    for line in lines:
-        assert line.split(" | ")[1] in ("supported", "not shown", "contradicted", "not tested")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| C")]
+    overview, lines = rows[:5], rows[5:]
+    assert [row[0] for row in lines] == ["C1", "C2", "C3", "C4", "C5"] * 3, "a table for each metric"
+    assert {row[1] for row in lines} <= {"supported", "not shown", "contradicted", "not tested"}
     written = json.loads((folder.path / "claims.json").read_text())
-    assert [one["verdict"] for one in written] == [line.split(" | ")[1] for line in lines]
+    assert [one["verdict"] for one in written] == [row[1] for row in lines]
+    assert [row[1:] for row in overview] == [[row[1] for row in lines[at::5]] for at in range(5)]
+    assert "C1: a small personalization rate" in overview[0][0]
+    assert "Verdicts" in ended.stdout
 
 
 def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from fedprofit.analyze.tables import Tables
-from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label
+from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label, title_of
 from fedprofit.report.overview import Place, places, plain, worst
 from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row
@@ -28,7 +28,7 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "kind": "Study" if tables.is_study else "Run",
         "axes": tables.axes,
         "metrics": [
-            {"key": metric, "title": METRICS[metric].split(",")[0], "lower": metric in LOWER_IS_BETTER}
+            {"key": metric, "title": title_of(metric), "lower": metric in LOWER_IS_BETTER}
             for metric in tables.metrics
         ],
         "places": [_place(place) for place in found],
