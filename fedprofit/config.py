@@ -257,6 +257,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _stages_are_distinct(self) -> Self:
+        """A run's stages, and the prompts they leave, are known by the two names joined by a hyphen."""
+        known: dict[str, tuple[str, str]] = {}
+        for method in self.training.methods:
+            for entry in self.personalizations(method):
+                pair = (method, entry.name)
+                other = known.setdefault("-".join(pair), pair)
+                if other != pair:
+                    raise ValueError(
+                        f"personalization: {entry.name!r} of {method!r} and {other[1]!r} of {other[0]!r} "
+                        f"would both be called {'-'.join(pair)!r}; rename one of the four"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _personalized_algorithms_are_there(self) -> Self:
         there = self.training.methods
         for entry in self.personalization:
@@ -278,15 +293,6 @@ class Config(Section):
         """The names of all that leaves a record: the algorithms, and the trials of baselines with several."""
         several = [trials for trials in self.baselines.trials.values() if len(trials) > 1]
         return [one.name for one in self.training.algorithms] + [one.name for each in several for one in each]
-
-    @property
-    def computes(self) -> dict[str, Any]:
-        """What of the configuration changes results: not its name, nor where and in what portions."""
-        mapping = self.to_mapping()
-        del mapping["name"]
-        for key in NOT_COMPUTED:
-            del mapping["backbone"][key]
-        return mapping
 
     def in_type(self, dtype: str) -> "Config":
         """Return the configuration with a number type where it leaves that to the machine."""

@@ -1,13 +1,15 @@
 """Files that are whole or absent: written beside their place, synced, then renamed into it."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,9 @@ from fedprofit.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+PATIENCE = 5.0  # seconds until a folder that is in use is given up: workers of a killed process end soon
 
 
 def cache_folder() -> Path:
@@ -51,6 +56,50 @@ def atomic(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep out of it meanwhile all others who ask for it so.
+
+    A process lets go when it ends, however that comes. Raises UserError if another one stays, or if the
+    folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}). Choose another place with --out."
+        ) from None
+    try:
+        if not _lock(handle):
+            raise UserError(
+                f"{folder}: another process works here. Wait until it has ended, or choose another place "
+                "with --out."
+            )
+        yield
+    finally:
+        # Said, not left to closing: forked workers, who outlive a run, hold the same lock.
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Take a folder's lock; tell whether it could be had."""
+    patient = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > patient:
+                return False
+            time.sleep(0.1)
+        except OSError:
+            return True  # some file systems have no locks
+        else:
+            return True
 
 
 @contextmanager

@@ -168,6 +168,17 @@ def test_names_must_be_distinct(entries):
     assert message(twice) == f"{entries}: two entries have the same name; names must be distinct"
 
 
+def test_no_two_stages_may_have_one_name():
+    mapping = changed("training.algorithms.0.name=avg", "training.algorithms.1.name=avg-adam")
+    mapping["personalization"] = [{"name": "adam-slow", "steps": 1}, {"name": "slow", "steps": 1}]
+    with pytest.raises(
+        UserError, match=r"'slow' of 'avg-adam' and 'adam-slow' of 'avg' would both be called"
+    ):
+        from_mapping(mapping)
+    mapping["personalization"][0]["algorithms"] = ["avg-adam"]
+    from_mapping(mapping)
+
+
 def test_trials_of_baselines_have_names_of_their_own():
     twice = "baselines.{}=[{{name: n, steps: 1}}, {{name: {}, steps: 2}}]"
     problem = "training.algorithms and the baselines' trials: two entries have the same name"

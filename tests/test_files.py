@@ -2,7 +2,11 @@
 
 import errno
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib
@@ -11,8 +15,10 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from fedprofit import files
 from fedprofit.errors import UserError
 from fedprofit.files import (
+    alone_in,
     atomic,
     cache_folder,
     content_hash,
@@ -106,6 +112,53 @@ def test_other_errors_of_the_disk_are_not_disguised(tmp_path):
 
     with pytest.raises(OSError, match="input/output"):
         write_with(tmp_path / "a", broken)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from fedprofit.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_at_a_time_is_in_a_folder_and_death_lets_go(tmp_path, impatient):
+    place = tmp_path / "new" / "folder"
+    other = subprocess.Popen([sys.executable, "-c", HOLD, str(place)], stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"in\n"
+    with pytest.raises(UserError, match="another process works here"), alone_in(place):
+        pass
+    other.kill()
+    other.wait()
+    with alone_in(place):
+        assert place.is_dir()
+
+
+def test_a_forked_worker_that_stays_keeps_nobody_out(tmp_path, impatient):
+    with alone_in(tmp_path):
+        worker = get_context("fork").Process(target=time.sleep, args=(60,))
+        worker.start()
+    try:
+        with alone_in(tmp_path):
+            assert worker.is_alive()
+    finally:
+        worker.kill()
+
+
+def test_a_place_where_no_folder_can_be_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"file/below: cannot be written .* --out"),
+        alone_in(tmp_path / "file/below"),
+    ):
+        pass
 
 
 def test_json_is_strict(tmp_path):

@@ -127,7 +127,7 @@ def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> Federat
     tokenizer = content_hash(backbone.tokenizer.backend_tokenizer.to_str())
     eos = backbone.eos_token_ids[0]
     texts = content_hash([FORMAT, source, settings.template.model_dump(), tokenizer, eos])
-    owners = content_hash([source, settings.model_dump(mode="json", exclude={"template"}), seed])
+    owners = content_hash([source, settings.model_dump(mode="json", exclude={"template", "source"}), seed])
     examples = cache_folder() / "data" / f"examples-{texts}"
     clients = cache_folder() / "data" / f"clients-{owners}"
     if not (examples.is_dir() and clients.is_dir()):

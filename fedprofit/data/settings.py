@@ -1,5 +1,6 @@
 """The configuration's part on data: source, template, partition, and how many clients and examples."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -60,6 +61,15 @@ class HubSource(Section):
 
 
 Source = Annotated[LexiconSource | SniSource | TableSource | HubSource, Field(discriminator="kind")]
+
+
+def portable(source: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a source's values where on this machine it lies; the name of its file or folder stays.
+
+    >>> portable({"kind": "table", "path": "here/and/there.csv"})
+    {'kind': 'table', 'path': 'there.csv'}
+    """
+    return source | {"path": Path(source["path"]).name} if "path" in source else source
 
 
 class TemplateConfig(Section):

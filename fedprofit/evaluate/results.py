@@ -83,6 +83,6 @@ def read_results(path: Path) -> pl.DataFrame:
         return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(
-            f"{file}: no readable results ({error}). Give the folder of a complete run, or complete it "
-            "with --resume."
+            f"{file}: no readable results ({error}). Give the folder of a complete run, or delete that file, "
+            "if it is there, and complete the run with --resume."
         ) from None

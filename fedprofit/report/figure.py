@@ -44,12 +44,19 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
         ax.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     if any(_mixed(place.rows) for place in places):
-        hollow = {"marker": MARKERS[0], "markersize": 5, "fillstyle": "none", "color": "#555555"}
-        handles.append(Line2D([], [], ls="", **hollow))
+        hollow = Line2D([], [], ls="", marker="o", markersize=5, fillstyle="none", color="#555555")
+        handles.append(hollow)
         labels.append("small, hollow: interpolated (alpha below 1)")
     ncols = 3 if one else min(len(labels), 2 * columns)
-    look = {"ncols": ncols, "fontsize": 8.5, "frameon": False, "handlelength": 3}
-    figure.legend(handles, labels, loc="outside lower center", **look)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=ncols,
+        fontsize=8.5,
+        frameon=False,
+        handlelength=3,
+    )
     spread = ", ".join(f"{place.heterogeneity:.2f}" for place in places)
     clients = ", ".join(
         f"{place.clients}" + f" of {place.seeds} seeds" * (place.seeds > 1) for place in places

@@ -41,14 +41,16 @@ class Bench:
         return replace(self, sets=draw_sets(self.dataset, "validation", self.config))
 
 
-def prepare(config: Config) -> Bench:
+def prepare(config: Config, dtype: str | None = None) -> Bench:
     """Load the backbone and the data of a configuration and draw its fixed sets.
+
+    `dtype` is the number type where the configuration leaves it to the machine.
 
     Raises UserError for whatever cannot be used, by name.
     """
     check_trials(config)
-    backbone = load_backbone(config.backbone.name, config.backbone.dtype, config.backbone.device)
-    settings = config.backbone
+    settings = config.in_type(dtype or "auto").backbone
+    backbone = load_backbone(settings.name, settings.dtype, settings.device)
     engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, engine, dataset)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprofit.config import Config
-from fedprofit.files import write_json
+from fedprofit.errors import UserError
+from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import RunFolder
 
 if TYPE_CHECKING:
     from fedprofit.backbone.load import Backbone
 
+BEGIN_ANEW = "Or begin anew: choose another place with --out, or remove the folder."
 PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score")
 
 
@@ -47,12 +49,26 @@ def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
     before = json.loads(path.read_text(encoding="utf-8"))
     return [
         f"{section}.{key} was {before[section].get(key)!r}, is {value!r}"
-        for section in ("versions", "machine", "model")
+        for section in ("versions", "machine")
         for key, value in facts[section].items()
         if before[section].get(key) != value
-    ] + [
-        f"{key} was {before[key]!r}, is {facts[key]!r}" for key in ("data_hash",) if before[key] != facts[key]
     ]
+
+
+def check_environment(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Raise UserError if a run was begun on other data or another model than it would go on with."""
+    if not folder.environment.exists():
+        return
+    before = read_json(folder.environment, BEGIN_ANEW)
+    for what, was, now in (
+        ("data", before["data_hash"], facts["data_hash"]),
+        ("model", before["model"]["hash"], facts["model"]["hash"]),
+    ):
+        if was != now:
+            raise UserError(
+                f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
+                f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
+            )
 
 
 def processor() -> str:

@@ -21,8 +21,11 @@ from pathlib import Path
 from fedprofit.config import Config
 from fedprofit.config_file import load_config, to_yaml
 from fedprofit.errors import UserError
-from fedprofit.files import write_text
+from fedprofit.files import read_json, write_text
+from fedprofit.study.identity import identity
 
+AGAIN = "Delete {1} and go on with the run: fedprofit run {0}/config.yaml --out {0} --resume"
+ENVIRONMENT_AGAIN = AGAIN.replace("{1}", "it, and summary.json if it is there,")
 TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
@@ -86,7 +89,7 @@ class RunFolder(Folder):
         """The number type that the run was begun in, as `backbone.dtype` names it; None before that."""
         if not self.environment.exists():
             return None
-        facts = json.loads(self.environment.read_text(encoding="utf-8"))
+        facts = read_json(self.environment, ENVIRONMENT_AGAIN.format(self.path))
         return str(facts["model"]["dtype"]).removeprefix("torch.")
 
     def part(self, stage: str) -> Path:
@@ -111,8 +114,8 @@ class RunFolder(Folder):
 
 
 def default_folder(config: Config) -> Path:
-    """Name a folder after the run's name and the hash of its configuration."""
-    return Path("runs") / f"{config.name}-{config.hash[:8]}"
+    """Name a folder after the run's name and the hash of what it computes."""
+    return Path("runs") / f"{config.name}-{identity(config)[:8]}"
 
 
 def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
@@ -141,7 +144,7 @@ def _check_same(folder: RunFolder, kept: Config, config: Config) -> None:
     given = [one.backbone.dtype for one in (kept, config)]
     begun = folder.dtype or next((dtype for dtype in given if dtype != "auto"), "auto")
     kept, config = kept.in_type(begun), config.in_type(begun)
-    if kept.computes == config.computes:
+    if identity(kept) == identity(config):
         return
     asked, kept_type = config.backbone.dtype, kept.backbone.dtype
     if asked != kept_type:
@@ -156,9 +159,9 @@ def _check_same(folder: RunFolder, kept: Config, config: Config) -> None:
 
 
 def claim_folder(folder: RunFolder, config: Config) -> None:
-    """Make the folder and write the configuration into it; UserError if it cannot be written.
+    """Write the configuration into the folder; UserError if it cannot be written.
 
-    What a killed process left half-written is removed; one process at a time works on a run.
+    What a killed process left half-written is removed: whoever calls is alone in the folder.
     """
     path = folder.path
     try:

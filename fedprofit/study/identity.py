@@ -1,10 +1,10 @@
 """What a run is known by: what it computes, wherever and however it does."""
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 from fedprofit.config import NOT_COMPUTED, Config
+from fedprofit.data.settings import portable
 from fedprofit.files import content_hash
 
 
@@ -14,21 +14,20 @@ def identity(config: Config) -> str:
     Defaults are left out too: a setting that a later version adds is no new run while it changes nothing.
     Results of versions with other defaults do not mix, since a table holds those of one version.
     """
-    mapping = portable(config.model_dump(mode="json", exclude_defaults=True))
+    mapping = portable_run(config.model_dump(mode="json", exclude_defaults=True))
     del mapping["name"]
+    backbone = mapping.setdefault("backbone", {})  # also where all of it is default
     for key in NOT_COMPUTED:
-        mapping.get("backbone", {}).pop(key, None)
+        backbone.pop(key, None)
     return content_hash(mapping)
 
 
-def portable(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where a run's data lies on this machine; the name of its file or folder stays.
+def portable_run(mapping: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a configuration where its data lies on this machine.
 
-    >>> portable({"data": {"source": {"path": "here/and/there.csv"}}})
+    >>> portable_run({"data": {"source": {"path": "here/and/there.csv"}}})
     {'data': {'source': {'path': 'there.csv'}}}
     """
     result = deepcopy(mapping)
-    source = result["data"]["source"]
-    if "path" in source:
-        source["path"] = Path(source["path"]).name
+    result["data"]["source"] = portable(result["data"]["source"])
     return result

@@ -28,7 +28,7 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import Folder, RunFolder, read_timing
-from fedprofit.study.identity import portable
+from fedprofit.study.identity import portable_run
 from fedprofit.study.spec import PlannedRun, Study, axes_of, describe
 from fedprofit.study.trials import Outcome, baseline_outcomes, outcomes
 
@@ -193,7 +193,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.times, planned.key, labelled(times, labels | seed))
     _append(folder.clients, planned.key, labelled(pl.read_parquet(run.clients), labels | seed))
     _note(folder.environments, planned.key, environment)
-    _note(folder.configurations, planned.key, portable(planned.config.to_mapping()))
+    _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
     if run.validation.exists():
         found = labelled(pl.read_parquet(run.validation), labels | facts)
         _append(folder.validation, planned.key, found)
@@ -251,9 +251,14 @@ def _append(path: Path, key: str, rows: pl.DataFrame) -> None:
     write_frame(path, pl.concat(parts, how="diagonal_relaxed"))
 
 
-def write_failures(folder: StudyFolder, failures: Sequence[dict[str, Any]]) -> None:
-    """Write which runs failed; no file where none did."""
-    if failures:
-        write_json(folder.failures, list(failures))
+def write_failures(
+    folder: StudyFolder, failures: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]
+) -> None:
+    """Write which of the planned runs failed, beside others that did before; no file where none did."""
+    again = {run.key for run in planned} | done(folder)
+    before = json.loads(folder.failures.read_text("utf-8")) if folder.failures.exists() else []
+    failed = [one for one in before if one["run"] not in again] + list(failures)
+    if failed:
+        write_json(folder.failures, failed)
     else:
         folder.failures.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprofit.errors import UserError
-from fedprofit.files import naming_full_disk
+from fedprofit.files import alone_in, naming_full_disk
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.ledger import (
     StudyFolder,
@@ -67,8 +67,9 @@ def run_study(
         pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers)
         try:
             folder = claim(place, study, resume)
-            check_places(folder, runs)
-            return folder, run_all(folder, in_its_type(folder, runs), pool, report or Quiet())
+            with alone_in(folder.path):
+                check_places(folder, runs)
+                return folder, run_all(folder, in_its_type(folder, runs), pool, report or Quiet())
         finally:
             pool.close()
 
@@ -127,7 +128,7 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
                 _give_up(planned, reason, progress, report)
                 failed.append(folder.run(planned.key))
         watch.look([folder.run(planned.key) for planned in running.values()], complete, failed)
-    write_failures(folder, progress.failed)
+    write_failures(folder, progress.failed, runs)
     return progress
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -22,11 +23,11 @@ from fedprofit.algorithm import build
 from fedprofit.config import AlgorithmConfig, Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
-from fedprofit.files import naming_full_disk, write_json
+from fedprofit.files import alone_in, naming_full_disk, write_json
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
-from fedprofit.study.environment import environment, write_environment
+from fedprofit.study.environment import check_environment, environment, write_environment
 from fedprofit.study.folder import (
     TRAIN,
     TRY,
@@ -61,30 +62,38 @@ def run(
     """
     place = out or default_folder(config)
     with naming_full_disk(place):
-        return _run(config, check_folder(place, config, resume), report or Quiet())
-
-
-def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
-    if folder.summary.exists() and folder.results.exists():
+        folder = check_folder(place, config, resume)
+        if not (folder.summary.exists() and folder.results.exists()):
+            _run(config, folder, report or Quiet())
         return folder
+
+
+def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
     try:
         # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
-        bench = prepare(config.in_type(folder.dtype or "auto"))
-        # Only now: a configuration that cannot run leaves no folder behind.
-        claim_folder(folder, config)
-        plan = stages(bench)
-        report.plan(folder.log, sum(plan.values()))
-        write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
+        bench = prepare(config, folder.dtype)
         facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)
-        for difference in write_environment(folder, facts):
-            report.log(f"environment: {difference}; results may differ in the last bits")
-        _run_stages(bench, folder, report, plan)
+        check_environment(folder, facts)
+        # Only now: a configuration that cannot run leaves no folder behind.
+        with alone_in(folder.path):
+            claim_folder(folder, config)
+            _compute(bench, folder, facts, report)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(config, error) from error
     except RuntimeError as error:
         if "not enough memory" in str(error) or "can't allocate memory" in str(error):
             raise out_of_memory(config, error) from error
         raise
+
+
+def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Quiet) -> None:
+    """Compute what of the run is not whole yet, and put it together."""
+    plan = stages(bench)
+    report.plan(folder.log, sum(plan.values()))
+    write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
+    for difference in write_environment(folder, facts):
+        report.log(f"environment: {difference}; results may differ in the last bits")
+    _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:
         write_frame(folder.validation, _gathered(folder, checks))
@@ -93,7 +102,6 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> RunFolder:
     write_frame(folder.results, results)
     write_summary(folder, bench, results)
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")
-    return folder
 
 
 def _gathered(folder: RunFolder, stages: Sequence[str]) -> pl.DataFrame:

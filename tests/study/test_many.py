@@ -10,7 +10,7 @@ from fedprofit.errors import UserError
 from fedprofit.files import write_json
 from fedprofit.study import pools
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import StudyFolder, done
+from fedprofit.study.ledger import StudyFolder, done, write_failures
 from fedprofit.study.many import run_all, run_study
 from fedprofit.study.pools import Processes
 from fedprofit.study.progress import Quiet
@@ -162,6 +162,19 @@ def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
     assert said.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
     (one / "plan.json").write_text('{"a": 3')
     assert work_of(RunFolder(one)) == (0, 0), "cut off; it only serves the bar"
+
+
+def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):
+    runs = load_study(write_study(tmp_path))[1]
+    folder = StudyFolder(tmp_path)
+    failed = [{"run": run.key, "error": "died"} for run in runs[:2]]
+    write_failures(folder, failed[:1], runs[:1])
+    write_failures(folder, failed[1:], runs[1:2])
+    assert json.loads(folder.failures.read_text()) == failed, "of both pieces"
+    write_failures(folder, [], runs[:1])
+    assert json.loads(folder.failures.read_text()) == failed[1:]
+    write_failures(folder, [], runs)
+    assert not folder.failures.exists()
 
 
 def test_a_place_in_the_table_is_one_configurations(tmp_path):

