@@ -117,22 +117,19 @@ def _interpolations(world: World) -> Iterator[Comparison]:
 
 
 def _levels(world: World) -> Iterator[Comparison]:
-    """The most heterogeneous level against the least, by what is lost for the same gain."""
-    cells = world.cells()
-    high, low = cells[0], cells[-1]
-    if world.spread(high) <= world.spread(low):
-        return
-    keys = ("algorithm", "setting", "start")
-    least = {tuple(one[key] for key in keys): one for one in world.settings() if one["cell"] == low}
-    pairs = []
-    for one in world.settings():
-        against = least.get(tuple(one[key] for key in keys))
-        if one["cell"] == high and against is not None:
-            # What the less heterogeneous keep more is what the more heterogeneous lose more.
-            pairs.append((world.along_steps(against).from_start(), world.along_steps(one).from_start()))
+    """The most heterogeneous level against the least, all else equal, by what is lost for the same gain."""
+    keys = ("cell", "algorithm", "setting", "start")
+    settings = {tuple(one[key] for key in keys): one for one in world.settings()}
+    pairs, titles = [], []
+    for high, low, title in world.extremes():
+        for (cell, *names), one in settings.items():
+            against = settings.get((low, *names))
+            if cell == high and against is not None:
+                # What the less heterogeneous keep more is what the more heterogeneous lose more.
+                pairs.append((world.along_steps(against).from_start(), world.along_steps(one).from_start()))
+                titles.append(title)
     if pairs:
-        names = [" ".join(world.names(cell)) for cell in (high, low)]
-        yield world.compare(f"{names[0]} against {names[1]}", pairs)
+        yield world.compare("; ".join(dict.fromkeys(titles)), pairs)
 
 
 def _finding(claim: str, metric: str, comparisons: list[Comparison], needs_all: bool) -> Finding:

@@ -80,7 +80,9 @@ def _check_data(first: Tables, other: Tables) -> None:
 def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:
     worlds = [World(tables.results, tables.axes, metric) for tables in (first, other)]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    sides = [world.wide.select(*PAIR, "local", "global") for world in worlds]
+    # Federated prompts pair whatever their rounds: how many there are may be what differs.
+    step = pl.when(pl.col("condition") == "federated").then(None).otherwise(pl.col("step")).alias("step")
+    sides = [world.wide.with_columns(step).select(*PAIR, "local", "global") for world in worlds]
     both = sides[0].join(sides[1], on=PAIR, nulls_equal=True, suffix="_other", maintain_order="left")
     if both.is_empty():
         raise UserError(

@@ -12,6 +12,7 @@ from fedprofit.evaluate.statistics import Estimate, Floats, Indices, bootstrap, 
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client
 
 LEVELS = 11  # local scores at which two curves are compared
+LEAST_SPREAD = 0.01  # of heterogeneity, between levels that count as different
 BETWEEN = "\x1f"  # an axis' value and the next, in a cell's name
 
 
@@ -53,6 +54,19 @@ class Curve:
         """Tell which units have this curve, `[units]`."""
         has: npt.NDArray[np.bool_] = np.isfinite(np.concatenate([self.local, self.kept])).all(0)
         return has
+
+    def beside(self, other: "Curve") -> "Curve":
+        """Return the curve of those units that have the other one too; all of it where none can.
+
+        A unit that diverged on one of two curves says nothing of the difference. Curves of different places
+        on the axes have no unit in common.
+        """
+        both = self.has & other.has
+        return (
+            Curve(*(np.where(both, scores, np.nan) for scores in (self.local, self.kept)))
+            if both.any()
+            else self
+        )
 
     def from_start(self) -> "Curve":
         """Return the curve of gains, and of what is lost, relative to its first point."""
@@ -99,6 +113,24 @@ class World:
             self.wide.group_by("cell").agg(pl.col("tv").mean()).sort("tv", "cell", descending=[True, False])
         )
         return list(found["cell"])
+
+    def extremes(self) -> list[tuple[str, str, str]]:
+        """Return pairs of cells that differ on one axis alone: the most and the least heterogeneous there.
+
+        Each with what it is called: "task against iid". No pair where heterogeneity hardly differs.
+        """
+        found = []
+        for number in range(len(self.axes)):
+            groups: dict[tuple[str, ...], list[str]] = {}
+            for cell in self.cells():
+                names = self.names(cell)
+                groups.setdefault((*names[:number], *names[number + 1 :]), []).append(cell)
+            for same in groups.values():
+                high, low = same[0], same[-1]
+                if self.spread(high) - self.spread(low) >= LEAST_SPREAD:
+                    title = " against ".join(self.names(cell)[number] for cell in (high, low))
+                    found.append((high, low, title))
+        return found
 
     def names(self, cell: str) -> list[str]:
         """Return a cell's values on the axes."""
@@ -160,6 +192,7 @@ class World:
         counted. So the interval takes it as given which pairs can be compared.
         """
         everyone = np.ones((1, len(self.units)))
+        pairs = [(first.beside(second), second.beside(first)) for first, second in pairs]
         told = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])]
         behind = np.any([first.has | second.has for first, second in told or pairs], axis=0)
         own = np.flatnonzero(behind)

@@ -22,7 +22,7 @@ from fedprofit.evaluate.statistics import (
     knee,
     worst_tenth,
 )
-from fedprofit.evaluate.tradeoff import KEYS, label
+from fedprofit.evaluate.tradeoff import KEYS, label, with_one_best_round
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
         sign = float(own["sign"][0])
         base = own.filter(pl.col("condition") == "base").select("local", "global").mean().row(0)
         place = dict(zip(world.axes, world.names(cell), strict=True))
-        tuned = own.filter(pl.col("algorithm") != "")
+        tuned = with_one_best_round(own.filter(pl.col("algorithm") != ""))
         for (algorithm,), mine in tuned.group_by("algorithm", maintain_order=True):
             grouped = mine.group_by(KEYS, maintain_order=True)
             rows = grouped.agg(

@@ -73,6 +73,41 @@ def test_rates_algorithms_and_levels_are_told_as_they_are(sign, verdict):
     assert found["C3"].verdict == found["C4"].verdict == "not tested"
 
 
+def test_levels_are_compared_with_all_else_equal():
+    """More rounds lose more and heterogeneity changes nothing: the claim must not mix them up."""
+    frames = [
+        table(plain(lambda level, algorithm, rate, lost=lost: lost)).with_columns(
+            rounds=pl.lit(rounds), run=pl.concat_str("run", pl.lit(f" {rounds}"))
+        )
+        for rounds, lost in (("5", 6), ("10", 9))
+    ]
+    axes = ["seed", "heterogeneity", "rounds"]
+    found = {one.claim: one for one in check_claims(pl.concat(frames), axes, "rouge_l")}["C5"]
+    (comparison,) = found.comparisons
+    assert found.verdict == "not shown"
+    assert comparison.estimate.value == pytest.approx(0, abs=0.15)
+    assert (comparison.what, comparison.pairs) == ("task against iid", 2 * 4), "both numbers of rounds"
+    alone = frames[0].filter(pl.col("heterogeneity") == "iid")
+    rounds = pl.concat(
+        [alone, alone.with_columns(rounds=pl.lit("10"), run=pl.concat_str("run", pl.lit("x")))]
+    )
+    found = {one.claim: one for one in check_claims(rounds, axes, "rouge_l")}["C5"]
+    assert found.verdict == "not tested", "no level differs"
+
+
+def test_a_client_that_diverged_on_one_curve_counts_on_neither():
+    """It keeps far less than the others: counted on one side alone it would decide the claim."""
+    frame = table(plain(lambda level, algorithm, rate: 6.0))
+    low = frame.with_columns(
+        value=pl.col("value") - 12 * ((pl.col("client") == "c0") & (pl.col("scope") == "global"))
+    )
+    diverged = (pl.col("client") == "c0") & (pl.col("setting") == "rate0.1") & (pl.col("step") == STEPS[-1])
+    found = verdicts(low.with_columns(value=pl.when(diverged).then(np.nan).otherwise(pl.col("value"))))["C1"]
+    (comparison,) = found.comparisons
+    assert found.verdict == "not shown"
+    assert comparison.estimate.value == pytest.approx(0, abs=0.15)
+
+
 @pytest.mark.parametrize(("better", "verdict"), [(3.0, "supported"), (-3.0, "contradicted")])
 def test_a_pull_is_compared_with_none_at_the_same_rate(better, verdict):
     effects = plain(lambda level, algorithm, rate: 6.0)

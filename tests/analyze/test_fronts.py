@@ -30,6 +30,20 @@ def test_a_front_is_what_nothing_beats():
         assert one.hypervolume == pytest.approx(18 * 20 + 1 * 15 + 1 * 10)
 
 
+def test_the_best_rounds_prompt_counts_whichever_round_that_was():
+    whole = study()
+    best = whole.filter(pl.col("condition") == "federated").with_columns(
+        setting=pl.lit("best"),
+        value=pl.when(pl.col("scope") == "global").then(pl.lit(35.0)).otherwise(pl.col("value")),
+    )
+    axes = ["seed", "heterogeneity"]
+    one_round = list(fronts(pl.concat([whole, best]), axes, "rouge_l"))
+    assert {one.settings for one in one_round} == {3}, "it beats the last round's"
+    by_seed = best.with_columns(step=4 + pl.col("seed"))
+    several = list(fronts(pl.concat([whole, by_seed]), axes, "rouge_l"))
+    assert [one.hypervolume for one in several] == [one.hypervolume for one in one_round]
+
+
 def test_losses_count_the_other_way_round():
     losses = study().with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
     by_score = list(fronts(study(), ["seed", "heterogeneity"], "rouge_l"))

@@ -184,6 +184,15 @@ def test_differences_pair_client_by_client():
         assert one.better["local"].value == 0
 
 
+def test_federated_prompts_pair_whatever_their_rounds():
+    first = tables()
+    later = pl.when(pl.col("condition") == "federated").then(15).otherwise(pl.col("step")).alias("step")
+    other = Tables(Path("there"), "made", True, PLACE, first.results.with_columns(later), None, None)
+    found = {one.condition for one in compare([first, other], "rouge_l")}
+    assert found == {one.condition for one in compare([first, first], "rouge_l")}
+    assert "fedsgd, federated" in found
+
+
 def test_runs_that_do_not_compare_are_named():
     first = tables()
     renamed = first.results.with_columns(client=pl.concat_str(pl.lit("x"), "client"))
