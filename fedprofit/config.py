@@ -13,6 +13,7 @@ from pydantic import Field, Tag, model_validator
 from fedprofit.config_base import (
     ONE,
     SEVERAL,
+    Beta,
     Count,
     Fraction,
     Metric,
@@ -63,8 +64,8 @@ class Optimizer(Section):
     optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam"
     rate: Rate = 0.03
     momentum: Fraction = 0.9
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
+    beta1: Beta = 0.9
+    beta2: Beta = 0.999
     epsilon: Rate = 1e-8
     weight_decay: Weight = 0.0
 
@@ -75,8 +76,8 @@ class ServerOptimizer(Section):
     optimizer: Literal["sgd", "momentum", "adam", "yogi", "adagrad"] = "sgd"
     rate: Rate = 1.0
     momentum: Fraction = 0.9
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.99
+    beta1: Beta = 0.9
+    beta2: Beta = 0.99
     tau: Rate = 1e-3  # degree of adaptivity
 
 

@@ -97,6 +97,10 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
         ("training=3", "'training': should be a section with keys of its own (found 3)"),
         ("training.algorithms=x", "'training.algorithms': should be a list (found 'x')"),
         ("training.algorithms=[]", "'training': algorithms is empty; name at least one"),
+        (
+            "personalization.0.client.beta2=1",
+            "'personalization.0.client.beta2': should be less than 1 (found 1)",
+        ),
         ("training.algorithms.0.epochs=1", "'training.algorithms.0': give either steps or epochs"),
         (
             "training.algorithms.1.server.rate=.nan",

@@ -1,7 +1,7 @@
 """The results of a run or of a whole study, opened the same way for everything that reads them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,31 @@ def open_tables(path: Path) -> Tables:
     belong together.
     """
     study = StudyFolder(path)
-    return _of_study(study) if study.facts.exists() else _of_run(path)
+    tables = _of_study(study) if study.facts.exists() else _of_run(path)
+    if tables.validation is None:
+        return replace(tables, results=with_one_last_step(tables.axes, tables.results)[0])
+    results, validation = with_one_last_step(tables.axes, tables.results, tables.validation)
+    return replace(tables, results=results, validation=validation)
+
+
+def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.DataFrame]:
+    """Give the last step of a setting one number in all runs at a place on the axes: the largest.
+
+    Clients that train for epochs take as many steps as their data make, so that the same point, the end,
+    has another number in each run, and among the validation clients another than among the test clients.
+    """
+    setting = ["algorithm", "condition", "setting", "start"]
+    last = pl.col("step").max()
+    trained = pl.col("condition").is_in(["personalized", "local", "central"])
+    ends = pl.concat([frame.group_by(*axes, *setting).agg(last.alias("end")) for frame in frames])
+    ends = ends.group_by(*axes, *setting).agg(pl.col("end").max())
+    is_end = trained & (pl.col("step") == last.over(RUN, *setting))
+    return [
+        frame.join(ends, on=[*axes, *setting], how="left", nulls_equal=True, maintain_order="left")
+        .with_columns(step=pl.when(is_end).then(pl.col("end")).otherwise(pl.col("step")))
+        .drop("end")
+        for frame in frames
+    ]
 
 
 def _of_study(folder: StudyFolder) -> Tables:

@@ -40,6 +40,10 @@ class Estimate:
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
+    def plain(self) -> dict[str, float | int | bool | None]:
+        """Return the fields for JSON, which has no NaN: None where the value cannot be told."""
+        return {**vars(self), "value": self.value if np.isfinite(self.value) else None}
+
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "cannot be told"

@@ -1,7 +1,8 @@
 """Client optimizers on stacked parameters, each client with its own state and its own clock.
 
 An optimizer is a pair of pure functions over `Params` stacked as `[clients, ...]`. A mask says which
-clients step; the others' parameters and state do not move. Each client's slice equals what torch.optim
+clients step; the others' parameters and state do not move, nor do those of a client whose step would
+leave it with parameters that are not finite. Each client's slice equals what torch.optim
 computes for it alone (a test).
 """
 
@@ -60,20 +61,31 @@ def client_optimizer(settings: Optimizer) -> ClientOptimizer:
     def update(
         params: Params, gradients: Params, state: OptimizerState, active: Tensor
     ) -> tuple[Params, OptimizerState]:
-        steps = state.steps + active.long()
+        found = {}
+        for key, parameter in params.items():
+            clock = _column(state.steps + active.long(), parameter)
+            before = {name: state.moments[name][key] for name in names}
+            found[key] = rule(parameter, gradients[key], before, clock)
+        active = active & finite_slices({key: new for key, (new, _) in found.items()})
         moved: Params = {}
         moments: dict[str, Params] = {name: {} for name in names}
-        for key, parameter in params.items():
-            column = (-1, *[1] * (parameter.dim() - 1))
-            mask, clock = active.reshape(column), steps.reshape(column)
-            before = {name: state.moments[name][key] for name in names}
-            new, after = rule(parameter, gradients[key], before, clock)
-            moved[key] = torch.where(mask, new, parameter)
+        for key, (new, after) in found.items():
+            mask = _column(active, new)
+            moved[key] = torch.where(mask, new, params[key])
             for name in names:
-                moments[name][key] = torch.where(mask, after[name], before[name])
-        return moved, OptimizerState(moments, steps)
+                moments[name][key] = torch.where(mask, after[name], state.moments[name][key])
+        return moved, OptimizerState(moments, state.steps + active.long())
 
     return ClientOptimizer(init, update)
+
+
+def finite_slices(params: Params) -> Tensor:
+    """Tell which clients' parameters (or gradients) are all finite, `[clients]`."""
+    return torch.stack([torch.isfinite(tensor.flatten(1)).all(1) for tensor in params.values()]).all(0)
+
+
+def _column(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def _sgd(settings: Optimizer) -> Rule:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.config import Optimizer
-from fedprofit.local.optimizer import client_optimizer
+from fedprofit.local.optimizer import client_optimizer, finite_slices
 from fedprofit.tuner.prompt import stacked_prompts
 from fedprofit.types import Batch, ClientWork, LocalResult, Params
 
@@ -64,8 +64,8 @@ def solve(
 
     The objective of client k at step s is its mean loss per target token on batch s, plus
     `pull / 2 * |params - start|^2`. Clients may have different numbers of batches, or none. A client
-    whose loss or gradient is not finite stops there, keeps its last finite parameters, and is named in
-    the result; the others go on.
+    whose loss, gradient or next parameters are not finite stops there, keeps its last finite parameters,
+    and is named in the result; the others go on.
 
     Args:
         engine: the frozen backbone.
@@ -92,17 +92,18 @@ def solve(
         if any(batches):
             found = gradients(engine, params, batches)
             pulled = {key: g + pull * (params[key] - start[key]) for key, g in found.gradients.items()}
-            finite = finite_clients(found.losses, pulled)
+            finite, before = finite_clients(found.losses, pulled), state.steps
+            active = finite & torch.tensor([bool(batch) for batch in batches], device=finite.device)
+            safe = {key: torch.nan_to_num(g) for key, g in pulled.items()}
+            params, state = rule.update(params, safe, state, active)
             for k, batch in enumerate(batches):
                 if not batch:
                     continue
                 losses[k].append(float(found.losses[k]))
                 tokens[k] += found.tokens[k]
-                if not finite[k]:
-                    stopped[work[k].client] = f"loss or gradient not finite at local step {step + 1}"
-            active = finite & torch.tensor([bool(batch) for batch in batches], device=finite.device)
-            safe = {key: torch.nan_to_num(g) for key, g in pulled.items()}
-            params, state = rule.update(params, safe, state, active)
+                if state.steps[k] == before[k]:
+                    what = "parameters" if finite[k] else "loss or gradient"
+                    stopped[work[k].client] = f"{what} not finite at local step {step + 1}"
         if step + 1 in snapshots:
             kept[step + 1] = params
     return LocalResult(params, losses, state.steps.tolist(), tokens, stopped), kept
@@ -110,7 +111,4 @@ def solve(
 
 def finite_clients(losses: Tensor, gradients: Params) -> Tensor:
     """Tell which clients' loss and whole gradient are finite, `[clients]`."""
-    finite = torch.isfinite(losses)
-    for gradient in gradients.values():
-        finite &= torch.isfinite(gradient.flatten(1)).all(1)
-    return finite
+    return torch.isfinite(losses) & finite_slices(gradients)

@@ -81,7 +81,7 @@ def interval(estimate: Estimate, metric: str) -> str:
 
 def _plain(one: Recommendation) -> dict[str, object]:
     scores = {
-        side: {score: vars(estimate) for score, estimate in found.items()}
+        side: {score: estimate.plain() for score, estimate in found.items()}
         for side, found in (("expected", one.expected), ("tested", one.tested))
     }
     return {**vars(one), **scores, "name": one.name}

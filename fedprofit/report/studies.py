@@ -1,7 +1,6 @@
 """What a study says on the terminal, and the files that say the same: plan, outcome, claims."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from pathlib import Path
 
 from rich.console import Console
@@ -184,8 +183,7 @@ def _plain(one: Finding) -> dict[str, object]:
             "what": c.what,
             "told": c.told,
             "pairs": c.pairs,
-            **vars(c.estimate),
-            "value": c.estimate.value if isfinite(c.estimate.value) else None,
+            **c.estimate.plain(),
         }
         for c in one.comparisons
     ]

@@ -72,6 +72,21 @@ def test_a_client_that_diverges_stops_alone_and_by_name():
         torch.testing.assert_close(result.params["prompt"][client], clean.params["prompt"][client])
 
 
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "adamw"])
+def test_a_step_that_would_leave_no_numbers_is_not_taken(kind):
+    """Loss and gradient are finite; weight decay takes client 1, which starts far out, beyond float32."""
+    backbone = tiny_backbone("llama")
+    work, start = ragged_work(), start_of(backbone, 4)
+    work = [dataclasses.replace(client, batches=client.batches[:1]) for client in work]
+    start["prompt"][1] *= 1000
+    optimizer = Optimizer(optimizer=kind, rate=1.0, weight_decay=1e37)
+    result, kept = solve(Engine(backbone, "packed"), start, work, optimizer, snapshots=[1])
+    assert result.stopped == {"c1": "parameters not finite at local step 1"}
+    assert result.steps == [1, 0, 0, 1]
+    assert torch.isfinite(kept[1]["prompt"]).all()
+    assert torch.equal(result.params["prompt"][1], start["prompt"][1])
+
+
 def test_micro_batches_give_the_same_gradient():
     backbone = tiny_backbone("llama")
     start = start_of(backbone, 4)
