@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> 
         "versions": {
             "python": platform.python_version(),
             **{name: package_version(name) for name in PACKAGES},
+            "commit": commit(),
         },
         "machine": {
             "system": platform.platform(),
@@ -69,6 +71,21 @@ def check_environment(folder: RunFolder, facts: dict[str, Any]) -> None:
                 f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
                 f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
             )
+
+
+def commit() -> str:
+    """Name the last commit that changed this package, "+" where it was changed since; "none" of no clone."""
+    package = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(package), *words, "--", "."], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        found = git("log", "-1", "--format=%h")
+        return found + "+" * bool(git("status", "--porcelain")) if found else "none"
+    except OSError:
+        return "none"  # there is no git
 
 
 def processor() -> str:

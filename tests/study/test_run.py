@@ -50,6 +50,7 @@ def test_the_folder_holds_what_it_says(folder):
     assert {path.stem for path in (folder / "prompts").iterdir()} == stages
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["versions"]["torch"]
+    assert environment["versions"]["commit"] == "none" or len(environment["versions"]["commit"]) >= 7
     assert environment["model"]["hash"]
     assert environment["data_hash"]
     assert not list(folder.rglob("*.part")), "temporary files are left"
