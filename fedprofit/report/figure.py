@@ -16,6 +16,7 @@ from fedprofit.report.table import Row
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINES = {"base": ("*", "base model"), "local": ("P", "local only"), "central": ("X", "central")}
+ENTRY = 3.6  # inches that an entry of the legend may take
 PANELS = ("rouge_l", "loss")
 
 
@@ -28,7 +29,8 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     metrics = [metric for metric in PANELS if any(place.of(metric) for place in places)] or ["exact_match"]
     one = len(places) == 1  # then the metrics stand side by side, else the places
     rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
-    figure = Figure(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")
+    width = 5.6 * columns
+    figure = Figure(figsize=(width, 0.8 + 4.6 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     panels = [(metric, place) for metric in metrics for place in places]
     for ax, (metric, place) in zip(axes, panels, strict=True):
@@ -47,12 +49,11 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
         hollow = Line2D([], [], ls="", marker="o", markersize=5, fillstyle="none", color="#555555")
         handles.append(hollow)
         labels.append("small, hollow: interpolated (alpha below 1)")
-    ncols = 3 if one else min(len(labels), 2 * columns)
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=ncols,
+        ncols=max(1, int(width / ENTRY)),
         fontsize=8.5,
         frameon=False,
         handlelength=3,
@@ -103,6 +104,9 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
     start = next(r for r in own if r["condition"] == "federated" and r["setting"] == tuned[0]["start"])
     points = sorted((row for row in tuned if row["alpha"] == 1.0), key=lambda row: row["step"])
     mixed = _mixed(tuned)
+    rate = f" (rate {points[0]['rate']:g})"
+    if f"rate{points[0]['rate']:g}" in setting:  # a grid's entry is named by it
+        rate = ""
     ax.plot(
         [row["global"] for row in [start, *points]],
         [row["local"] for row in [start, *points]],
@@ -113,7 +117,7 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
         linewidth=1.8,
         linestyle="-" if marker == MARKERS[0] else "--",
         zorder=3,
-        label=f"{points[0]['algorithm']}, {setting} (rate {points[0]['rate']:g})",
+        label=f"{points[0]['algorithm']}, {setting}{rate}",
     )
     ax.scatter(
         [row["global"] for row in mixed],

@@ -28,3 +28,26 @@ def test_the_legend_names_interpolations_where_there_are_any():
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         curves = ["fedavg, federated", "fedavg, tune (rate 0.1)"]
         assert labels == curves + ["small, hollow: interpolated (alpha below 1)"] * named
+
+
+def test_the_legend_lies_within_the_picture_and_says_a_rate_once():
+    names = [f"tune-rate{rate}" for rate in (0.001, 0.01, 0.1)]
+    rows = [
+        {**row("federated", "last", 0, None), "algorithm": "fedavg-adam"},
+        *(
+            {**row("personalized", name, 1, alpha), "algorithm": "fedavg-adam"}
+            for name in names
+            for alpha in (1.0, 0.3)
+        ),
+    ]
+    for count in (1, 2, 3):
+        figure = tradeoff_figure(
+            "study", "model", [replace(TASK, title=str(n), rows=rows) for n in range(count)]
+        )
+        figure.draw_without_rendering()
+        box, page = figure.legends[0].get_window_extent(), figure.bbox
+        assert page.x0 <= box.x0, count
+        assert box.x1 <= page.x1, count
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "fedavg-adam, tune-rate0.1" in labels
+    assert "fedavg-adam, tune-rate0.01 (rate 0.1)" in labels, "a rate that the name does not say"
