@@ -229,10 +229,6 @@ class EvaluationConfig(Section):
         return self
 
 
-# What says how and where a run is computed, and not what: it may change when a run is gone on with.
-NOT_COMPUTED = ("device", "attention", "token_budget", "workers")
-
-
 class Config(Section):
     """A whole run."""
 

@@ -62,11 +62,9 @@ class Curve:
         on the axes have no unit in common.
         """
         both = self.has & other.has
-        return (
-            Curve(*(np.where(both, scores, np.nan) for scores in (self.local, self.kept)))
-            if both.any()
-            else self
-        )
+        if not both.any():
+            return self
+        return Curve(np.where(both, self.local, np.nan), np.where(both, self.kept, np.nan))
 
     def from_start(self) -> "Curve":
         """Return the curve of gains, and of what is lost, relative to its first point."""
@@ -119,10 +117,10 @@ class World:
 
         Each with what it is called: "task against iid". No pair where heterogeneity hardly differs.
         """
-        found = []
+        found, cells = [], self.cells()
         for number in range(len(self.axes)):
             groups: dict[tuple[str, ...], list[str]] = {}
-            for cell in self.cells():
+            for cell in cells:
                 names = self.names(cell)
                 groups.setdefault((*names[:number], *names[number + 1 :]), []).append(cell)
             for same in groups.values():

@@ -13,7 +13,7 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.results import read_results
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import read_json
-from fedprofit.study.folder import AGAIN, ENVIRONMENT_AGAIN, open_folder, read_timing
+from fedprofit.study.folder import open_folder, read_timing
 from fedprofit.study.ledger import (
     RUN,
     StudyFolder,
@@ -129,7 +129,7 @@ def _of_study(folder: StudyFolder) -> Tables:
 
 def _of_run(path: Path) -> Tables:
     run = open_folder(path)
-    summary = read_json(run.summary, AGAIN.format(path, "it"))
+    summary = read_json(run.summary, run.again())
     key, config = summary["config_hash"], load_config(path / "config.yaml")
     labels = {RUN: key, "tv": summary["data"]["heterogeneity"]}
     validation, clients, timing = _optional(run.validation), _optional(run.clients), read_timing(run)
@@ -147,7 +147,7 @@ def _of_run(path: Path) -> Tables:
         clients=None if clients is None else labelled(clients, seed),
         times=labelled(times, seed),
         configuration=(path / "config.yaml").read_text(encoding="utf-8"),
-        environments={key: read_json(run.environment, ENVIRONMENT_AGAIN.format(path))},
+        environments={key: run.read_environment()},
     )
 
 

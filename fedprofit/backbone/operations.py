@@ -37,8 +37,8 @@ def rotated(qkv: Tensor, cos: Tensor, sin: Tensor, scale: float, kv: int) -> tup
 
 def gated(both: Tensor) -> Tensor:
     """Return SiLU of the first half times the second: `[tokens, 2 * inner]` to `[tokens, inner]`."""
-    product: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
-    return product
+    inner: Tensor = _Gated.apply(both)  # type: ignore[no-untyped-call]
+    return inner
 
 
 def attended(
@@ -125,15 +125,15 @@ class _Gated(Function):
     @staticmethod
     def forward(ctx: Any, both: Tensor) -> Tensor:
         ctx.save_for_backward(both)
-        product = both.new_empty(len(both), both.shape[1] // 2)
-        kernels.gate(array(both), array(product))
-        return product
+        inner = both.new_empty(len(both), both.shape[1] // 2)
+        kernels.gate(array(both), array(inner))
+        return inner
 
     @staticmethod
-    def backward(ctx: Any, product: Tensor) -> Tensor:
+    def backward(ctx: Any, inner: Tensor) -> Tensor:
         (both,) = ctx.saved_tensors
         gradient = torch.empty_like(both)
-        kernels.gate_back(array(product), array(both), array(gradient))
+        kernels.gate_back(array(inner), array(both), array(gradient))
         return gradient
 
 

@@ -17,6 +17,7 @@ run.log
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedprofit.config import Config
 from fedprofit.config_file import load_config, to_yaml
@@ -24,8 +25,6 @@ from fedprofit.errors import UserError
 from fedprofit.files import read_json, write_text
 from fedprofit.study.identity import identity
 
-AGAIN = "Delete {1} and go on with the run: fedprofit run {0}/config.yaml --out {0} --resume"
-ENVIRONMENT_AGAIN = AGAIN.replace("{1}", "it, and summary.json if it is there,")
 TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
@@ -89,8 +88,16 @@ class RunFolder(Folder):
         """The number type that the run was begun in, as `backbone.dtype` names it; None before that."""
         if not self.environment.exists():
             return None
-        facts = read_json(self.environment, ENVIRONMENT_AGAIN.format(self.path))
-        return str(facts["model"]["dtype"]).removeprefix("torch.")
+        return str(self.read_environment()["model"]["dtype"]).removeprefix("torch.")
+
+    def read_environment(self) -> dict[str, Any]:
+        """Read what the run was made with; UserError, with what to do, if that is damaged."""
+        return read_json(self.environment, self.again("it, and summary.json if it is there,"))
+
+    def again(self, damaged: str = "it") -> str:
+        """Say how a run whose file is damaged is mended."""
+        command = f"fedprofit run {self.config} --out {self.path} --resume"
+        return f"Delete {damaged} and go on with the run: {command}"
 
     def part(self, stage: str) -> Path:
         """Return where a stage's results stand."""

@@ -3,9 +3,12 @@
 from copy import deepcopy
 from typing import Any
 
-from fedprofit.config import NOT_COMPUTED, Config
+from fedprofit.config import Config
 from fedprofit.data.settings import portable
 from fedprofit.files import content_hash
+
+# What says how and where a run is computed, and not what: it may change when a run is gone on with.
+NOT_COMPUTED = ("device", "attention", "token_budget", "workers")
 
 
 def identity(config: Config) -> str:

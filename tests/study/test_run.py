@@ -11,9 +11,11 @@ import yaml
 from tiny_run import call, tiny_config, write_config
 
 import fedprofit
+from fedprofit.backbone.load import load_backbone
 from fedprofit.cli import main
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
+from fedprofit.study import bench
 from fedprofit.study.folder import default_folder
 
 MINIMAL = {
@@ -158,7 +160,7 @@ def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path):
+def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     del config["backbone"]["dtype"]  # the machine's choice
     auto = fedprofit.from_mapping(config)
@@ -174,8 +176,12 @@ def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path):
     folder.path.mkdir()
     folder.config.write_text(yaml.safe_dump(auto.to_mapping()))
     folder.environment.write_text(json.dumps(facts))
+    loaded = []
+    monkeypatch.setattr(
+        bench, "load_backbone", lambda *args: loaded.append(load_backbone(*args)) or loaded[-1]
+    )
     fedprofit.run(auto, out=folder.path, resume=True)
-    assert "model.dtype was" not in folder.log.read_text()
+    assert [str(backbone.dtype) for backbone in loaded] == [f"torch.{other}"]
 
 
 def begun(config, out):
