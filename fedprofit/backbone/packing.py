@@ -9,7 +9,8 @@ other in one row of T tokens:
 Linear layers and norms of any model act token by token and need not know. Only attention must:
 `packed_attention` is registered with transformers as an attention implementation and is handed the
 layout through the model's keyword arguments. A prefix attends causally to itself; a row attends to its
-prefix and causally to itself. Segments of similar shape are padded to each other, in attention alone.
+prefix and causally to itself. Segments of similar shape, and rows of similar length behind them, are
+padded to each other, in attention alone.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from fedprofit.backbone.segments import (
     FLAT,
-    Group,
+    Block,
     Places,
     Rule,
     Segment,
-    make_group,
+    make_blocks,
     make_places,
     rounded,
     similar,
@@ -43,7 +44,7 @@ class Layout:
         """Lay the segments out in groups of similar shape."""
         self.segments = tuple(segments)
         self.fused = fused  # whether layers that can be fused are computed so (see `fused.py`)
-        self.groups = [make_group(members, device) for members in similar(segments)]
+        self.blocks = [block for members in similar(segments) for block in make_blocks(members, device)]
         self.length = rounded(segments[-1].stop, FLAT)
         # Flat positions whose last hidden state alone is read. A last layer that keeps to them clears it.
         self.read_at: Tensor | None = None
@@ -53,7 +54,7 @@ class Layout:
     def places(self, kv: int) -> Places:
         """Return where the tokens' heads lie, for `kv` key heads; the same for all layers of most models."""
         if kv not in self._places:
-            self._places[kv] = make_places(self.groups, self.length, self.segments[-1].stop, kv)
+            self._places[kv] = make_places(self.blocks, self.length, self.segments[-1].stop, kv)
         return self._places[kv]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: Rule) -> Tensor:
@@ -62,18 +63,24 @@ class Layout:
             self.captured.append((key, value))
         kv, size = key.shape[1:]
         places = self.places(kv)
-        parts = [part * kv for group in self.groups for part in group.sizes]
+        sizes = [block.at.numel() * kv for block in self.blocks]
 
         # A token's query heads that share a key head move together.
         def padded(flat: Tensor) -> tuple[Tensor, ...]:
             rows = flat.reshape(self.length * kv, -1)
-            return torch.split(_moved(rows, places.flat, places.padded, places.behind), parts)
+            return torch.split(_moved(rows, places.flat, places.padded, places.behind), sizes)
 
-        queries, keys, values = padded(query), padded(key), padded(value)
-        mixed: list[Tensor] = []
-        for j, group in enumerate(self.groups):
-            own = slice(2 * j, 2 * j + 2)
-            mixed += _group_attention(queries[own], keys[own], values[own], group, kv, size, rule, self.fused)
+        mixed, before = [], (key.new_empty(0), value.new_empty(0))
+        for block, *parts in zip(self.blocks, padded(query), padded(key), padded(value), strict=True):
+            segments, stretches, _ = block.at.shape
+            # The query heads that share a key head stand beside its tokens: no copy of keys.
+            q, k, v = (part.reshape(segments * kv * stretches, -1, size) for part in parts)
+            if block.prefixes:
+                nothing = k.new_empty(segments * kv, 0, size)
+                own, before = _attended(q, k, v, nothing, nothing, block, rule, self.fused), (k, v)
+            else:
+                own = _attended(q, k, v, *before, block, rule, self.fused)
+            mixed.append(own.reshape(parts[0].shape))
         moved = _moved(torch.cat(mixed), places.padded, places.flat, places.empty)
         return moved.reshape(query.shape)
 
@@ -101,50 +108,40 @@ class _Moved(torch.autograd.Function):
         return gradient.index_select(0, inverse).index_fill_(0, unread, 0), None, None, None
 
 
-def _group_attention(
-    query: Sequence[Tensor],
-    key: Sequence[Tensor],
-    value: Sequence[Tensor],
-    group: Group,
-    kv: int,
-    size: int,
+def _attended(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_before: Tensor,
+    value_before: Tensor,
+    block: Block,
     rule: Rule,
     fused: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the outputs of a group's prefixes and rows, padded and shaped as their queries.
-
-    Each of query, key and value comes as the prefixes' and the rows' part (see `Places`).
-    """
-    segments, rows, longest = group.rows_at.shape
-    prefix, shared = group.prefix_at.shape[1], query[0].shape[1] // size
-
-    # The query heads that share a key head stand beside its tokens: as many queries more, no copy of keys.
-    k_prefix, v_prefix = (part[0].reshape(segments * kv, prefix, size) for part in (key, value))
-    asked = query[0].reshape(segments * kv, prefix * shared, size)
-    k_rows, v_rows = (part[1].reshape(segments * kv * rows, longest, size) for part in (key, value))
-    together = (segments * kv, rows * longest * shared)
-    apart = (segments * kv * rows, longest * shared)
-    if fused and rule.sees_all(prefix + longest):
+) -> Tensor:
+    """Attend as `operations.attended` does, whose arguments these are, also where `rule` hides keys."""
+    before, longest = key_before.shape[1], key.shape[1]
+    if not longest:
+        return query  # an empty prefix
+    if fused and rule.sees_all(before + longest):
         from fedprofit.backbone.operations import attended
 
-        nothing, none = k_prefix[:, :0], torch.zeros(segments * kv, dtype=torch.long)
-        from_prefixes = attended(asked, k_prefix, v_prefix, none, nothing, nothing)
-        seen = group.prefix_valid.sum(1).repeat_interleave(kv * rows)
-        mixed = attended(query[1].reshape(*apart, size), k_rows, v_rows, seen, k_prefix, v_prefix)
-        return from_prefixes.reshape(query[0].shape), mixed.reshape(query[1].shape)
+        seen = block.seen.repeat_interleave(len(key) // len(block.seen))
+        return attended(query, key, value, seen, key_before, value_before)
 
-    mask_prefix, mask_rows = group.masks_of(rule, shared, query[0].dtype)
-    weights = rule.softmax(asked @ k_prefix.transpose(1, 2), mask_prefix)
-    from_prefixes = (weights @ v_prefix).reshape(query[0].shape)
+    scores = query @ key.transpose(1, 2)
     # All rows of a segment ask the same prefix in one product, and each its own tokens in another.
-    to_prefix = query[1].reshape(*together, size) @ k_prefix.transpose(1, 2)
-    to_rows = query[1].reshape(*apart, size) @ k_rows.transpose(1, 2)
-    scores = torch.cat([to_prefix.reshape(*apart, prefix), to_rows], dim=-1)
-    weights = rule.softmax(scores.reshape(segments, kv * rows, *scores.shape[1:]), mask_rows)
+    together = query.reshape(len(key_before), -1, query.shape[2])
+    if before:
+        to_before = together @ key_before.transpose(1, 2)
+        scores = torch.cat([to_before.reshape(*query.shape[:2], before), scores], dim=-1)
+    mask = block.mask(rule, query.shape[1] // longest, query.dtype)
+    weights = rule.softmax(scores.reshape(len(block.seen), -1, *scores.shape[1:]), mask)
     # Split, not sliced: the gradient of a slice is a tensor of zeros as large as the whole.
-    to_prefix, to_rows = torch.split(weights.reshape(scores.shape), [prefix, longest], dim=-1)
-    mixed = (to_prefix.reshape(*together, prefix) @ v_prefix).reshape(*apart, size) + to_rows @ v_rows
-    return from_prefixes, mixed.reshape(query[1].shape)
+    to_before, to_own = torch.split(weights.reshape(scores.shape), [before, longest], dim=-1)
+    mixed = to_own @ value
+    if before:
+        mixed = mixed + (to_before.reshape(*together.shape[:2], before) @ value_before).reshape(query.shape)
+    return mixed
 
 
 def packed_attention(

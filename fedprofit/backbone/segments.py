@@ -8,10 +8,13 @@ from torch import Tensor
 
 # Sizes are rounded up to multiples of these. A kernel library compiles for each new size and keeps what
 # it compiled (5 ms and 1 MB a matrix product were measured): few sizes, little of either.
-FLAT, LONGEST = 64, 8
+FLAT, LONGEST = 16, 8
 
 # Segments are computed together, padded to each other, while padding adds at most this share.
 MOST_PADDING = 0.5
+
+# What a call costs in attention however little it computes, in pairs of a query and a key (docs/benchmarks).
+CALL_PAIRS = 8192
 
 
 @dataclass(frozen=True)
@@ -58,34 +61,28 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Group:
-    """S segments whose attention is computed together, padded to P prefix tokens and R rows of n."""
+class Block:
+    """R stretches of n tokens in each of S segments whose attention is computed together.
 
-    prefix_at: Tensor  # [S, P]: flat positions, padded by the segment's first
-    rows_at: Tensor  # [S, R, n]
-    prefix_valid: Tensor  # [S, P]: whether a token stands there, or padding
-    rows_valid: Tensor  # [S, R, n]
-    prefix_distance: Tensor  # [P, P]: how far back key j lies from query i; negative: hidden
-    row_distance: Tensor  # [S, 1, n, P + n]: the same for a row's queries over prefix and row
-    masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    They are the segments' prefixes, which attend causally to themselves, or rows behind them, which attend to
+    the P tokens of their prefix too: those of the last block of prefixes before.
+    """
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Padded tokens of the prefixes, and of the rows."""
-        return self.prefix_at.numel(), self.rows_at.numel()
+    prefixes: bool
+    at: Tensor  # [S, R, n]: flat positions, padded by the segment's first
+    valid: Tensor  # [S, R, n]: whether a token stands there, or padding
+    seen: Tensor  # [S]: tokens of the prefix before, padding aside; 0 where there is none
+    distance: Tensor  # [S, 1, n, P + n]: how far back a key lies, prefix's and own; negative: hidden
+    masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
 
-    def masks_of(self, rule: Rule, shared: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return what to add to the prefix's and the rows' scores, for `shared` query heads a token.
+    def mask(self, rule: Rule, shared: int, dtype: torch.dtype) -> Tensor:
+        """Return what to add to scores `[S, heads, n * shared, P + n]`, for `shared` query heads a token.
 
-        Most models need one in all their layers, so they are kept.
+        Most models need one in all their layers, so it is kept.
         """
         key = (rule.window, shared, dtype)
         if key not in self.masks:
-            prefix, rows = (
-                rule.mask(distance, dtype).repeat_interleave(shared, dim=-2)
-                for distance in (self.prefix_distance, self.row_distance)
-            )
-            self.masks[key] = (prefix, rows)
+            self.masks[key] = rule.mask(self.distance, dtype).repeat_interleave(shared, dim=-2)
         return self.masks[key]
 
 
@@ -93,8 +90,8 @@ class Group:
 class Places:
     """Where each token's heads lie, flat and padded, counted in (token, key head) pairs.
 
-    Flat they come token by token, `[tokens, kv]`; padded, group by group, `[S, kv, P]` for the prefixes,
-    then `[S, kv, R, n]` for the rows: a gather by these is the transposition too.
+    Flat they come token by token, `[tokens, kv]`; padded, block by block, `[S, kv, R, n]`: a gather by these
+    is the transposition too.
     """
 
     flat: Tensor  # [padded]: the flat place of each padded one
@@ -129,40 +126,83 @@ def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
     return groups
 
 
-def make_group(segments: Sequence[Segment], device: torch.device) -> Group:
-    """Lay out the attention of some segments, padded to each other."""
-    count, prefix = len(segments), rounded(max(s.prefix for s in segments), LONGEST)
+def make_blocks(segments: Sequence[Segment], device: torch.device) -> list[Block]:
+    """Lay out the attention of segments padded to each other: first their prefixes, then their rows."""
+    start = torch.tensor([[s.start] for s in segments], device=device)
+    prefix = torch.tensor([[s.prefix] for s in segments], device=device)
     rows = max(len(s.lengths) for s in segments)
-    longest = rounded(max(max(s.lengths) for s in segments), LONGEST)
-    start = torch.tensor([s.start for s in segments])[:, None]
-    own = torch.tensor([s.prefix for s in segments])[:, None]
-    size = torch.tensor([[*s.lengths, *[0] * (rows - len(s.lengths))] for s in segments])
-    p, n = torch.arange(prefix), torch.arange(longest)
-    prefix_at, prefix_valid = start + p, p < own
-    row_start = start + own + torch.cumsum(size, 1) - size
-    rows_at, rows_valid = row_start[..., None] + n, n < size[..., None]
-    # A row's query j stands at position own + j; prefix key i at i, and hidden where it is padding.
-    to_prefix = torch.where(prefix_valid[:, None], own[:, :, None] + n[:, None] - p, -1)
-    to_row = (n[:, None] - n).expand(count, -1, -1)
-    # Padding points into the segment itself: a weight of 0 does not silence another client's NaN.
-    return Group(
-        prefix_at=torch.where(prefix_valid, prefix_at, start).to(device),
-        rows_at=torch.where(rows_valid, rows_at, start[..., None]).to(device),
-        prefix_valid=prefix_valid.to(device),
-        rows_valid=rows_valid.to(device),
-        prefix_distance=(p[:, None] - p).to(device),
-        row_distance=torch.cat([to_prefix, to_row], 2)[:, None].to(device),
+    size = torch.tensor([[*s.lengths, *[0] * (rows - len(s.lengths))] for s in segments], device=device)
+    begin = start + prefix + torch.cumsum(size, 1) - size
+    size, order = size.sort(dim=1, descending=True)
+    begin = begin.gather(1, order)
+    before = rounded(max(s.prefix for s in segments), LONGEST)
+    # Only measured on CPUs: a GPU takes small calls worse.
+    call = CALL_PAIRS if device.type == "cpu" else None
+    cuts = row_cuts(size.amax(0).tolist(), len(segments), before, call)
+    return [
+        _make_block(start, start, prefix, before),
+        *(_make_block(start, begin[:, i:j], size[:, i:j], n, prefix, before) for i, j, n in cuts),
+    ]
+
+
+def _make_block(
+    start: Tensor, begin: Tensor, size: Tensor, longest: int, prefix: Tensor | None = None, before: int = 0
+) -> Block:
+    """Lay out stretches that begin at `begin [S, R]`, behind prefixes of `prefix [S, 1]` tokens or none."""
+    seen = torch.zeros_like(start) if prefix is None else prefix
+    n, p = (torch.arange(count, device=start.device) for count in (longest, before))
+    valid = n < size[..., None]
+    # A stretch's query j stands at position seen + j; prefix key i at i, and hidden where it is padding.
+    to_prefix = torch.where(p < seen[..., None], seen[..., None] + n[:, None] - p, -1)
+    to_own = (n[:, None] - n).expand(len(start), -1, -1)
+    return Block(
+        prefixes=prefix is None,
+        # Padding points into the segment itself: a weight of 0 does not silence another client's NaN.
+        at=torch.where(valid, begin[..., None] + n, start[..., None]),
+        valid=valid,
+        seen=seen[:, 0],
+        distance=torch.cat([to_prefix, to_own], 2)[:, None],
     )
 
 
-def make_places(groups: Sequence[Group], length: int, stop: int, kv: int) -> Places:
+def row_cuts(
+    lengths: Sequence[int], segments: int, prefix: int, call: int | None = CALL_PAIRS
+) -> list[tuple[int, int, int]]:
+    """Cut rows into blocks so that all pairs of a query and a key and all calls together cost least.
+
+    Args:
+        lengths: the rows' tokens, the longest in any segment, descending.
+        segments: how many segments have such rows.
+        prefix: tokens that each row sees before its own.
+        call: what each block costs besides its pairs, in pairs; None: too much to cut.
+
+    Returns:
+        First row, the row behind the last, and the tokens that rows are padded to, of each block.
+
+    >>> row_cuts([260, 20, 20, 12], segments=1, prefix=100)
+    [(0, 1, 264), (1, 4, 24)]
+    """
+    padded = [rounded(length, LONGEST) for length in lengths]
+    if call is None:
+        return [(0, len(padded), padded[0])]
+    edges = [row for row in range(len(padded)) if not row or padded[row] < padded[row - 1]]
+    best: dict[int, tuple[int, list[tuple[int, int, int]]]] = {len(padded): (0, [])}
+    for first in reversed(edges):
+        n = padded[first]
+        best[first] = min(
+            (call + segments * (stop - first) * n * (prefix + n) + cost, [(first, stop, n), *behind])
+            for stop, (cost, behind) in best.items()
+        )
+    return best[0][1]
+
+
+def make_places(blocks: Sequence[Block], length: int, stop: int, kv: int) -> Places:
     """Say where each token's heads lie; `length` is the flat row's, whose tokens end at `stop`."""
     flat, valid = [], []
-    for group in groups:
-        for at, there in ((group.prefix_at, group.prefix_valid), (group.rows_at, group.rows_valid)):
-            heads = torch.arange(kv, device=at.device).reshape(-1, *[1] * (at.ndim - 1))
-            flat.append((at.unsqueeze(1) * kv + heads).flatten())
-            valid.append(there.unsqueeze(1).expand(-1, kv, *there.shape[1:]).flatten())
+    for block in blocks:
+        heads = torch.arange(kv, device=block.at.device)[:, None, None]
+        flat.append((block.at.unsqueeze(1) * kv + heads).flatten())
+        valid.append(block.valid.unsqueeze(1).expand(-1, kv, -1, -1).flatten())
     where, kept = torch.cat(flat), torch.cat(valid)
     full = torch.nonzero(kept).flatten()
     # The padding behind the last segment gets anybody's output: nobody reads it.

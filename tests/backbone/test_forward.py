@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from itertools import combinations, pairwise
 
 import numpy as np
 import peft
@@ -11,9 +12,18 @@ import torch
 from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_model
 
+from fedprofit.backbone import segments
 from fedprofit.backbone.engine import Engine
-from fedprofit.backbone.forward import Row, count_tokens, packed_losses, plain_losses, share_beginnings
+from fedprofit.backbone.forward import (
+    Row,
+    count_tokens,
+    pack,
+    packed_losses,
+    plain_losses,
+    share_beginnings,
+)
 from fedprofit.backbone.fused import fuse
+from fedprofit.backbone.segments import LONGEST, rounded, row_cuts
 
 FAMILIES = ["llama", "gpt2", "qwen2"]
 WAYS = [*((family, False) for family in FAMILIES), ("llama", True), ("qwen2", True)]
@@ -34,9 +44,17 @@ def prompts_of(backbone, clients: int, length: int = 3) -> torch.Tensor:
     return torch.randn(clients, length, backbone.width, generator=generator) * 0.3
 
 
+@pytest.fixture(params=[False, True], ids=["together", "cut"])
+def cut(request, monkeypatch):
+    """Rows behind one prefix as they come, and cut into blocks by length wherever that saves a pair."""
+    if request.param:
+        monkeypatch.setattr(segments, "CALL_PAIRS", 0)
+    return request.param
+
+
 @pytest.mark.parametrize(("family", "fused"), WAYS)
 @pytest.mark.parametrize("length", [0, 1, 5])
-def test_packed_equals_plain(family, fused, length):
+def test_packed_equals_plain(family, fused, length, cut):
     backbone = backbone_of(family, fused)
     rows = rows_of(3)
     results = []
@@ -80,13 +98,38 @@ def test_loss_and_gradient_equal_peft(family, fused):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_packed_equals_plain_with_a_sliding_window(fused):
+def test_packed_equals_plain_with_a_sliding_window(fused, cut):
     backbone = backbone_of("mistral", fused)
     assert backbone.model.config.sliding_window < 16
     prompts = prompts_of(backbone, 3, 6)
     rows = rows_of(3)
     packed = packed_losses(backbone, prompts, rows, fused)
     torch.testing.assert_close(packed, plain_losses(backbone, prompts, rows), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_are_cut_where_it_saves_more_than_a_call(cut):
+    backbone = tiny_backbone("llama")
+    blocks = pack(rows_of(3), 3, backbone.device).layout.blocks
+    rows = [block for block in blocks if not block.prefixes]
+    assert len(rows) > len(blocks) / 2 if cut else len(rows) == len(blocks) / 2
+    read = sum(int(block.valid.sum()) for block in blocks)
+    assert read == count_tokens(rows_of(3), 3), "each token once"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_no_other_cuts_of_the_rows_cost_less(count):
+    lengths, prefix, call = [260, 149, 100, 61, 60, 24, 20, 9, 8], 50, 900
+
+    def cost(cuts):
+        return sum(call + count * (stop - first) * n * (prefix + n) for first, stop, n in cuts)
+
+    found = row_cuts(lengths, count, prefix, call)
+    rows = range(1, len(lengths))
+    ways = [[0, *inner, len(lengths)] for r in range(len(lengths)) for inner in combinations(rows, r)]
+    costs = [cost((i, j, rounded(lengths[i], LONGEST)) for i, j in pairwise(way)) for way in ways]
+    assert [first for first, _, _ in found] == [0, *(stop for _, stop, _ in found[:-1])]
+    assert cost(found) == min(costs) < costs[0], "costs[0]: all together"
+    assert row_cuts(lengths, count, prefix, None) == [(0, len(lengths), 264)]
 
 
 def test_a_clients_loss_does_not_depend_on_who_else_is_in_the_pass():

@@ -110,6 +110,18 @@ def test_sharing_prefixes_saves_the_arithmetic_it_should():
     assert flops[0] / flops[1] < 1.25 * tokens / alone
 
 
+def test_a_long_row_pads_no_short_ones():
+    backbone = tiny_backbone("llama")
+    rows = [clients_rows(1, 1, source=length)[0] for length in (246, 6, 6, 6, 6, 6, 6, 6)]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        packed_losses(backbone, prompts_of(backbone, 1), rows)
+    computed = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
+    config, prefix = backbone.model.config, 48  # 44 tokens and padding
+    pairs = prefix * prefix + 248 * (prefix + 248) + 7 * 8 * (prefix + 8)
+    size = config.hidden_size // config.num_attention_heads
+    assert computed == 4 * pairs * config.num_hidden_layers * config.num_attention_heads * size
+
+
 def test_rows_that_ended_are_not_fed_on(monkeypatch):
     backbone, rows = tiny_backbone("llama"), clients_rows(8, rows=8)
     prompts, fed = prompts_of(backbone, 8).detach(), []
