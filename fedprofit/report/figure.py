@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,24 +25,26 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     """Draw a panel for ROUGE-L and one for loss, at every place; up and to the right is better in both.
 
     Curves begin at the federated prompt (large open marker), run along the personalization steps, and
-    end at the last. Small hollow markers behind them are interpolations (alpha below 1).
+    end at the last. Small hollow markers behind them are interpolations (alpha below 1). All places share
+    a metric's axes.
     """
     metrics = [metric for metric in PANELS if any(place.of(metric) for place in places)] or ["exact_match"]
     one = len(places) == 1  # then the metrics stand side by side, else the places
     rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
     width = 5.6 * columns
     figure = Figure(figsize=(width, 0.8 + 4.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    shared: Literal["row", "none"] = "none" if one else "row"
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
     panels = [(metric, place) for metric in metrics for place in places]
     for ax, (metric, place) in zip(axes, panels, strict=True):
         _draw_panel(ax, place.of(metric))
-        if metric == "loss":
-            ax.invert_xaxis()
-            ax.invert_yaxis()
+        ax.xaxis.set_inverted(metric == "loss")
+        ax.yaxis.set_inverted(metric == "loss")
         name = title_of(metric) + (" (axes inverted)" if metric == "loss" else "")
         ax.set_title(", ".join(filter(None, [place.title, name])), loc="left", fontsize=11)
         ax.set_xlabel("global: on all test clients' pool")
-        ax.set_ylabel("local: on the client's own test set")
+        if one or place is places[0]:
+            ax.set_ylabel("local: on the client's own test set")
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -73,6 +76,9 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
 
 
 def _draw_panel(ax: Axes, rows: list[Row]) -> None:
+    if rows:
+        anchor = rows[0]["global"]  # the axes grow to hold it, so it is one of theirs
+        ax.axline((anchor, anchor), slope=1, color="#999999", ls=":", lw=1, label="local = global", zorder=1)
     algorithms = list(dict.fromkeys(row["algorithm"] for row in rows if row["algorithm"]))
     for name, color in zip(algorithms, _cycle(COLORS, len(algorithms)), strict=True):
         own = [row for row in rows if row["algorithm"] == name]

@@ -26,7 +26,7 @@ def test_the_legend_names_interpolations_where_there_are_any():
     for rows, named in ((steps, False), ([*steps, row("personalized", "tune", 1, 0.3)], True)):
         figure = tradeoff_figure("study", "model", [replace(TASK, rows=rows)])
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
-        curves = ["fedavg, federated", "fedavg, tune (rate 0.1)"]
+        curves = ["local = global", "fedavg, federated", "fedavg, tune (rate 0.1)"]
         assert labels == curves + ["small, hollow: interpolated (alpha below 1)"] * named
 
 
@@ -51,3 +51,21 @@ def test_the_legend_lies_within_the_picture_and_says_a_rate_once():
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "fedavg-adam, tune-rate0.1" in labels
     assert "fedavg-adam, tune-rate0.01 (rate 0.1)" in labels, "a rate that the name does not say"
+
+
+def test_places_share_the_axes_of_a_metric_and_losses_fall_to_the_right():
+    near = [row("federated", "last", 0, None), row("personalized", "tune", 1, 1.0)]
+    far = [{**one, "global": 9.0} for one in near]
+    score = [{**one, "metric": "rouge_l"} for one in near]
+    places = [replace(TASK, rows=near + score), replace(TASK, title="iid", rows=far + score)]
+    figure = tradeoff_figure("study", "model", places)
+    scores, losses = figure.axes[:2], figure.axes[2:]
+    for left, right in (scores, losses):
+        assert left.get_xlim() == right.get_xlim()
+        assert left.get_ylim() == right.get_ylim()
+        assert left.get_ylabel()
+        assert not right.get_ylabel()
+    high, low = losses[0].get_xlim()
+    assert low < 2 < 9 < high, "both places' losses, less to the right"
+    assert losses[0].get_ylim()[0] > losses[0].get_ylim()[1]
+    assert scores[0].get_xlim()[0] < scores[0].get_xlim()[1]
