@@ -200,6 +200,21 @@ def test_filters_change_what_is_shown(study, opened):
     assert without_data(page.troubles) == []
 
 
+def test_the_line_of_equal_scores_lies_among_the_points(study, opened):
+    page = opened(study.path / "report.html")
+    for metric in ("rouge_l", "loss"):
+        page.select_option("#metric", metric)
+        line, *others = page.evaluate(
+            "document.getElementById('tradeoff-chart').data.map(t => [t.name, t.x, t.y])"
+        )
+        assert line[0] == "local = global"
+        assert line[1] == line[2]
+        for axis in (1, 2):
+            values = [value for trace in others for value in trace[axis]]
+            assert min(values) <= line[axis][0] < line[axis][1] <= max(values)
+    assert without_data(page.troubles) == []
+
+
 def test_nothing_offers_to_send_the_data_away(study, opened):
     page = opened(study.path / "report.html")
     titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")

@@ -100,6 +100,14 @@ function points(rows, more) {
   };
 }
 
+/** The ends of the line on which local equals global, as far as it lies among the points. */
+function diagonal(rows) {
+  const ends = ["global", "local"].map((scope) => rows.map((row) => row[scope]).filter((value) => value !== null));
+  const from = Math.max(...ends.map((values) => Math.min(...values)));
+  const to = Math.min(...ends.map((values) => Math.max(...values)));
+  return from < to ? [from, to] : [];
+}
+
 function drawTradeoff() {
   const rows = page.conditions.filter((row) => row.place === state.place && row.metric === state.metric);
   const own = rows.filter(inView), traces = [];
@@ -143,9 +151,17 @@ function drawTradeoff() {
       marker: { symbol: "diamond-open", size: 22, color: cssValue("--ink"), line: { width: 2 } },
     }));
   }
+  const same = diagonal(rows.filter((row) => !row.algorithm || state.algorithms.has(row.algorithm)));
+  if (same.length) traces.unshift({
+    x: same, y: same, mode: "lines", name: "local = global", hoverinfo: "skip",
+    line: { color: cssValue("--soft"), dash: "dot", width: 1 },
+  });
   const lower = metricNow().lower ? "reversed" : true, unit = safe(metricNow().title.split(" in ")[0]);
   const plan = layout(`global ${unit}`, `local ${unit}`);
   plan.xaxis.autorange = plan.yaxis.autorange = lower;
+  // Beside the plane the legend shall not scroll; below it, on a phone, it takes the room it needs.
+  const named = traces.filter((trace) => trace.showlegend !== false).length;
+  byId("tradeoff-chart").style.height = plan.legend.orientation === "h" ? "" : `max(34rem, ${1.2 * named + 6}rem)`;
   draw("tradeoff-chart", traces, plan);
   const base = rows.filter((row) => !row.algorithm);
   table("tradeoff-table", ["condition", "local", "global", "unseen", "gained", "forgotten", "worst tenth", "clients"],
