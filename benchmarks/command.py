@@ -100,22 +100,28 @@ def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, 
     )
     for name, (default, text) in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+    parser.add_argument(
+        "--token-budget",
+        type=int,
+        default=2048,
+        help="tokens that the engine holds at once (backbone.token_budget; default 2048)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of tasks, rows and prompt (default 0)")
     parser.add_argument("--definitions", action=argparse.BooleanOptionalAction, default=True)
 
 
 def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> None:
     """Refuse sizes below 1 by name."""
-    for name in (*names, "length"):
+    for name in (*names, "length", "token_budget"):
         value = getattr(args, name)
         for number in value if isinstance(value, list) else [value]:
             if number < 1:
-                parser.error(f"--{name} must be 1 or more, not {number}")
+                parser.error(f"--{name.replace('_', '-')} must be 1 or more, not {number}")
 
 
 def settings_of(args: argparse.Namespace, dtype: str, length: int) -> Settings:
     """Make the settings of one table from the command line."""
     resolved = str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch.")
-    same = ("model", "data", "definitions", "clients", "rows", "steps", "threads", "seed")
+    same = ("model", "data", "definitions", "clients", "rows", "steps", "threads", "seed", "token_budget")
     values: dict[str, Any] = {name: getattr(args, name) for name in same}
     return Settings(dtype=resolved, length=length, **values)

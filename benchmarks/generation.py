@@ -17,7 +17,7 @@ from peers.peft_loop import peft_model, prompt_of
 from table import Measurement, take_turns, timed
 from work import ADAM, Settings, Work, prepare
 
-from fedprofit.backbone.engine import Engine, make_engine
+from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
@@ -80,7 +80,7 @@ def peft_answers(
 def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     """Compare the answers, which also warms the methods up, then time them."""
     work = prepare(settings)
-    engine = make_engine(work.backbone)
+    engine = work.engine
     prompts = trained_prompts(engine, work)
     rows = rows_of(work, args.rows * args.clients)
     model = peft_model(work)

@@ -69,7 +69,8 @@ def profiled(step: Callable[[], object]) -> dict[str, tuple[int, float]]:
 def measure(settings: Settings, repetitions: int) -> dict[str, Any]:
     """Profile the step, count its products, and measure the peak before and after."""
     work = prepare(settings)
-    backbone, engine = work.backbone, make_engine(work.backbone, workers=1)
+    backbone = work.backbone
+    engine = make_engine(backbone, token_budget=settings.token_budget, workers=1)
     stacked = {KEY: work.start.expand(len(work.clients), -1, -1)}
 
     def step() -> object:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fedprofit.processes import end_quickly, load_libraries
@@ -22,7 +23,6 @@ import torch
 from work import ADAM, Settings, prepare
 
 from fedprofit.algorithm import fedavg
-from fedprofit.backbone.engine import make_engine
 from fedprofit.config import FedAvgConfig
 from fedprofit.tuner.prompt import KEY
 
@@ -30,11 +30,14 @@ from fedprofit.tuner.prompt import KEY
 def engine_rounds(settings: Settings, rounds: int) -> list[float]:
     """Run whole rounds with this package's FedAvg; return the mean loss of each."""
     work = prepare(settings)
+    with ThreadPoolExecutor(1) as beside:  # as a run's beginning does
+        making = beside.submit(lambda: work.engine)
+        clients, engine = work.clients, making.result()
     parts = {"steps": settings.steps, "batch_size": settings.rows, "client": ADAM}
-    algorithm = fedavg(make_engine(work.backbone), FedAvgConfig(kind="fedavg", name="fedavg", **parts))
+    algorithm = fedavg(engine, FedAvgConfig(kind="fedavg", name="fedavg", **parts))
     state, losses = algorithm.init({KEY: work.start}), []
     for _ in range(rounds):
-        state, report = algorithm.round(state, work.clients)
+        state, report = algorithm.round(state, clients)
         losses.append(report.loss)
     return losses
 

@@ -29,7 +29,7 @@ from work import (
     prepare,
 )
 
-from fedprofit.backbone.engine import Engine, make_engine
+from fedprofit.backbone.engine import Engine
 from fedprofit.local.reference import solve_sequentially
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
@@ -72,7 +72,7 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
 
 def measure_work(work: Work, names: Sequence[str], repetitions: int, data: str) -> Measurement:
     """Check that all methods give the same losses, which also warms them up, then time them."""
-    settings, backbone, engine = work.settings, work.backbone, make_engine(work.backbone)
+    settings, backbone, engine = work.settings, work.backbone, work.engine
     methods = make_methods(engine, work, names)
     reference = "sequential" if "sequential" in methods else "engine"
     losses = {name: method() for name, method in methods.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.config import Optimizer
 from fedprofit.data.settings import LexiconSource, SniSource, TemplateConfig
@@ -43,6 +44,7 @@ class Settings:
     length: int
     threads: int
     seed: int
+    token_budget: int = 2048  # of the engine
 
     @property
     def examples(self) -> int:
@@ -61,6 +63,11 @@ class Work:
     def clients(self) -> list[ClientWork]:
         """Each client's batches."""
         return make_clients(self.settings, self.backbone)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """This package's engine as the settings say."""
+        return make_engine(self.backbone, token_budget=self.settings.token_budget)
 
     @cached_property
     def start(self) -> torch.Tensor:

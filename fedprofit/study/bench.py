@@ -1,5 +1,6 @@
 """What the stages of a run share: the engine, the data, the clients that are personalized and their sets."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,8 +52,13 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     check_trials(config)
     settings = config.in_type(dtype or "auto").backbone
     backbone = load_backbone(settings.name, settings.dtype, settings.device)
-    engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers)
-    dataset = open_dataset(config.data, backbone, config.seed)
+    # The engine holds itself to the model while the data is read: neither needs the other.
+    with ThreadPoolExecutor(1) as beside:
+        making = beside.submit(
+            make_engine, backbone, settings.attention, settings.token_budget, settings.workers
+        )
+        dataset = open_dataset(config.data, backbone, config.seed)
+        engine = making.result()
     _check_context(config, engine, dataset)
     _check_clients(config, dataset)
     count, seed = config.evaluation.global_examples, config.seed
