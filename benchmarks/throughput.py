@@ -19,7 +19,6 @@ from table import Measurement, take_turns, timed
 from work import (
     ADAM,
     CLIENT_TOLERANCE,
-    TOLERANCE,
     Method,
     Settings,
     Work,
@@ -78,7 +77,7 @@ def measure_work(work: Work, names: Sequence[str], repetitions: int, data: str) 
     losses = {name: method() for name, method in methods.items()}
     check_losses(losses, reference, CLIENT_TOLERANCE[settings.dtype], "client {0} at step {1}")
     means = {name: mean_by_step(found) for name, found in losses.items()}
-    check_losses(means, reference, TOLERANCE[settings.dtype], "all clients at step {1}")
+    check_losses(means, reference, settings.tolerance, "all clients at step {1}")
     tokens = count_tokens(work)
     facts = {
         "dtype": settings.dtype,

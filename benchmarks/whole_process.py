@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from command import measure_tables, start
 from table import Measurement, take_turns
-from work import TOLERANCE, Losses, Settings, check_losses, count_tokens, prepare
+from work import Losses, Settings, check_losses, count_tokens, prepare
 
 ROUNDS = Path(__file__).resolve().parent / "rounds.py"
 NEEDS = {"engine": "torch", "pfl": "pfl", "flower": "ray"}  # method -> library
@@ -84,7 +84,7 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
             taken, found[name] = run(name, settings, rounds)
             if "engine" in found:
                 first = {other: [losses[0][:COMPARED]] for other, losses in found.items()}
-                check_losses(first, "engine", TOLERANCE[settings.dtype], "round {1}")
+                check_losses(first, "engine", settings.tolerance, "round {1}")
             return taken
 
         return seconds

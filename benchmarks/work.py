@@ -1,5 +1,6 @@
 """The work that every method does: the same batches, model, start and client optimizer."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from fedprofit.tuner.prompt import KEY, initial_prompt
 from fedprofit.types import ClientWork, Example
 
 ADAM = Optimizer(optimizer="adam", rate=0.03)
-# Of losses, relative: means over clients, and single clients. In bfloat16 rounding alone moves the loss of a
-# batch that has a few target tokens by a twentieth.
+# Of losses, relative: means over eight clients, and single clients. In bfloat16 rounding alone moves the loss
+# of a batch that has a few target tokens by a twentieth.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 CLIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-1}
 MOST_WORDS = 150  # of a definition and of an input; a few of SNI's are ten times as long as the rest
@@ -45,6 +46,11 @@ class Settings:
     threads: int
     seed: int
     token_budget: int = 2048  # of the engine
+
+    @property
+    def tolerance(self) -> float:
+        """How far means over the clients may be apart, relative: over fewer of them less averages out."""
+        return TOLERANCE[self.dtype] * math.sqrt(max(1, 8 / self.clients))
 
     @property
     def examples(self) -> int:

@@ -111,5 +111,7 @@ def pfl_rounds(settings: Settings, rounds: int) -> list[float]:
     sums = torch.stack([by_round.sum(1), torch.full((rounds,), float(by_round.shape[1]))])
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
+        # pfl leaves its group open; a process that ends with it was seen to abort at its very end.
+        torch.distributed.destroy_process_group()
     means: list[float] = (sums[0] / sums[1]).tolist()
     return means
