@@ -103,8 +103,8 @@ def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, 
     parser.add_argument(
         "--token-budget",
         type=int,
-        default=2048,
-        help="tokens that the engine holds at once (backbone.token_budget; default 2048)",
+        default=Settings.token_budget,
+        help="tokens that the engine holds at once (backbone.token_budget; default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of tasks, rows and prompt (default 0)")
     parser.add_argument("--definitions", action=argparse.BooleanOptionalAction, default=True)

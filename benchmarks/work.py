@@ -45,12 +45,13 @@ class Settings:
     length: int
     threads: int
     seed: int
-    token_budget: int = 2048  # of the engine
+    token_budget: int = Engine.token_budget
 
     @property
     def tolerance(self) -> float:
         """How far means over the clients may be apart, relative: over fewer of them less averages out."""
-        return TOLERANCE[self.dtype] * math.sqrt(max(1, 8 / self.clients))
+        few = math.sqrt(max(1, 8 / self.clients))
+        return min(TOLERANCE[self.dtype] * few, CLIENT_TOLERANCE[self.dtype])
 
     @property
     def examples(self) -> int:

@@ -1,7 +1,7 @@
 """How a packed batch is laid out: segments, groups of them padded to each other, and who sees what."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,11 @@ class Block:
     distance: Tensor  # [S, 1, n, P + n]: how far back a key lies, prefix's and own; negative: hidden
     masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
 
+    def to(self, device: torch.device) -> "Block":
+        """Return the same block on a device."""
+        parts = {name: getattr(self, name).to(device) for name in ("at", "valid", "seen", "distance")}
+        return replace(self, **parts)
+
     def mask(self, rule: Rule, shared: int, dtype: torch.dtype) -> Tensor:
         """Return what to add to scores `[S, heads, n * shared, P + n]`, for `shared` query heads a token.
 
@@ -128,10 +133,11 @@ def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 def make_blocks(segments: Sequence[Segment], device: torch.device) -> list[Block]:
     """Lay out the attention of segments padded to each other: first their prefixes, then their rows."""
-    start = torch.tensor([[s.start] for s in segments], device=device)
-    prefix = torch.tensor([[s.prefix] for s in segments], device=device)
+    # Laid out here and moved then: to be asked for a size, a GPU would first end what it computes.
+    start = torch.tensor([[s.start] for s in segments])
+    prefix = torch.tensor([[s.prefix] for s in segments])
     rows = max(len(s.lengths) for s in segments)
-    size = torch.tensor([[*s.lengths, *[0] * (rows - len(s.lengths))] for s in segments], device=device)
+    size = torch.tensor([[*s.lengths, *[0] * (rows - len(s.lengths))] for s in segments])
     begin = start + prefix + torch.cumsum(size, 1) - size
     size, order = size.sort(dim=1, descending=True)
     begin = begin.gather(1, order)
@@ -139,10 +145,8 @@ def make_blocks(segments: Sequence[Segment], device: torch.device) -> list[Block
     # Only measured on CPUs: a GPU takes small calls worse.
     call = CALL_PAIRS if device.type == "cpu" else None
     cuts = row_cuts(size.amax(0).tolist(), len(segments), before, call)
-    return [
-        _make_block(start, start, prefix, before),
-        *(_make_block(start, begin[:, i:j], size[:, i:j], n, prefix, before) for i, j, n in cuts),
-    ]
+    rows_of = [_make_block(start, begin[:, i:j], size[:, i:j], n, prefix, before) for i, j, n in cuts]
+    return [block.to(device) for block in (_make_block(start, start, prefix, before), *rows_of)]
 
 
 def _make_block(
@@ -150,7 +154,7 @@ def _make_block(
 ) -> Block:
     """Lay out stretches that begin at `begin [S, R]`, behind prefixes of `prefix [S, 1]` tokens or none."""
     seen = torch.zeros_like(start) if prefix is None else prefix
-    n, p = (torch.arange(count, device=start.device) for count in (longest, before))
+    n, p = torch.arange(longest), torch.arange(before)
     valid = n < size[..., None]
     # A stretch's query j stands at position seen + j; prefix key i at i, and hidden where it is padding.
     to_prefix = torch.where(p < seen[..., None], seen[..., None] + n[:, None] - p, -1)
