@@ -1,9 +1,11 @@
 """The trade-off as a picture: local score against global score, with curves along the steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -25,19 +27,19 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     """Draw a panel for ROUGE-L and one for loss, at every place; up and to the right is better in both.
 
     Curves begin at the federated prompt (large open marker), run along the personalization steps, and
-    end at the last. Small hollow markers behind them are interpolations (alpha below 1). All places share
-    a metric's axes.
+    end at the last. Small hollow markers behind them are interpolations, each beside its alpha. All places
+    share a metric's axes.
     """
     metrics = [metric for metric in PANELS if any(place.of(metric) for place in places)] or ["exact_match"]
     one = len(places) == 1  # then the metrics stand side by side, else the places
     rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
-    width = 5.6 * columns
-    figure = Figure(figsize=(width, 0.8 + 4.6 * rows), layout="constrained")
+    figure = Figure(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")
     shared: Literal["row", "none"] = "none" if one else "row"
     axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
     panels = [(metric, place) for metric in metrics for place in places]
+    looks = _looks([row for place in places for row in place.rows])
     for ax, (metric, place) in zip(axes, panels, strict=True):
-        _draw_panel(ax, place.of(metric))
+        _draw_panel(ax, place.of(metric), looks)
         ax.xaxis.set_inverted(metric == "loss")
         ax.yaxis.set_inverted(metric == "loss")
         name = title_of(metric) + (" (axes inverted)" if metric == "loss" else "")
@@ -47,20 +49,7 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
             ax.set_ylabel("local: on the client's own test set")
         ax.grid(alpha=0.25, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes[0].get_legend_handles_labels()
-    if any(_mixed(place.rows) for place in places):
-        hollow = Line2D([], [], ls="", marker="o", markersize=5, fillstyle="none", color="#555555")
-        handles.append(hollow)
-        labels.append("small, hollow: interpolated (alpha below 1)")
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=max(1, int(width / ENTRY)),
-        fontsize=8.5,
-        frameon=False,
-        handlelength=3,
-    )
+    _draw_legend(figure, any(_mixed(place.rows) for place in places))
     spread = ", ".join(f"{place.heterogeneity:.2f}" for place in places)
     clients = ", ".join(
         f"{place.clients}" + f" of {place.seeds} seeds" * (place.seeds > 1) for place in places
@@ -75,12 +64,40 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     return figure
 
 
-def _draw_panel(ax: Axes, rows: list[Row]) -> None:
+def _looks(rows: list[Row]) -> dict[str, tuple[str, dict[str, str]]]:
+    """Give each algorithm its color and each of its settings a marker, the same in all panels."""
+    settings: dict[str, list[str]] = {}
+    for row in rows:
+        if row["algorithm"]:
+            own = settings.setdefault(row["algorithm"], [])
+            if row["condition"] == "personalized" and row["setting"] not in own:
+                own.append(row["setting"])
+    return {
+        name: (color, dict(zip(own, cycle(MARKERS), strict=False)))
+        for (name, own), color in zip(settings.items(), cycle(COLORS), strict=False)
+    }
+
+
+def _draw_legend(figure: Figure, interpolated: bool) -> None:
+    """Name below the panels what any of them shows, once."""
+    handles: dict[str, Artist] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if interpolated:
+        hollow = Line2D([], [], ls="", marker="o", markersize=5, fillstyle="none", color="#555555")
+        handles["small, hollow: interpolated, with its alpha"] = hollow
+    columns = max(1, int(figure.get_figwidth() / ENTRY))
+    style = {"ncols": columns, "fontsize": 8.5, "frameon": False, "handlelength": 3}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", **style)
+
+
+def _draw_panel(ax: Axes, rows: list[Row], looks: Mapping[str, tuple[str, dict[str, str]]]) -> None:
     if rows:
         anchor = rows[0]["global"]  # the axes grow to hold it, so it is one of theirs
         ax.axline((anchor, anchor), slope=1, color="#999999", ls=":", lw=1, label="local = global", zorder=1)
-    algorithms = list(dict.fromkeys(row["algorithm"] for row in rows if row["algorithm"]))
-    for name, color in zip(algorithms, _cycle(COLORS, len(algorithms)), strict=True):
+    for name in dict.fromkeys(row["algorithm"] for row in rows if row["algorithm"]):
+        color, markers = looks[name]
         own = [row for row in rows if row["algorithm"] == name]
         start = next(row for row in own if row["condition"] == "federated" and row["setting"] == "last")
         ax.scatter(
@@ -93,9 +110,8 @@ def _draw_panel(ax: Axes, rows: list[Row]) -> None:
             zorder=4,
             label=f"{name}, federated",
         )
-        settings = list(dict.fromkeys(row["setting"] for row in own if row["condition"] == "personalized"))
-        for setting, marker in zip(settings, _cycle(MARKERS, len(settings)), strict=True):
-            _draw_curve(ax, own, setting, color, marker)
+        for setting in dict.fromkeys(row["setting"] for row in own if row["condition"] == "personalized"):
+            _draw_curve(ax, own, setting, color, markers[setting])
     for condition, (marker, text) in BASELINES.items():
         found = [row for row in rows if row["condition"] == condition]
         if found:
@@ -135,15 +151,14 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
         alpha=0.6,
         zorder=2,
     )
+    for row in mixed:
+        text, point = f"{row['alpha']:g}", (row["global"], row["local"])
+        ax.annotate(text, point, (4, 3), textcoords="offset points", color=color, fontsize=7, zorder=2)
 
 
 def _mixed(rows: list[Row]) -> list[Row]:
     """Keep the personalized prompts that are interpolated with the federated one."""
     return [row for row in rows if row["condition"] == "personalized" and row["alpha"] != 1.0]
-
-
-def _cycle(values: tuple[str, ...], count: int) -> list[str]:
-    return [values[i % len(values)] for i in range(count)]
 
 
 def save_tradeoff(figure: Figure, folder: Path) -> list[Path]:

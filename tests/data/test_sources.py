@@ -96,7 +96,10 @@ def test_references_and_whole_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"input": "x", "target": " "}, r"rows.jsonl: in row 2 \(client 'c', task 't'\) a target is empty"),
+        (
+            {"input": "x", "target": " "},
+            r"rows.jsonl: in data row 2 \(client 'c', task 't'\) a target is empty",
+        ),
         ({"input": "x", "target": None}, "row 2 .* a target is empty"),
         ({"input": "", "target": "y"}, "row 2 .* both the input and the definition are empty"),
         ({"input": "x", "target": "y", "client": None}, "row 2 the client .* is null"),
@@ -221,7 +224,7 @@ def test_what_is_not_in_a_folder(tasks: Path, limits: dict[str, Any], message: s
 
 def test_broken_task_files(tasks: Path) -> None:
     sni_task(tasks, "task009_empty", "Names", [["a"], [""]])
-    with pytest.raises(UserError, match=r"task009_empty.json: in row 2 .*a target is empty"):
+    with pytest.raises(UserError, match=r"task009_empty.json: in data row 2 .*a target is empty"):
         read_source(source(kind="sni", path=tasks), 0)
     for content in ("{", "[]", '{"Instances": []}', '{"Instances": [{"input": "x"}]}'):
         (tasks / "task009_empty.json").write_text(content)

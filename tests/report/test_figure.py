@@ -21,13 +21,27 @@ def test_each_place_has_its_own_clients_and_seeds():
     assert said.endswith("model; test clients 36 of 3 seeds, 12; heterogeneity 0.90, 0.40")
 
 
-def test_the_legend_names_interpolations_where_there_are_any():
+def test_interpolations_are_named_where_there_are_any():
     steps = [row("federated", "last", 0, None), row("personalized", "tune", 1, 1.0)]
     for rows, named in ((steps, False), ([*steps, row("personalized", "tune", 1, 0.3)], True)):
         figure = tradeoff_figure("study", "model", [replace(TASK, rows=rows)])
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         curves = ["local = global", "fedavg, federated", "fedavg, tune (rate 0.1)"]
-        assert labels == curves + ["small, hollow: interpolated (alpha below 1)"] * named
+        assert labels == curves + ["small, hollow: interpolated, with its alpha"] * named
+        assert [text.get_text() for text in figure.axes[0].texts] == ["0.3"] * named
+
+
+def test_an_algorithm_of_one_place_alone_has_a_color_of_its_own_and_is_named():
+    steps = [row("federated", "last", 0, None), row("personalized", "tune", 1, 1.0)]
+    other = [{**one, "algorithm": "fedsgd"} for one in steps]
+    figure = tradeoff_figure("study", "model", [replace(TASK, rows=steps), replace(TASK, rows=other)])
+    colors = [ax.lines[-1].get_color() for ax in figure.axes]
+    assert colors[0] != colors[1]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [
+        "local = global",
+        *(f"{name}, {what}" for name in ("fedavg", "fedsgd") for what in ("federated", "tune (rate 0.1)")),
+    ]
 
 
 def test_the_legend_lies_within_the_picture_and_says_a_rate_once():

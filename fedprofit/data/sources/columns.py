@@ -109,7 +109,7 @@ def _no_row(bad: pa.ChunkedArray, problem: str, pool: pa.Table, place: str) -> N
 def _row_error(row: int, problem: str, pool: pa.Table, place: str) -> UserError:
     client, task = pool["client"][row].as_py(), pool["task"][row].as_py()
     owner = f"task {task!r}" if client is None else f"client {client!r}, task {task!r}"
-    return UserError(f"{place}: in row {row + 1} ({owner}) {problem}. Complete the row or leave it out.")
+    return UserError(f"{place}: in data row {row + 1} ({owner}) {problem}. Complete the row or leave it out.")
 
 
 def _none_empty(column: pa.ChunkedArray, what: str, place: str) -> None:
@@ -117,7 +117,7 @@ def _none_empty(column: pa.ChunkedArray, what: str, place: str) -> None:
     if row >= 0:
         value = column[row].as_py()
         raise UserError(
-            f"{place}: in row {row + 1} {what} is {'null' if value is None else repr(value)}. "
+            f"{place}: in data row {row + 1} {what} is {'null' if value is None else repr(value)}. "
             "Give every row one, or set that column to null in data.source.columns."
         )
 
@@ -164,7 +164,7 @@ def _split(column: pa.ChunkedArray, name: str | None, place: str) -> pa.ChunkedA
     row = pc.index(pc.and_(pc.is_null(position), pc.is_valid(column)), True).as_py()
     if row >= 0:
         raise UserError(
-            f"{place}: in row {row + 1} the split (column {name!r}) is {column[row].as_py()!r}; "
+            f"{place}: in data row {row + 1} the split (column {name!r}) is {column[row].as_py()!r}; "
             f"{nearest(column[row].as_py(), SPLIT_NAMES)} Rename it, or set data.source.columns.split to "
             "null to have splits made by seed."
         )
