@@ -6,8 +6,9 @@ curves stands the mean difference of their global scores, taken where their loca
 all local scores that both reach above their starts. It is positive where the claim says so.
 
 A difference is averaged over the study's pairs of curves (by heterogeneity, algorithm, setting) that reach
-such local scores, and bootstrapped over the seeds and clients of these pairs (see `evaluate/statistics.py`);
-its interval alone decides. How many pairs that were, of how many, is always said beside it.
+such local scores, in the sample and in nearly all resamples, and bootstrapped over the seeds and clients of
+these pairs (see `evaluate/statistics.py`); its interval alone decides. How many pairs that were, of how many,
+is always said beside it, and how many of them are known at their ends alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -106,12 +107,13 @@ def _pulls(world: World) -> Iterator[Comparison]:
 
 
 def _interpolations(world: World) -> Iterator[Comparison]:
-    """Interpolation from the last step back, against the way along the steps."""
-    pairs = [
-        (world.along_alpha(one), world.along_steps(one))
-        for one in world.settings()
-        if int(str(one["alpha"])) > 1 and one["pull"] == 0.0
-    ]
+    """Interpolation from the last step back, against the way along the steps, where that is known.
+
+    Between its ends alone the way would be a straight line, which no prompt was ever on.
+    """
+    found = [one for one in world.settings() if int(str(one["alpha"])) > 1 and one["pull"] == 0.0]
+    pairs = [(world.along_alpha(one), world.along_steps(one)) for one in found]
+    pairs = [(mixed, way) for mixed, way in pairs if len(way.local) > 2]
     if pairs:
         yield world.compare("interpolation against the steps", pairs)
 
@@ -126,7 +128,8 @@ def _levels(world: World) -> Iterator[Comparison]:
             against = settings.get((low, *names))
             if cell == high and against is not None:
                 # What the less heterogeneous keep more is what the more heterogeneous lose more.
-                pairs.append((world.along_steps(against).from_start(), world.along_steps(one).from_start()))
+                calm, rough = world.in_same_seeds(world.along_steps(against), world.along_steps(one))
+                pairs.append((calm.from_start(), rough.from_start()))
                 titles.append(title)
     if pairs:
         yield world.compare("; ".join(dict.fromkeys(titles)), pairs)

@@ -8,8 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedprofit.evaluate.statistics import Estimate, Floats, Indices, bootstrap, counted, kept_at
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client
+from fedprofit.evaluate.statistics import (
+    UNSTEADY,
+    Estimate,
+    Floats,
+    Indices,
+    bootstrap,
+    counted,
+    kept_at,
+    resamples,
+)
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, with_best_step
 
 LEVELS = 11  # local scores at which two curves are compared
 LEAST_SPREAD = 0.01  # of heterogeneity, between levels that count as different
@@ -62,9 +71,11 @@ class Curve:
         on the axes have no unit in common.
         """
         both = self.has & other.has
-        if not both.any():
-            return self
-        return Curve(np.where(both, self.local, np.nan), np.where(both, self.kept, np.nan))
+        return self.where(both) if both.any() else self
+
+    def where(self, units: npt.NDArray[np.bool_]) -> "Curve":
+        """Return the curve as if other units did not have it."""
+        return Curve(np.where(units, self.local, np.nan), np.where(units, self.kept, np.nan))
 
     def from_start(self) -> "Curve":
         """Return the curve of gains, and of what is lost, relative to its first point."""
@@ -77,14 +88,19 @@ class Comparison:
 
     what: str
     estimate: Estimate
-    told: int  # pairs of curves that reach a local score in common: those averaged over
+    told: int  # pairs of curves that are averaged over
     pairs: int  # all pairs that the study has
+    unsteady: int = 0  # pairs left out since too many resamples cannot compare them
+    straight: int = 0  # of those averaged over: a curve is known at its ends alone, a straight line between
 
     def __str__(self) -> str:
         estimate = self.estimate
         # Without an interval, the estimate itself says how many clients are too few.
         behind = "" if estimate.low is None and np.isfinite(estimate.value) else f"; {counted(estimate)}"
-        return f"{self.what}: {estimate}{behind}; {self.told} of {self.pairs} pairs of curves"
+        notes = [f"{self.straight} by their ends alone"] * bool(self.straight)
+        notes += [f"{self.unsteady} more unsteady"] * bool(self.unsteady)
+        noted = f" ({', '.join(notes)})" if notes else ""
+        return f"{self.what}: {estimate}{behind}; {self.told} of {self.pairs} pairs of curves{noted}"
 
 
 class World:
@@ -97,7 +113,8 @@ class World:
         parts = []
         for (run,), own in table.filter(pl.col("metric") == metric).group_by("run", maintain_order=True):
             parts.append(by_client(own).with_columns(run=pl.lit(run)))
-        wide = pl.concat(parts).join(labels.drop("seed"), on="run", maintain_order="left")
+        found = with_best_step(pl.concat(parts), table, "run", self.axes)
+        wide = found.join(labels.drop("seed"), on="run", maintain_order="left")
         cell = pl.concat_str([pl.lit(""), *(pl.col(axis) for axis in self.axes)], separator=BETWEEN)
         self.wide = wide.with_columns(cell=cell, sign=pl.lit(-1.0 if metric in LOWER_IS_BETTER else 1.0))
         units = self.wide.select("cell", "seed", "client").unique(maintain_order=True)
@@ -146,8 +163,18 @@ class World:
         return last.to_dicts()
 
     def along_steps(self, one: dict[str, object]) -> Curve:
-        """Return a setting's curve along its steps."""
-        return self._curve(self._of(one).filter(pl.col("alpha") == 1.0).sort("step"), "step", one)
+        """Return a setting's curve along its steps.
+
+        Text is scored at the last step and at each run's best one. That is a point of its own, on the way to
+        the last; where each step is scored, it is one of them, and no other point.
+        """
+        rows = self._of(one).filter(pl.col("alpha") == 1.0)
+        numbered = rows.filter(pl.col("step").is_not_null())
+        whole = numbered.group_by("step").len()["len"]
+        if (whole == whole.max()).sum() > 1:
+            rows = numbered
+        order = pl.col("step").fill_null(pl.col("step").max() - 0.5)
+        return self._curve(rows.sort(order), "step", one)
 
     def along_alpha(self, one: dict[str, object]) -> Curve:
         """Return a setting's curve from the federated prompt to its last step, by interpolation."""
@@ -166,9 +193,15 @@ class World:
             pl.col("setting") == one["start"],
         )
         points = [part for _, part in rows.group_by(along, maintain_order=True)]
-        # Text is scored at each seed's best step: a point that only some seeds have is no mean over all.
+        # A point that only some seeds have is no mean over all.
         most = max((len(part) for part in points), default=0)
         return self._spread([before, *(part for part in points if len(part) == most)])
+
+    def in_same_seeds(self, first: Curve, second: Curve) -> tuple[Curve, Curve]:
+        """Return two curves of different places on the seeds that both have, as in a study not yet whole."""
+        seeds = np.array(self.seeds)
+        both = np.intersect1d(seeds[first.has], seeds[second.has])
+        return first.where(np.isin(seeds, both)), second.where(np.isin(seeds, both))
 
     def base(self, cell: str) -> Curve:
         """Return the base model's scores, as a curve of one point."""
@@ -185,27 +218,39 @@ class World:
     def compare(self, what: str, pairs: Sequence[tuple[Curve, Curve]]) -> Comparison:
         """Estimate what the first curves of the pairs keep more than the second.
 
-        Averaged are the pairs that can be compared on all units; a resample leaves out those of them that it
-        cannot compare. The others say nothing, whatever a resample makes of them, and their units are not
-        counted. So the interval takes it as given which pairs can be compared.
+        Averaged are the pairs that can be compared on all units, and, all of them at once, in all but a
+        twentieth of the resamples: the steadiest first, as many as that holds for. So every resample averages
+        the same pairs. The interval takes it as given which these are.
         """
-        everyone = np.ones((1, len(self.units)))
         pairs = [(first.beside(second), second.beside(first)) for first, second in pairs]
-        told = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])]
-        behind = np.any([first.has | second.has for first, second in told or pairs], axis=0)
-        own = np.flatnonzero(behind)
-
-        told_of_own = [(first.of(own), second.of(own)) for first, second in told]
+        everyone = np.ones((1, len(self.units)))
+        able = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])]
+        steady = self._steady(able) or able
+        own = self._behind(steady or pairs)
+        of_own = [(first.of(own), second.of(own)) for first, second in steady]
 
         def statistic(counts: Floats) -> Floats:
-            found = np.array([_kept_more(pair, counts) for pair in told_of_own]).reshape(-1, len(counts))
-            finite = np.isfinite(found)
-            many, whole = finite.sum(0), np.where(finite, found, 0.0).sum(0)
-            mean: Floats = np.divide(whole, many, out=np.full(len(counts), np.nan), where=many > 0)
-            return mean
+            found = np.array([_kept_more(pair, counts) for pair in of_own]).reshape(-1, len(counts))
+            return found.mean(0) if len(found) else np.full(len(counts), np.nan)
 
         estimate = bootstrap(statistic, [self.seeds[unit] for unit in own])
-        return Comparison(what, estimate, len(told), len(pairs))
+        straight = sum(min(len(first.local), len(second.local)) < 3 for first, second in steady)
+        return Comparison(what, estimate, len(steady), len(pairs), len(able) - len(steady), straight)
+
+    def _behind(self, pairs: Sequence[tuple[Curve, Curve]]) -> Indices:
+        """Return the units that have any of the curves."""
+        return np.flatnonzero(np.any([first.has | second.has for first, second in pairs], axis=0))
+
+    def _steady(self, pairs: Sequence[tuple[Curve, Curve]]) -> list[tuple[Curve, Curve]]:
+        """Return those pairs, the steadiest first, that nearly all resamples can compare at once."""
+        if not pairs:
+            return []
+        own = self._behind(pairs)
+        counts = resamples(tuple(self.seeds[unit] for unit in own))
+        failed = np.isnan([_kept_more((first.of(own), second.of(own)), counts) for first, second in pairs])
+        order = np.argsort(failed.mean(1), kind="stable")
+        any_failed = np.logical_or.accumulate(failed[order], axis=0).mean(1)
+        return [pairs[number] for number in order[any_failed <= UNSTEADY]]
 
 
 def _kept_more(pair: tuple[Curve, Curve], counts: Floats) -> Floats:

@@ -19,6 +19,7 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 LEVEL, DRAWS = 0.95, 1000
+UNSTEADY = 0.05  # of the resamples: where more of them cannot tell, there is no interval
 LEAST_SEEDS, LEAST_CLIENTS = 2, 6  # for an interval: fewer tell nothing of how others would differ
 
 
@@ -113,7 +114,7 @@ def bootstrap(
     if count < least_seeds or units < LEAST_CLIENTS or not np.isfinite(value):
         return Estimate(value, None, None, count, units)
     found = statistic(resamples(tuple(seeds), draws))
-    if np.isnan(found).mean() > 0.05:
+    if np.isnan(found).mean() > UNSTEADY:
         return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value, low, high, count, units)

@@ -6,6 +6,8 @@ for every metric: for a score, gain = after - before and forgetting = before - a
 other way round.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 
 KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
@@ -62,6 +64,37 @@ def by_client(results: pl.DataFrame) -> pl.DataFrame:
     ).drop("local_before", "global_before")
 
 
+def with_best_step(
+    clients: pl.DataFrame, results: pl.DataFrame, run: str = "seed", axes: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Add each setting's best step as a condition: step null, unlike any step of its own.
+
+    Best is, in each run, the step at which the clients' own validation examples have the least mean loss:
+    a rule for when to stop that looks at no test example. Where it is the last step in all runs of a place
+    on the axes it would say nothing new, and is left out.
+
+    Args:
+        clients: of `by_client`, by any metric.
+        results: the table that they come from, whole.
+        run: the column, of both, that tells one run from another.
+        axes: the columns of `results` that tell one place from another.
+    """
+    setting = ["algorithm", "setting", "start"]
+    tuned = (pl.col("condition") == "personalized") & (pl.col("alpha") == 1.0)
+    checks = results.filter(tuned, pl.col("scope") == "validation", pl.col("metric") == "loss")
+    means = checks.group_by(*axes, run, *setting, "step").agg(pl.col("value").mean())
+    # What is no number is sorted behind all numbers.
+    best = (
+        means.sort("value", "step")
+        .group_by(*axes, run, *setting)
+        .agg(pl.col("step").first().alias("best"), pl.col("step").max().alias("last"))
+    )
+    best = best.filter((pl.col("best") != pl.col("last")).any().over(*axes, *setting))
+    own = clients.filter(tuned).join(best.drop(axes, "last"), on=[run, *setting], maintain_order="left")
+    own = own.filter(pl.col("step") == pl.col("best")).with_columns(step=pl.lit(None, clients["step"].dtype))
+    return pl.concat([clients, own.select(clients.columns)])
+
+
 def summarize(results: pl.DataFrame) -> pl.DataFrame:
     """Average over clients and seeds: a row per condition and metric.
 
@@ -69,7 +102,7 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
     tokens); `local_worst_tenth` is the mean over the worst tenth of the clients (at least one);
     `clients` counts what is behind the means and `stopped` those of them that stopped early.
     """
-    clients = with_one_best_round(by_client(results))
+    clients = with_one_best_round(with_best_step(by_client(results), results))
     quality = (
         pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
     )
@@ -117,4 +150,5 @@ def label(row: dict[str, object]) -> str:
         which = "" if row["setting"] == "last" else f" (best round{round})"
         return f"{row['algorithm']}, federated{which}"
     alpha = "" if row["alpha"] in (None, 1.0) else f", α={row['alpha']:g}"
-    return f"{row['algorithm']}, {row['setting']}{alpha}, step {row['step']}"
+    step = "best step" if row["step"] is None else f"step {row['step']}"
+    return f"{row['algorithm']}, {row['setting']}{alpha}, {step}"

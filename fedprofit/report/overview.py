@@ -10,7 +10,7 @@ import polars as pl
 from fedprofit.analyze.fronts import front_of
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.evaluate.statistics import worst_tenth
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, summarize
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, summarize, with_best_step
 from fedprofit.report.table import Row
 
 
@@ -24,7 +24,7 @@ class Place:
     clients: int  # test clients, of all seeds
     seeds: int
     rows: list[Row]  # of `summarize`, with `front` and `knee`
-    units: pl.DataFrame  # of `by_client`
+    units: pl.DataFrame  # of `by_client`, with the best steps
 
     def of(self, metric: str) -> list[Row]:
         """Return the conditions by one metric."""
@@ -43,7 +43,7 @@ def places(tables: Tables) -> list[Place]:
     )
     for _, own in groups:
         first = own.row(0, named=True)
-        units = by_client(own)
+        units = with_best_step(by_client(own), own)
         found.append(
             Place(
                 place_of(first, tables.axes),
@@ -59,7 +59,7 @@ def places(tables: Tables) -> list[Place]:
 
 
 def _of_all_seeds(rows: list[Row]) -> list[Row]:
-    """Leave out what only some of the seeds have: text is scored at each seed's own best step."""
+    """Leave out what only some of the seeds have: text at a step that is best in them alone."""
     most: dict[str, int] = {}
     for row in rows:
         most[row["metric"]] = max(most.get(row["metric"], 0), row["clients"])

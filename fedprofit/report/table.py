@@ -13,12 +13,13 @@ COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "ga
 EXPLANATION = (
     "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
     "has. gain and forget: what personalization adds locally and loses globally, against the federated "
-    "prompt it started from. Means over test clients."
+    "prompt it started from. best step: of each run, where the clients' own validation loss is least. Means "
+    "over test clients."
 )
 
 
 def rows_of(conditions: Sequence[Row], metric: str) -> list[Row]:
-    """Return the conditions worth a line: every one at its last step, and what is equal only once.
+    """Return the conditions worth a line: every one at its last and at its best step, each once.
 
     The best-on-validation prompt is left out where it is the last round's.
     """
@@ -31,7 +32,7 @@ def rows_of(conditions: Sequence[Row], metric: str) -> list[Row]:
     return [
         row
         for row in rows
-        if (row["step"] or 0) == last[row["algorithm"], row["condition"], row["setting"]]
+        if row["step"] in (None, last[row["algorithm"], row["condition"], row["setting"]])
         and not (_is(row, "federated", "best") and row["step"] == federated[row["algorithm"]])
     ]
 

@@ -108,6 +108,34 @@ def test_a_client_that_diverged_on_one_curve_counts_on_neither():
     assert comparison.estimate.value == pytest.approx(0, abs=0.15)
 
 
+def test_a_pair_that_many_resamples_cannot_compare_is_left_out():
+    """At the level task one client alone gains, so that a resample without it reaches nothing in common."""
+    frame = table(plain(lambda level, algorithm, rate: 6 + (rate > 0.05) * (6 if level == "task" else -1)))
+    tuned = (pl.col("condition") == "personalized") & (pl.col("heterogeneity") == "task")
+    flat = tuned & (pl.col("scope") == "local") & ((pl.col("client") != "c0") | (pl.col("seed") != 0))
+    frame = frame.with_columns(value=pl.when(flat).then(20.0).otherwise(pl.col("value")))
+    found = verdicts(frame)["C1"]
+    (comparison,) = found.comparisons
+    assert (comparison.told, comparison.unsteady, comparison.pairs) == (2, 2, 4)
+    assert found.verdict == "contradicted", "by the level that can be compared"
+    assert comparison.estimate.value == pytest.approx(-0.55, abs=0.15)
+    assert "2 of 4 pairs of curves (2 more unsteady)" in str(comparison)
+    assert comparison.estimate.clients == 18, "those of the other level are not behind it"
+
+
+def test_levels_are_compared_over_the_seeds_that_both_have():
+    """In seed 2, where only one level was run, clients forget far more."""
+    frame = table(plain(lambda level, algorithm, rate: 6.0))
+    far = (pl.col("seed") == 2) & (pl.col("condition") == "personalized") & (pl.col("scope") == "global")
+    frame = frame.with_columns(value=pl.col("value") - 9 * far)
+    frame = frame.filter((pl.col("seed") < 2) | (pl.col("heterogeneity") == "task"))
+    found = verdicts(frame)["C5"]
+    (comparison,) = found.comparisons
+    assert found.verdict == "not shown"
+    assert comparison.estimate.value == pytest.approx(0, abs=0.15)
+    assert (comparison.estimate.seeds, comparison.estimate.clients) == (2, 24)
+
+
 @pytest.mark.parametrize(("better", "verdict"), [(3.0, "supported"), (-3.0, "contradicted")])
 def test_a_pull_is_compared_with_none_at_the_same_rate(better, verdict):
     effects = plain(lambda level, algorithm, rate: 6.0)
@@ -127,6 +155,9 @@ def test_interpolation_is_compared_with_the_steps():
     )
     found = verdicts(pl.concat([frame, half]))["C4"]
     assert found.verdict == "supported"
+    ends = frame.filter(pl.col("step").is_null() | (pl.col("step") != STEPS[0]))
+    found = verdicts(pl.concat([ends, half]))["C4"]
+    assert found.verdict == "not tested", "the way along the steps is known at its ends alone"
 
 
 def test_losses_count_the_other_way_round():

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from fedprofit.evaluate.results import Condition, Score, to_frame
-from fedprofit.evaluate.tradeoff import by_client, summarize
+from fedprofit.evaluate.tradeoff import by_client, label, summarize
 
 FEDERATED = Condition("federated", "avg", "last", step=10)
 BEST = Condition("federated", "avg", "best", step=5)
@@ -144,3 +144,34 @@ def test_the_order_of_rows_does_not_matter(clients):
     shuffled = by_client(to_frame(0, SCORES).sample(fraction=1.0, shuffle=True, seed=0))
     keys = ["condition", "setting", "start", "metric", "client"]
     assert shuffled.sort(keys).equals(clients.sort(keys))
+
+
+def stepwise(seed, checks, texts):
+    """One client's losses on its validation examples by step, and ROUGE-L at some of the steps."""
+    one = {"algorithm": "avg", "setting": "slow", "start": "last", "rate": 0.01, "pull": 0.0, "alpha": 1.0}
+    scores = [Score(FEDERATED, "a", scope, "rouge_l", 30.0, 1) for scope in ("local", "global")]
+    for step, loss in checks.items():
+        scores.append(Score(Condition("personalized", **one, step=step), "a", "validation", "loss", loss, 1))
+    for step, value in texts.items():
+        what = Condition("personalized", **one, step=step)
+        scores += [Score(what, "a", scope, "rouge_l", value, 1) for scope in ("local", "global")]
+    return to_frame(seed, scores)
+
+
+def test_the_best_step_is_each_runs_own_by_the_validation_examples():
+    """Its text is scored at step 4 in one run, at step 8 in another, and at the last where that is best."""
+    table = pl.concat(
+        [
+            stepwise(0, {4: 1.0, 8: 2.0, 12: 3.0}, {4: 50.0, 12: 10.0}),
+            stepwise(1, {4: 2.0, 8: 1.0, 12: float("nan")}, {8: 60.0, 12: 10.0}),
+            stepwise(2, {4: 3.0, 8: 2.0, 12: 1.0}, {12: 10.0}),
+        ]
+    )
+    rows = summarize(table).filter(pl.col("condition") == "personalized", pl.col("step").is_null())
+    assert rows.select("local", "gain", "forgetting", "clients").rows() == [(40.0, 10.0, -10.0, 3)]
+    assert label(rows.row(0, named=True)) == "avg, slow, best step"
+
+
+def test_a_best_step_that_is_the_last_in_all_runs_is_not_said_twice():
+    table = pl.concat([stepwise(seed, {4: 2.0, 12: 1.0}, {12: 10.0}) for seed in range(2)])
+    assert summarize(table)["step"].null_count() == 0

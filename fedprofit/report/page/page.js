@@ -117,12 +117,19 @@ function drawTradeoff() {
       const tuned = mine.filter((row) => row.condition === "personalized" && row.setting === setting);
       if (!tuned.length) return;
       const start = mine.filter((row) => row.condition === "federated" && row.setting === tuned[0].start);
-      const along = tuned.filter((row) => row.alpha === 1).sort((a, b) => a.step - b.step);
+      // Each run's best step lies on the way to the last; where there are other steps, it is one of them.
+      const numbered = tuned.filter((row) => row.alpha === 1 && row.step !== null).sort((a, b) => a.step - b.step);
+      const best = tuned.filter((row) => row.step === null);
+      const along = numbered.length === 1 ? [...best, ...numbered] : numbered;
       const sizes = [...start.map(() => 0), ...along.map(() => 9)];
       traces.push(points([...start, ...along], {
         mode: "lines+markers", name: safe(`${algorithm}, ${setting}`),
         line: { color: colour(algorithm), dash: LINES[number % LINES.length], width: 2 },
         marker: { symbol: SYMBOLS[number % SYMBOLS.length], size: sizes, color: colour(algorithm) },
+      }));
+      if (best.length && along === numbered) traces.push(points(best, {
+        mode: "markers", showlegend: false,
+        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-dot`, size: 9, color: colour(algorithm) },
       }));
       const mixed = tuned.filter((row) => row.alpha !== 1);
       if (mixed.length && byId("mixes").checked) traces.push(points(mixed, {
