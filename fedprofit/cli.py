@@ -126,7 +126,7 @@ def study(
     from fedprofit.study.progress import reporter
 
     if dry_run:
-        show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console, only or [])
+        show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console, only or [], yes)
         return
     with reporter() as report:
         folder, progress = run_study(

@@ -158,3 +158,20 @@ def _index(items: list[Any], key: str, place: str) -> int:
     if not key.isdecimal() or int(key) >= len(items):
         raise UserError(f"{place}: {key!r} is not a position in a list of {len(items)} (from 0).")
     return int(key)
+
+
+def changed(first: dict[str, Any], other: dict[str, Any], above: str = "") -> list[str]:
+    """List the keys whose values differ; lists are compared as a whole.
+
+    >>> changed({"seed": 0, "training": {"rounds": 6}}, {"seed": 0, "training": {"rounds": 9}})
+    ['training.rounds: 6 -> 9']
+    """
+    found = []
+    for key in dict.fromkeys([*first, *other]):
+        a, b, name = first.get(key), other.get(key), f"{above}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += changed(a, b, f"{name}.")
+        elif a != b:
+            long = isinstance(a, list | dict) or isinstance(b, list | dict)
+            found.append(name if long else f"{name}: {shown(a)} -> {shown(b)}")
+    return found

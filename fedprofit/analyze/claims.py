@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 
 from fedprofit.analyze.curves import Comparison, Curve, World
+from fedprofit.analyze.tables import Tables, with_edges
 
 Verdict = Literal["supported", "not shown", "contradicted", "not tested"]
 
@@ -56,6 +57,22 @@ def check_claims(table: pl.DataFrame, axes: Sequence[str], metric: str) -> list[
         _finding("C4", metric, list(_interpolations(world)), needs_all=True),
         _finding("C5", metric, list(_levels(world)), needs_all=True),
     ]
+
+
+def caveats(tables: Tables) -> list[str]:
+    """Say what the verdicts on a study do not show: what is missing, and what was chosen at an edge."""
+    said, done = [], tables.results["run"].n_unique()
+    if done < tables.planned:
+        said.append(f"Only {done} of the study's {tables.planned} runs are in its table.")
+    if tables.trials is not None:
+        chosen = with_edges(tables.trials).filter("chosen").group_by("algorithm", maintain_order=True)
+        counts = chosen.agg(pl.col("edge").sum(), pl.len()).filter(pl.col("edge") > 0)
+        if len(counts):
+            named = ", ".join(f"{name} in {edge} of {runs}" for name, edge, runs in counts.rows())
+            said.append(
+                f"Chosen at an edge of the values tried, beyond which better ones may lie: {named} runs."
+            )
+    return said
 
 
 def _rates(world: World) -> Iterator[Comparison]:

@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
-from fedprofit.config_errors import shown
-from fedprofit.config_file import load_config
+from fedprofit.config_file import changed, load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, mean_of
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, SCOPES, label
 
 # What is compared goes by the same name; its rate or pull may be what differs between the runs.
 NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
@@ -50,6 +48,7 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
                 "and studies of equal axes."
             )
         _check_data(first, other)
+        _check_counts(first, other, metric)
         found += _differences(number, first, other, metric)
     return found
 
@@ -74,6 +73,22 @@ def _check_data(first: Tables, other: Tables) -> None:
         raise UserError(
             f"{other.path}: client {unequal['client'][0]!r} trains on other data than in {first.path}, so "
             "that nothing pairs. Compare runs with the same data section, or studies over the same."
+        )
+
+
+def _check_counts(first: Tables, other: Tables, metric: str) -> None:
+    """Raise UserError where the base model was scored on other numbers of examples (a loss: of tokens)."""
+    keys = [*first.axes, "seed", "client", "scope"]
+    base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SCOPES)
+    counts = [tables.results.filter(base).select(*keys, "count") for tables in (first, other)]
+    both = counts[0].join(counts[1], on=keys, suffix="_other")
+    unequal = both.filter(pl.col("count") != pl.col("count_other"))
+    if len(unequal):
+        one, what = unequal.row(0, named=True), "target tokens" if metric == "loss" else "examples"
+        raise UserError(
+            f"{other.path}: the {one['scope']} score of client {one['client']!r} is over "
+            f"{one['count_other']} {what}, in {first.path} over {one['count']}, so that nothing pairs. "
+            "Compare runs that are scored on the same examples."
         )
 
 
@@ -125,20 +140,3 @@ def changed_settings(first: Path, other: Path) -> list[str]:
         return []
     mappings = [load_config(file).to_mapping() for file in files]
     return changed(mappings[0], mappings[1])
-
-
-def changed(first: dict[str, Any], other: dict[str, Any], above: str = "") -> list[str]:
-    """List the keys whose values differ; lists are compared as a whole.
-
-    >>> changed({"seed": 0, "training": {"rounds": 6}}, {"seed": 0, "training": {"rounds": 9}})
-    ['training.rounds: 6 -> 9']
-    """
-    found = []
-    for key in dict.fromkeys([*first, *other]):
-        a, b, name = first.get(key), other.get(key), f"{above}{key}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += changed(a, b, f"{name}.")
-        elif a != b:
-            long = isinstance(a, list | dict) or isinstance(b, list | dict)
-            found.append(name if long else f"{name}: {shown(a)} -> {shown(b)}")
-    return found

@@ -36,10 +36,12 @@ class Front:
     algorithm: str
     hypervolume: float  # the area above and to the right of the base model's scores
     settings: int  # on the front
-    knee: str  # the setting on it that lies farthest from the line between its ends
-    local: float  # the knee's scores
-    kept: float
-    worst: float  # forgetting at the knee: mean over the tenth of the clients that forget most
+    knee: (
+        str | None
+    )  # the setting on it that lies farthest from the line between its ends, if one lies between
+    local: float | None  # the knee's scores
+    kept: float | None
+    worst: float | None  # forgetting at the knee: mean over the tenth of the clients that forget most
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], sign: float) -> tuple[list[int], int]:
@@ -51,14 +53,17 @@ def front_of(rows: Sequence[Mapping[str, Any]], sign: float) -> tuple[list[int],
         sign: -1 where lower is better.
 
     Returns:
-        No rows and -1 where none takes part.
+        No rows where none takes part, and -1 for the knee where none lies between two ends; a row that beats
+        all others is the knee itself.
     """
     most = max((row["clients"] for row in rows), default=0)
     points = sign * np.array([[row["global"], row["local"]] for row in rows], dtype=float).reshape(-1, 2)
     whole = np.array([row["clients"] == most for row in rows], dtype=bool)
     able = np.flatnonzero(np.isfinite(points).all(axis=1) & whole)
     best = [int(able[number]) for number in front(points[able])]
-    return best, best[knee(points[best, 0], points[best, 1])] if best else -1
+    if len(best) in (0, 2):
+        return best, -1
+    return best, best[knee(points[best, 0], points[best, 1])]
 
 
 def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Front]:
@@ -85,18 +90,19 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
             if not best:
                 continue
             points = sign * np.array([[rows[number]["global"], rows[number]["local"]] for number in best])
-            chosen = rows[at]
             yield Front(
-                axes=place,
-                algorithm=str(algorithm),
-                hypervolume=hypervolume(points, [sign * base[1], sign * base[0]]),
-                settings=len(best),
-                knee=label(chosen),
-                local=chosen["local"],
-                kept=chosen["global"],
-                # The federated prompt itself has forgotten nothing.
-                worst=worst_tenth(np.array([f or 0.0 for f in chosen["forgetting"]])),
+                place,
+                str(algorithm),
+                hypervolume(points, [sign * base[1], sign * base[0]]),
+                len(best),
+                *(_knee(rows[at]) if at >= 0 else [None] * 4),
             )
+
+
+def _knee(row: Mapping[str, Any]) -> tuple[str, float, float, float]:
+    # The federated prompt itself has forgotten nothing.
+    worst = worst_tenth(np.array([forgotten or 0.0 for forgotten in row["forgetting"]]))
+    return label(dict(row)), row["local"], row["global"], worst
 
 
 @dataclass(frozen=True)

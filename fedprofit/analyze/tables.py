@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Tables:
     times: pl.DataFrame | None = None  # seconds by stage
     configuration: str = ""  # as YAML: of the run, or the study as written and its first run's
     environments: dict[str, Any] = field(default_factory=dict)  # by run
+    planned: int = 1  # runs that the study as written has
 
     @property
     def model(self) -> str:
@@ -124,6 +126,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         times=whole(folder.times),
         configuration=_configuration(facts.get("study", {}), folder, results[RUN][0]),
         environments=_facts(folder.environments),
+        planned=prod(len(values) for values in facts["study"]["axes"].values()),
     )
 
 
@@ -166,7 +169,22 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _optional(path: Path) -> pl.DataFrame | None:
-    return pl.read_parquet(path) if path.exists() else None
+    try:
+        return pl.read_parquet(path) if path.exists() else None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}). Restore it; or delete it, and what it says is left out."
+        ) from None
+
+
+def with_edges(trials: pl.DataFrame) -> pl.DataFrame:
+    """Add a column `edge`: a chosen trial is the first or last of three or more as the study lists them.
+
+    Where these are values in order, the best may lie beyond.
+    """
+    number, count = pl.int_range(pl.len()), pl.len()
+    outer = (count > 2) & ((number == 0) | (number == count - 1))
+    return trials.with_columns(edge=pl.col("chosen") & outer.over(RUN, "algorithm"))
 
 
 def place_of(row: dict[str, object], axes: Sequence[str]) -> str:

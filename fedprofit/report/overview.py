@@ -9,9 +9,11 @@ import polars as pl
 
 from fedprofit.analyze.fronts import front_of
 from fedprofit.analyze.tables import Tables, place_of
-from fedprofit.evaluate.statistics import worst_tenth
+from fedprofit.evaluate.statistics import mean_of, worst_tenth
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, summarize, with_best_step
 from fedprofit.report.table import Row
+
+DIFFERENCES = ("gain", "forgetting")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Place:
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
-    rows: list[Row]  # of `summarize`, with `front` and `knee`
+    rows: list[Row]  # of `summarize`, with `front`, `knee`, and the ends of the intervals of DIFFERENCES
     units: pl.DataFrame  # of `by_client`, with the best steps
 
     def of(self, metric: str) -> list[Row]:
@@ -51,7 +53,7 @@ def places(tables: Tables) -> list[Place]:
                 float(np.mean(own["tv"].to_numpy())),
                 len(units.select("seed", "client").unique()),
                 own["seed"].n_unique(),
-                _marked(_of_all_seeds(summarize(own).to_dicts())),
+                [_with_intervals(row, units) for row in _marked(_of_all_seeds(summarize(own).to_dicts()))],
                 units,
             )
         )
@@ -77,12 +79,30 @@ def _marked(rows: list[Row]) -> list[Row]:
     return [{"front": False, "knee": False} | row for row in rows]
 
 
+def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
+    """Add the ends of the intervals of what is gained and forgotten; None where there is none."""
+    own, ends = _behind(row, units), dict[str, float | None]()
+    for name in DIFFERENCES:
+        values, low, high = own[name].to_numpy(), None, None
+        if own[name].null_count() == 0 and np.isfinite(values).all():
+            found = mean_of(values, own["seed"].to_list())
+            low, high = found.low, found.high
+        ends |= {f"{name}_low": low, f"{name}_high": high}
+    return row | ends
+
+
 def worst(place: Place, row: Row) -> float | None:
     """Return what the tenth of the clients that forget most lose; None where there is nothing to forget."""
-    keys = ("algorithm", "condition", "setting", "start", "alpha", "step", "metric")
-    same = [pl.col(key).is_null() if row[key] is None else pl.col(key) == row[key] for key in keys]
-    found = place.units.filter(*same)["forgetting"].drop_nulls().to_numpy()
+    found = _behind(row, place.units)["forgetting"].drop_nulls().to_numpy()
     return worst_tenth(found) if len(found) and np.isfinite(found).all() else None
+
+
+def _behind(row: Row, units: pl.DataFrame) -> pl.DataFrame:
+    """Return the units whose mean a row is."""
+    keys = ("algorithm", "condition", "setting", "start", "alpha", "step", "metric")
+    return units.filter(
+        *(pl.col(key).is_null() if row[key] is None else pl.col(key) == row[key] for key in keys)
+    )
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedprofit.analyze.claims import SAYS, Finding, check_claims
+from fedprofit.analyze.claims import SAYS, Finding, caveats, check_claims
 from fedprofit.analyze.fronts import Area, Front, areas, fronts
 from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
@@ -15,17 +15,18 @@ from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
 from fedprofit.processes import load_libraries
 from fedprofit.report.table import cell, markdown
-from fedprofit.study.ledger import StudyFolder, check_places, done, in_its_type, read_table
+from fedprofit.study.admission import admit
+from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
 
-FRONT = ("axes", "algorithm", "volume", "knee", "local", "global", "worst")
+FRONT = ("axes", "algorithm", "volume", "settings", "knee", "local", "global", "worst")
 FRONT_EXPLANATION = (
-    "volume: the area that an algorithm's settings dominate over the base model's scores. knee: of the "
-    "settings that no other beats on both axes, the one farthest from the line between the ends, with its "
-    "scores; worst: what the tenth of the clients that forget most lose there. Read off the test clients: "
-    "no way to choose."
+    "volume: the area that an algorithm's settings dominate over the base model's scores. settings: that no "
+    "other beats on both axes. knee: of these the one farthest from the line between the ends, with its "
+    "scores, if one lies between; worst: what the tenth of the clients that forget most lose there. Read off "
+    "the test clients: no way to choose."
 )
 AREA = ("axes", "algorithm", "setting", "steps", "area")
 AREA_EXPLANATION = (
@@ -42,15 +43,15 @@ def show_plan(
     workers: int,
     console: Console,
     only: Sequence[str] = (),
+    yes: bool = False,
 ) -> None:
     """Print a study's runs, which of them are done, and how long the others may take.
 
     Raises UserError for what would keep them out of the table that is there.
     """
-    study, runs = load_study(path, overrides, only)
+    study, runs = load_study(path, overrides, only, yes)
     folder = StudyFolder(out or Path("runs") / study.name)
-    check_places(folder, runs)
-    runs, known = in_its_type(folder, runs), done(folder)
+    runs, known = admit(folder, study, runs), done(folder)
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
     for title in ("run", "axes", "state"):
         table.add_column(title, overflow="fold")
@@ -105,7 +106,7 @@ def _front_table(metric: str, rows: Sequence[Sequence[str]]) -> Table:
         title=f"Fronts: {METRICS[metric]}", title_justify="left", title_style="bold", pad_edge=False
     )
     for title in FRONT:
-        right = title in ("volume", "local", "global", "worst")
+        right = title in ("volume", "settings", "local", "global", "worst")
         shown.add_column(title, justify="right" if right else "left", overflow="fold")
     for row in rows:
         shown.add_row(*row)
@@ -120,7 +121,7 @@ def _area_cells(one: Area) -> list[str]:
 def _front_cells(one: Front, metric: str) -> list[str]:
     place = ", ".join(one.axes.values()) or "-"
     scores = [cell(value, metric) for value in (one.local, one.kept, one.worst)]
-    return [place, one.algorithm, f"{one.hypervolume:.3g}", one.knee, *scores]
+    return [place, one.algorithm, f"{one.hypervolume:.3g}", str(one.settings), one.knee or "-", *scores]
 
 
 def write_claims(path: Path, console: Console) -> None:
@@ -134,11 +135,15 @@ def write_claims(path: Path, console: Console) -> None:
     console.print(_overview(findings))
     console.print(
         "Effects: how much more of the global score is kept at the same local score, with 95% intervals; "
-        "paired bootstrap over seeds and clients. Curves without a local score in common are not counted.",
+        "paired bootstrap over seeds and clients, too narrow where seeds are few. Curves without a local "
+        "score in common are not counted.",
         style="dim",
         highlight=False,
     )
-    pages = [_overview_markdown(findings), *(_markdown(*item) for item in findings.items())]
+    said = caveats(tables)
+    for caveat in said:
+        console.print(caveat, style="dim", highlight=False)
+    pages = [_overview_markdown(findings), *said, *(_markdown(*item) for item in findings.items())]
     write_text(path / "claims.md", "\n\n".join(pages) + "\n")
     write_json(path / "claims.json", [_plain(one) for found in findings.values() for one in found])
     console.print(f"claims   {path / 'claims.md'}", soft_wrap=True, highlight=False)

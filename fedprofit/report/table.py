@@ -14,7 +14,7 @@ EXPLANATION = (
     "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
     "has. gain and forget: what personalization adds locally and loses globally, against the federated "
     "prompt it started from. best step: of each run, where the clients' own validation loss is least. Means "
-    "over test clients."
+    "over test clients; 95% intervals, if there are two seeds, by a bootstrap over seeds and clients."
 )
 
 
@@ -52,6 +52,17 @@ def cell(value: float | None, metric: str) -> str:
     return f"{value:.2f}" if metric == "loss" else f"{value:.1f}"
 
 
+def ranged(row: Row, key: str, metric: str) -> str:
+    """Write a row's number with its 95% interval, if it has one.
+
+    >>> ranged({"gain": 1.25, "gain_low": -0.5, "gain_high": 3.0}, "gain", "loss")
+    '1.25 [-0.50, 3.00]'
+    """
+    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
+    ends = "" if low is None else f" [{cell(low, metric)}, {cell(high, metric)}]"
+    return cell(row[key], metric) + ends
+
+
 def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
     """Lay one metric out for a terminal of 80 columns."""
     table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
@@ -64,13 +75,13 @@ def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
         if previous is not None and group != previous and row["algorithm"] != previous:
             table.add_section()
         previous = group
-        table.add_row(*_cells(row, metric))
+        table.add_row(_name(row), *(cell(row[key], metric) for key in COLUMNS))
     return table
 
 
-def _cells(row: Row, metric: str) -> list[str]:
+def _name(row: Row) -> str:
     stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
-    return [label(row) + stopped, *(cell(row[key], metric) for key in COLUMNS)]
+    return label(row) + stopped
 
 
 def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
@@ -129,5 +140,7 @@ def written_table(
 ) -> str:
     """Lay one metric out at one place on a study's axes ("" for a run), as Markdown or LaTeX."""
     title = ": ".join(filter(None, [place, METRICS[metric]]))
-    rows = [_cells(row, metric) for row in rows_of(conditions, metric)]
+    rows = [
+        [_name(row), *(ranged(row, key, metric) for key in COLUMNS)] for row in rows_of(conditions, metric)
+    ]
     return write(title, ["method", *COLUMNS], rows, numbers=len(COLUMNS))

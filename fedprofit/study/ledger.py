@@ -17,7 +17,6 @@ The tables alone say what is done: a run whose rows are here is not repeated, on
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import Folder, RunFolder, read_timing
 from fedprofit.study.identity import portable_run
-from fedprofit.study.spec import PlannedRun, Study, axes_of, describe
+from fedprofit.study.spec import PlannedRun, Study, axes_of
 from fedprofit.study.trials import Outcome, baseline_outcomes, outcomes
 
 RUN = "run"
@@ -115,39 +114,6 @@ def read_facts(folder: StudyFolder) -> dict[str, Any]:
     return read_json(folder.facts, "Give the folder that `fedprofit study` named.")
 
 
-def check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
-    """Raise UserError if the table holds, at a place of a planned run, the rows of another configuration."""
-    if not folder.results.exists():
-        return
-    columns = [*_labels(runs[0]), "seed"]
-    held = {tuple(place): key for key, *place in read_table(folder).select(RUN, *columns).unique().rows()}
-    for planned in runs:
-        place = (*_labels(planned).values(), planned.config.seed)
-        if held.get(place, planned.key) != planned.key:
-            raise UserError(
-                f"{folder.results}: holds results at {describe(planned.axes)} of another configuration (run "
-                f"{held[place]}, now {planned.key}). Choose another place with --out, or run what made them."
-            )
-
-
-def in_its_type(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Let runs that leave their number type to the machine compute in the type of the table's rows.
-
-    Raises UserError for one that asks for another type: its rows would not belong into the table.
-    """
-    if not folder.results.exists():
-        return list(runs)
-    (dtype,) = read_table(folder)["dtype"].unique().to_list()
-    for planned in runs:
-        asked = planned.config.in_type(dtype).backbone.dtype
-        if asked != dtype:
-            raise UserError(
-                f"{folder.results}: holds results computed in {dtype}, and backbone.dtype of the run at "
-                f"{describe(planned.axes)} is {asked}. Choose another place with --out, or leave it at auto."
-            )
-    return [replace(planned, config=planned.config.in_type(dtype)) for planned in runs]
-
-
 def done(folder: StudyFolder) -> set[str]:
     """Return the keys of the runs whose rows are in the table."""
     if not folder.results.exists():
@@ -177,7 +143,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     environment = json.loads(run.environment.read_text(encoding="utf-8"))
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     timing = read_timing(run)
-    labels = {RUN: planned.key, **_labels(planned)}
+    labels = {RUN: planned.key, **labels_of(planned)}
     facts = {
         "version": environment["versions"]["fedprofit"],
         "model": environment["model"]["hash"],
@@ -186,6 +152,7 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
             "heterogeneity"
         ],  # mean total-variation distance of a client's mix to the pool's
     }
+    _check_made_with(folder, planned, facts)
     seed = {"seed": planned.config.seed}
     times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
     _append(folder.rounds, planned.key, labelled(read_rounds(run, planned.config), labels))
@@ -199,6 +166,17 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
         _append(folder.validation, planned.key, found)
     results = labelled(pl.read_parquet(run.results), labels | facts)
     _append(folder.results, planned.key, results)  # last: this is what says that the run is done
+
+
+def _check_made_with(folder: StudyFolder, planned: PlannedRun, facts: Mapping[str, object]) -> None:
+    """Raise UserError for a run that was made with another version, model or number type than the table."""
+    held = read_table(folder).select(MADE_WITH).unique().to_dicts() if folder.results.exists() else []
+    for column, value in (held[0] if held else {}).items():
+        if facts[column] != value:
+            raise UserError(
+                f"{folder.run(planned.key)}: was made with the {column} {facts[column]}, the results in "
+                f"{folder.results} with {value}. They do not compare: the run is kept, and not added."
+            )
 
 
 def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
@@ -229,8 +207,8 @@ def _trial(config: Config, one: Outcome) -> dict[str, Any]:
     return {"seed": config.seed, "algorithm": one.method, "trial": one.trial, "chosen": one.chosen}
 
 
-def _labels(planned: PlannedRun) -> dict[str, object]:
-    # The seed has a column of its own in every run's table.
+def labels_of(planned: PlannedRun) -> dict[str, object]:
+    """Return a run's place on the axes as tables have it; the seed has a column of its own in every run's."""
     return {name: str(value) for name, value in planned.axes.items() if name not in SCHEMA}
 
 

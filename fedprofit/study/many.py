@@ -12,21 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedprofit.errors import UserError
 from fedprofit.files import alone_in, naming_full_disk
+from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
-from fedprofit.study.ledger import (
-    StudyFolder,
-    add,
-    check_places,
-    claim,
-    done,
-    in_its_type,
-    write_failures,
-)
+from fedprofit.study.ledger import StudyFolder, add, claim, done, write_failures
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
-from fedprofit.study.spec import PlannedRun, Study, describe, load_study
+from fedprofit.study.spec import PlannedRun, describe, load_study
 from fedprofit.study.watch import Watch
 
 ATTEMPTS = 2
@@ -60,27 +52,16 @@ def run_study(
     Raises UserError for anything wrong with the study, a configuration or the folder. A run that fails is
     no error: it is in `failures.json`.
     """
-    study, runs = load_study(path, overrides, only)
-    check_size(study, runs, yes)
+    study, runs = load_study(path, overrides, only, yes)
     place = out or Path("runs") / study.name
     with naming_full_disk(place):
         pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers)
         try:
             folder = claim(place, study, resume)
             with alone_in(folder.path):
-                check_places(folder, runs)
-                return folder, run_all(folder, in_its_type(folder, runs), pool, report or Quiet())
+                return folder, run_all(folder, admit(folder, study, runs), pool, report or Quiet())
         finally:
             pool.close()
-
-
-def check_size(study: Study, runs: Sequence[PlannedRun], yes: bool) -> None:
-    """Raise UserError if there are more runs than the study says, unless told to go on."""
-    if len(runs) > study.most_runs and not yes:
-        raise UserError(
-            f"study {study.name!r}: {len(runs)} runs, more than its most_runs ({study.most_runs}). Take "
-            "values off its axes, raise most_runs, or go on with --yes."
-        )
 
 
 @dataclass

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ OF_TRIALS = {"trial", "chosen", "best_loss"}
 COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS
 
 Value = str | int | float | bool | None
+Point = tuple[Value, dict[str, Any]]  # a value of an axis, and what it changes in a configuration
 
 
 class Study(Section):
@@ -63,6 +65,12 @@ class Study(Section):
                 raise ValueError(f"the axis {name!r} is empty; give it values or leave it out")
         return axes
 
+    @property
+    def changed_keys(self) -> list[str]:
+        """The keys of the configuration that the axes change."""
+        every = [change for name, values in self.axes.items() for _, change in _points(name, values)]
+        return list(dict.fromkeys(key for change in every for key in change))
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -74,21 +82,25 @@ class PlannedRun:
 
 
 def load_study(
-    path: Path, overrides: Sequence[str] = (), only: Sequence[str] = ()
+    path: Path, overrides: Sequence[str] = (), only: Sequence[str] = (), yes: bool = False
 ) -> tuple[Study, list[PlannedRun]]:
     """Read a study and multiply it out.
 
     `overrides` (`key.sub=value`) change the configuration that all its runs share; `only` (see `at_places`)
-    says which of the runs are returned.
+    says which of the runs are returned; `yes` that they may be more than the study says there should be.
 
     Raises UserError: what is no study, a base that cannot be read, an axis or grid that is empty or names
-    no key, two runs that are the same, and whatever is wrong with a run's configuration.
+    no key, too many runs, two runs that are the same, and whatever is wrong with a run's configuration.
     """
     study, shared = _read(path)
     for override in overrides:
         override_value(shared, override)
+    _check_axes(study, path)
+    every = [_points(name, values) for name, values in study.axes.items()]
+    points = at_places(dict(zip(axes_of(study), every, strict=True)), only)
+    _check_size(study, prod(map(len, points.values())), yes)
     runs: list[PlannedRun] = []
-    for place in product(*[_points(name, values) for name, values in study.axes.items()]):
+    for place in product(*points.values()):
         mapping = deepcopy(shared)
         for _, changes in place:
             for key, value in changes.items():
@@ -96,32 +108,41 @@ def load_study(
         mapping["name"] = study.name
         config = _single(from_mapping(expand_grids(mapping, str(path)), str(path)))
         check_trials(config)
-        position = dict(zip(axes_of(study), [value for value, _ in place], strict=True))
+        position = dict(zip(points, [value for value, _ in place], strict=True))
         runs.append(PlannedRun(identity(config), position, config))
-    _check_axes(study, path)
     _check_distinct(path, runs)
-    return study, at_places(runs, only)
+    return study, runs
 
 
-def at_places(runs: Sequence[PlannedRun], only: Sequence[str]) -> list[PlannedRun]:
-    """Return the runs at some places on the axes, each `AXIS=VALUE`.
+def at_places(points: dict[str, list[Point]], only: Sequence[str]) -> dict[str, list[Point]]:
+    """Keep of each axis the points that are asked for, as `AXIS=VALUE`; all of an axis that is not named.
 
-    Of several values of one axis any will do; of several axes each must hold. Without places, all runs.
-    Raises UserError for an axis or a value that no run has.
+    Raises UserError for an axis or a value that the study does not have.
     """
     wanted: dict[str, set[str]] = {}
     for place in only:
         axis, _, value = place.partition("=")
-        if axis not in runs[0].axes:
-            axes = ", ".join(runs[0].axes) or "none"
+        if axis not in points:
+            axes = ", ".join(points) or "none"
             raise UserError(
                 f"--only {place}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
             )
-        values = list(dict.fromkeys(str(run.axes[axis]) for run in runs))
+        values = [str(label) for label, _ in points[axis]]
         if value not in values:
             raise UserError(f"--only {place}: write {axis}=VALUE, with one of {', '.join(values)}.")
         wanted.setdefault(axis, set()).add(value)
-    return [run for run in runs if all(str(run.axes[axis]) in values for axis, values in wanted.items())]
+    return {
+        axis: [point for point in own if axis not in wanted or str(point[0]) in wanted[axis]]
+        for axis, own in points.items()
+    }
+
+
+def _check_size(study: Study, runs: int, yes: bool) -> None:
+    if runs > study.most_runs and not yes:
+        raise UserError(
+            f"study {study.name!r}: {runs} runs, more than its most_runs ({study.most_runs}). Take values "
+            "off its axes, raise most_runs, or go on with --yes."
+        )
 
 
 def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]]:
@@ -169,7 +190,7 @@ def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
     return bool(old.get("kind") == new.get("kind", old.get("kind")))
 
 
-def _points(name: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[Value, dict[str, Any]]]:
+def _points(name: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[Point]:
     """Return an axis' values, each with what it changes."""
     if isinstance(values, dict):
         return [(label, changes) for label, changes in values.items()]

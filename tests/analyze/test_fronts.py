@@ -65,6 +65,16 @@ def test_the_knee_and_what_the_worst_tenth_forget_there():
         assert one.worst == pytest.approx(30 - 24.8)
 
 
+def test_a_front_of_two_ends_has_no_knee_and_one_of_one_is_its_own():
+    ends = study().filter(pl.col("step").is_null() | (pl.col("step") != 2))
+    for one in fronts(ends, ["seed", "heterogeneity"], "rouge_l"):
+        assert (one.settings, one.knee, one.local, one.worst) == (2, None, None, None)
+    far = (pl.col("step") == 4) & (pl.col("rate") == 0.01)
+    more = ends.with_columns(value=pl.when(far).then(90.0).otherwise(pl.col("value")))
+    for one in fronts(more, ["seed", "heterogeneity"], "rouge_l"):
+        assert (one.settings, one.local) == (1, 90.0)
+
+
 def test_the_area_under_each_curve_with_its_interval():
     found = list(areas(study(), ["seed", "heterogeneity"], "rouge_l"))
     assert [(one.axes["heterogeneity"], one.algorithm, one.setting) for one in found] == [

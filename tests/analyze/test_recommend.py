@@ -202,6 +202,21 @@ def test_runs_that_do_not_compare_are_named():
         compare([first, Tables(Path("there"), "made", False, [], first.results, None, None)], "rouge_l")
 
 
+def test_scores_over_other_numbers_of_examples_do_not_compare():
+    first = tables()
+    one = first.results.head(1).with_columns(condition=pl.lit("base"), scope=pl.lit("global"))
+    sides = [pl.concat([first.results, one.with_columns(count=pl.lit(n, pl.Int32))]) for n in (96, 48)]
+    same, other = (
+        Tables(Path(name), "made", True, PLACE, side, None, None)
+        for name, side in zip("ab", sides, strict=True)
+    )
+    assert compare([same, same], "rouge_l")
+    with pytest.raises(
+        UserError, match="b: the global score of client 'c0' is over 48 examples, in a over 96"
+    ):
+        compare([same, other], "rouge_l")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs that differ in a rate."""

@@ -71,3 +71,26 @@ def test_a_piece_is_computed_in_the_tables_type_wherever_it_is(tmp_path):
     assert progress.done == 1
     assert read_table(folder)["dtype"].unique().to_list() == [there]
     assert RunFolder(folder.run(load_study(path)[1][1].key)).dtype == there
+
+
+def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path):
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
+    rows = read_table(folder)
+
+    def refused(message, *overrides):
+        with pytest.raises(UserError, match=message):
+            run_study(path, overrides, out=out, workers=1, resume=True, only=["seed=1"])
+
+    refused(
+        r"its runs had other settings \(training.rounds: 2 -> 3\), which no axis changes", "training.rounds=3"
+    )
+    rows.with_columns(version=pl.lit("0.0.9")).write_parquet(folder.results)
+    refused("holds results of version 0.0.9, this is .* Install version 0.0.9")
+    assert len(list((out / "runs").iterdir())) == 1, "nothing was computed"
+    rows.with_columns(model=pl.lit("another")).write_parquet(folder.results)
+    refused("was made with the model .*, the results in .* with another. .* the run is kept, and not added")
+    rows.write_parquet(folder.results)
+    _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
+    assert progress.done == 1
+    assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)

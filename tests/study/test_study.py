@@ -116,6 +116,18 @@ def test_the_tables_say_what_the_runs_found(finished):
     assert trials["validation_loss"].to_list() == last["validation_loss"].to_list()
 
 
+@pytest.mark.parametrize("name", ["rounds", "trials", "clients", "times"])
+def test_a_damaged_table_is_named(finished, tmp_path, name):
+    _, folder, _ = finished
+    copy = StudyFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path, ignore=shutil.ignore_patterns("runs"))
+    (copy.path / f"{name}.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(UserError, match=f"{name}.parquet: is damaged .* Restore it; or delete it"):
+        open_tables(copy.path)
+    (copy.path / f"{name}.parquet").unlink()
+    assert len(open_tables(copy.path).results)
+
+
 def test_a_runs_configuration_stands_beside_its_rows(finished):
     _, folder, _ = finished
     kept = json.loads(folder.configurations.read_text())
@@ -224,6 +236,11 @@ def test_too_many_runs_ask_first(tmp_path):
     with pytest.raises(UserError, match=r"101 runs, more than its most_runs \(100\).*--yes"):
         run_study(path, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    assert len(load_study(path, yes=True)[1]) == 101
+    assert len(load_study(path, only=["seed=3", "seed=4"])[1]) == 2, "what is asked for counts"
+    path = write_study(tmp_path, axes={"seed": list(range(1000)), "training.rounds": list(range(1, 1001))})
+    with pytest.raises(UserError, match="1000000 runs"):  # in no time: none of them is made
+        load_study(path)
 
 
 def test_a_folder_holds_one_study(finished, tmp_path):

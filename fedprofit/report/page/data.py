@@ -10,7 +10,7 @@ import polars as pl
 
 from fedprofit.analyze.tables import Tables
 from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label, title_of
-from fedprofit.report.overview import Place, places, plain, worst
+from fedprofit.report.overview import DIFFERENCES, Place, places, plain, worst
 from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row
 
@@ -62,7 +62,8 @@ def _place(place: Place) -> dict[str, Any]:
 
 def _condition(number: int, place: Place, row: Row) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee")}
-    shown |= {key: plain(row[key]) for key in SCORES}
+    ends = [f"{name}_{end}" for name in DIFFERENCES for end in ("low", "high")]
+    shown |= {key: plain(row[key]) for key in (*SCORES, *ends)}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
     return {"place": number, "label": label(row), **shown, **counts, "worst": plain(worst(place, row))}
 

@@ -83,11 +83,17 @@ function table(id, columns, rows) {
   byId(id).replaceChildren(made);
 }
 
+/** A difference with its 95% interval, if it has one. */
+function ranged(row, name) {
+  const [low, high] = [row[`${name}_low`], row[`${name}_high`]];
+  return low === null ? shown(row[name]) : `${shown(row[name])} [${shown(low)}, ${shown(high)}]`;
+}
+
 function hover(row) {
   const facts = [`<b>${safe(row.label)}</b>`];
   if (row.rate !== null) facts.push(`rate ${row.rate}${row.pull ? `, pull ${row.pull}` : ""}`);
   facts.push(`local ${shown(row.local)}, global ${shown(row.global)}`);
-  if (row.gain !== null) facts.push(`gained ${shown(row.gain)}, forgotten ${shown(row.forgetting)}`);
+  if (row.gain !== null) facts.push(`gained ${ranged(row, "gain")}, forgotten ${ranged(row, "forgetting")}`);
   if (row.worst !== null) facts.push(`the worst tenth forget ${shown(row.worst)}`);
   if (row.stopped) facts.push(`${row.stopped} of ${row.clients} clients stopped: not finite`);
   return facts.join("<br>");
@@ -153,7 +159,8 @@ function drawTradeoff() {
       mode: "lines", name: "front", hoverinfo: "skip", hovertemplate: null,
       line: { color: cssValue("--soft"), dash: "dash", width: 1.5 },
     }));
-    traces.push(points(rows.filter((row) => row.knee), {
+    const knee = rows.filter((row) => row.knee);
+    if (knee.length) traces.push(points(knee, {
       mode: "markers", name: "knee of the front",
       marker: { symbol: "diamond-open", size: 22, color: cssValue("--ink"), line: { width: 2 } },
     }));
@@ -172,7 +179,7 @@ function drawTradeoff() {
   draw("tradeoff-chart", traces, plan);
   const base = rows.filter((row) => !row.algorithm);
   table("tradeoff-table", ["condition", "local", "global", "unseen", "gained", "forgotten", "worst tenth", "clients"],
-    [...base, ...own].map((row) => [row.label, row.local, row.global, row.unseen, row.gain, row.forgetting, row.worst, row.clients]));
+    [...base, ...own].map((row) => [row.label, row.local, row.global, row.unseen, ranged(row, "gain"), ranged(row, "forgetting"), row.worst, row.clients]));
 }
 
 function drawForgetting() {

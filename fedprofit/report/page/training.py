@@ -4,10 +4,9 @@ from typing import Any
 
 import polars as pl
 
-from fedprofit.analyze.tables import Tables
+from fedprofit.analyze.tables import Tables, with_edges
 from fedprofit.report.overview import Place, plain
 from fedprofit.study.folder import TRAIN
-from fedprofit.study.ledger import RUN
 
 
 def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
@@ -34,21 +33,17 @@ def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
 
 
 def trials(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
-    """What each trial came to on the validation clients, run by run; nothing where there was no choice.
-
-    `edge` says that a chosen trial is the first or last of three or more as the study lists them: where these
-    are values in order, the best may lie beyond.
-    """
+    """What each trial came to on the validation clients, run by run; nothing where there was no choice."""
     if tables.trials is None or tables.trials["trial"].n_unique() == tables.trials["algorithm"].n_unique():
         return []
     columns = ["seed", "trial", "chosen", "edge", "validation_loss", "best_loss"]
-    number, count = pl.int_range(pl.len()), pl.len()
-    outer = (count > 2) & ((number == 0) | (number == count - 1))
-    marked = tables.trials.with_columns(edge=pl.col("chosen") & outer.over(RUN, "algorithm"))
     return [
         {"place": place.title or "this run", **{key: plain(value) for key, value in row.items()}}
         for place in found
-        for row in place.within(marked).sort("seed", maintain_order=True).select(columns).to_dicts()
+        for row in place.within(with_edges(tables.trials))
+        .sort("seed", maintain_order=True)
+        .select(columns)
+        .to_dicts()
     ]
 
 

@@ -1,0 +1,111 @@
+"""Which runs may be added to the table of a study: those that belong to the same study as its rows.
+
+All of it is told before anything is computed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedprofit.config import Config
+from fedprofit.config_file import changed, from_mapping
+from fedprofit.errors import UserError
+from fedprofit.files import read_json
+from fedprofit.study.environment import package_version
+from fedprofit.study.identity import NOT_COMPUTED, portable_run
+from fedprofit.study.ledger import RUN, StudyFolder, labels_of, read_table
+from fedprofit.study.spec import PlannedRun, Study, describe
+
+
+def admit(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return a study's runs as they are to be computed for its table, if there is one already.
+
+    Raises UserError where the table's rows are of another version of this package, or of runs that differ
+    from the planned ones in anything but the study's axes.
+    """
+    if not folder.results.exists():
+        return list(runs)
+    _check_version(folder)
+    _check_places(folder, runs)
+    runs = _in_its_type(folder, runs)
+    _check_configurations(folder, study, runs)
+    return runs
+
+
+def _check_version(folder: StudyFolder) -> None:
+    (held,) = read_table(folder)["version"].unique().to_list()
+    if held != package_version("fedprofit"):
+        raise UserError(
+            f"{folder.results}: holds results of version {held}, this is {package_version('fedprofit')}, and "
+            f"they do not compare. Install version {held}, or choose another place with --out."
+        )
+
+
+def _check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
+    """Raise UserError if the table holds, at a place of a planned run, the rows of another configuration."""
+    columns = [*labels_of(runs[0]), "seed"]
+    held = {tuple(place): key for key, *place in read_table(folder).select(RUN, *columns).unique().rows()}
+    for planned in runs:
+        place = (*labels_of(planned).values(), planned.config.seed)
+        if held.get(place, planned.key) != planned.key:
+            raise UserError(
+                f"{folder.results}: holds results at {describe(planned.axes)} of another configuration (run "
+                f"{held[place]}, now {planned.key}). Choose another place with --out, or run what made them."
+            )
+
+
+def _in_its_type(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Let runs that leave their number type to the machine compute in the type of the table's rows.
+
+    Raises UserError for one that asks for another type: its rows would not belong into the table.
+    """
+    (dtype,) = read_table(folder)["dtype"].unique().to_list()
+    for planned in runs:
+        asked = planned.config.in_type(dtype).backbone.dtype
+        if asked != dtype:
+            raise UserError(
+                f"{folder.results}: holds results computed in {dtype}, and backbone.dtype of the run at "
+                f"{describe(planned.axes)} is {asked}. Choose another place with --out, or leave it at auto."
+            )
+    return [replace(planned, config=planned.config.in_type(dtype)) for planned in runs]
+
+
+def _check_configurations(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> None:
+    """Raise UserError if a planned run differs from those in the table in more than the axes."""
+    if not folder.configurations.exists():
+        return
+    kept = read_json(folder.configurations, "Restore it, or delete it to go on without this check.")
+    present = [key for key in read_table(folder)[RUN].unique(maintain_order=True) if key in kept]
+    if not present:
+        return
+    keys = _axis_keys(study)
+    held = from_mapping(kept[present[0]], str(folder.configurations))
+    for planned in runs:
+        same_type = held.in_type(planned.config.backbone.dtype)
+        differs = changed(_common(same_type, keys), _common(planned.config, keys))
+        if differs:
+            raise UserError(
+                f"{folder.results}: its runs had other settings ({'; '.join(differs[:3])}), which no axis "
+                "changes. Choose another place with --out, or run what made them."
+            )
+
+
+def _axis_keys(study: Study) -> list[list[str]]:
+    """Return the parts of all keys that the axes change, up to the first that is a place in a list."""
+    found = []
+    for key in study.changed_keys:
+        parts = key.split(".")
+        found.append(parts[: next((at for at, part in enumerate(parts) if part.isdecimal()), len(parts))])
+    return found
+
+
+def _common(config: Config, keys: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Leave out of a configuration what differs between the runs of a study, and what changes no result."""
+    result = portable_run(config.to_mapping())
+    for *parents, last in [*keys, ["name"], *(["backbone", key] for key in NOT_COMPUTED)]:
+        section: Any = result
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(last, None)
+    return result
