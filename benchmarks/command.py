@@ -24,7 +24,7 @@ def measure_tables(
     measure: Callable[[Settings, argparse.Namespace], Measurement],
     arguments: Sequence[str] | None,
 ) -> None:
-    """Measure every type and length asked for; print the tables as they come, write them at the end.
+    """Measure every type and length asked for; print the tables, and write them, as they come.
 
     `needs` says which library each method needs, the engine's first; `sizes` are the script's options that
     are whole numbers, with default and meaning.
@@ -38,9 +38,9 @@ def measure_tables(
         for length in args.length:
             measurements.append(measure(settings_of(args, dtype, length), args))
             show(measurements[-1])
-    if args.out:
-        settings = {option: value for option, value in vars(args).items() if option != "out"}
-        write(args.out, name, measurements, settings)
+            if args.out:  # after every table: what was measured is kept, whatever comes of the next
+                settings = {option: value for option, value in vars(args).items() if option != "out"}
+                write(args.out, name, measurements, settings)
 
 
 def start(main: Callable[[], None]) -> None:
@@ -99,7 +99,9 @@ def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, 
         help="lexicon, sni, or a path to SNI's tasks; default sni where the table is there",
     )
     for name, (default, text) in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{text} (default {default})")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default, help=f"{text} (default {default})"
+        )
     parser.add_argument(
         "--token-budget",
         type=int,

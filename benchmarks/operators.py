@@ -19,7 +19,7 @@ from command import add_options, check_options, settings_of, start
 from flops import matmul_peak, training_flops
 from rich.console import Console
 from rich.table import Table
-from table import markdown, versions
+from table import made_with, markdown
 from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from work import ADAM, Settings, prepare
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tables.append(show(measured[-1]))
     if args.out:
         write_text(args.out / "operators.md", "\n\n".join(tables) + "\n")
-        write_json(args.out / "operators.json", {"versions": versions(), "measurements": measured})
+        write_json(args.out / "operators.json", {**made_with(), "measurements": measured})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from table import versions
+from table import made_with
 
 import fedprofit
 from fedprofit.algorithm import build
@@ -91,7 +91,7 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
     bench = prepare(config)
     opened = time.perf_counter() - begin
     method = build(bench.engine, config.training.algorithms[0])
-    state, seconds, tokens = method.init(bench.start), [], 0
+    state, seconds, tokens, held = method.init(bench.start), [], 0, 0
     for number in range(1, rounds + 2):
         begin = time.perf_counter()
         cohort = draw_cohort(bench.dataset.clients("train"), point["cohort"], 0, number)
@@ -99,8 +99,9 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
         state, report = method.round(state, work)
         seconds.append(time.perf_counter() - begin)
         tokens = report.tokens
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak += sum(private_bytes(worker) for worker in bench.engine.processes())
+        held = max(held, sum(private_bytes(worker) for worker in bench.engine.processes()))
+    # Of the workers, the most they hold after a round: what they gave back within one is not seen.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + held
     return {**point, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
 
 
@@ -183,7 +184,7 @@ def main() -> None:
         print(json.dumps(run_point(json.loads(args.point), args.rounds)))
         return
     found = {axis: measure(axis, AXES[axis], args.rounds, args.turns) for axis in args.axes}
-    write_json(args.out / "scale.json", {"versions": versions(), "base": BASE, "points": found})
+    write_json(args.out / "scale.json", {**made_with(), "base": BASE, "points": found})
     draw(found, args.out / "scale.png")
 
 

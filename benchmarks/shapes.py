@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from command import start
 from table import Measurement, show, write
-from throughput import measure_work
+from throughput import NEEDS, measure_work
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from work import Settings, Work
 
+from fedprofit.backbone.engine import holds
 from fedprofit.backbone.load import Backbone
+from fedprofit.backbone.workers import shared_workers
 from fedprofit.seeding import numpy_generator
 from fedprofit.types import ClientWork, Example
 
@@ -103,19 +105,18 @@ def random_backbone(shape: str, dtype: torch.dtype, device: torch.device) -> Bac
     return Backbone(shape, model, tokenizer, device, dtype, shape)
 
 
-def measure(shape: str, cohort: int, args: argparse.Namespace) -> Measurement:
-    """Measure one shape with one size of cohort."""
-    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+def measure(backbone: Backbone, cohort: int, args: argparse.Namespace) -> Measurement:
+    """Measure one model with one size of cohort."""
     names = {
         "clients": cohort,
         "rows": args.rows,
         "steps": 1,
         "length": args.length,
         "threads": torch.get_num_threads(),
+        "token_budget": args.token_budget,
     }
-    settings = Settings(shape, args.dtype, "random", True, seed=0, **names)
-    work = RandomWork(settings, random_backbone(shape, dtype, device))
-    return measure_work(work, args.methods, args.repetitions, "random rows")
+    settings = Settings(backbone.name, args.dtype, "random", True, seed=0, **names)
+    return measure_work(RandomWork(settings, backbone), args.methods, args.repetitions, "random rows")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Training throughput by shape and cohort.")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES)[1:])
     parser.add_argument("--cohorts", nargs="+", type=int, default=[1, 8, 64, 256])
-    parser.add_argument("--methods", nargs="+", default=["engine", "sequential", "peft"])
+    parser.add_argument("--methods", nargs="+", choices=list(NEEDS), default=["engine", "sequential", "peft"])
+    parser.add_argument("--token-budget", type=int, default=Settings.token_budget)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
@@ -131,14 +133,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
+    args.methods = [name for name in NEEDS if name == "engine" or name in args.methods]
     found: list[Measurement] = []
     for shape in args.shapes:
+        # What remembers a model would keep it: one is in memory at a time.
+        holds.cache_clear()
+        shared_workers.cache_clear()
+        backbone = random_backbone(shape, getattr(torch, args.dtype), torch.device(args.device))
         for cohort in args.cohorts:
             try:
-                found.append(measure(shape, cohort, args))
+                found.append(measure(backbone, cohort, args))
             except torch.OutOfMemoryError as error:
                 print(f"{shape}, {cohort} clients: {str(error).splitlines()[0]}")
-                torch.cuda.empty_cache()
                 continue
             show(found[-1])
             if args.out:  # after every table: what was measured is kept

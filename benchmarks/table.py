@@ -1,8 +1,8 @@
 """Times in turns, and their tables: on the screen, in Markdown and in JSON."""
 
 import os
-import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from fedprofit.backbone.load import computes_bfloat16
 from fedprofit.files import write_json, write_text
+from fedprofit.study.environment import commit, processor
 
 LIBRARIES = ("fedprofit", "torch", "transformers", "peft", "pfl", "flwr", "ray")
 
@@ -95,16 +97,26 @@ def markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def write(folder: Path, name: str, measurements: Sequence[Measurement], settings: dict[str, Any]) -> None:
-    """Write `name.json` (settings, versions, every run) and `name.md` (the tables)."""
+    """Write `name.json` (settings, what it was made with, every run) and `name.md` (the tables)."""
     tables = [markdown(m.title, HEADER, [cells(m, result) for result in m.results]) for m in measurements]
     write_text(folder / f"{name}.md", "\n\n".join(tables) + "\n")
     found = {
         "settings": settings,
-        "versions": versions(),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        **made_with(),
         "measurements": [{**vars(m), "results": [vars(r) for r in m.results]} for m in measurements],
     }
     write_json(folder / f"{name}.json", found)
+
+
+def made_with() -> dict[str, Any]:
+    """Return what figures depend on: the command, the engine's commit, libraries, and the machine."""
+    machine = {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "computes_bfloat16": computes_bfloat16(torch.device("cpu")),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    return {"command": sys.argv, "commit": commit(), "versions": versions(), "machine": machine}
 
 
 def versions() -> dict[str, str]:

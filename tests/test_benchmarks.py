@@ -171,7 +171,7 @@ def test_shapes_need_no_model_and_no_network(tmp_path, capsys):
 
 def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
-    sizes = ["--length", "3", "--repetitions", "1", "--new_tokens", "5", "--batch", "2"]
+    sizes = ["--length", "3", "--repetitions", "1", "--new-tokens", "5", "--batch", "2"]
     generation.main([*SMALL.replace("steps 2", "steps 1").split(), *sizes, *places])
     (measurement,) = check_table(tmp_path / "out", "generation", ["engine", "peft", "peft-batched"], [3])
     assert measurement["examples"] == 2 * 4

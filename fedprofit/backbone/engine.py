@@ -169,8 +169,6 @@ def make_engine(
 @lru_cache(maxsize=2)  # a process that computes many runs asks again for each
 def holds(backbone: Backbone, way: str) -> bool:
     """Tell whether a way gives plain losses and gradients on a small probe of ragged rows and prefixes."""
-    if way == "fused" and not (available(backbone.device, backbone.dtype) and fuse(backbone.model)):
-        return False
     draw = np.random.Generator(np.random.PCG64(0))
     size = len(backbone.tokenizer)
 
@@ -185,6 +183,8 @@ def holds(backbone: Backbone, way: str) -> bool:
     prompts = backbone.embed(torch.as_tensor(tokens(6), dtype=torch.long)).reshape(2, 3, -1).float()
     weights = torch.ones(len(rows), device=prompts.device)
     try:
+        if way == "fused" and not (available(backbone.device, backbone.dtype) and fuse(backbone.model)):
+            return False
         losses, slopes = _gradients(backbone, way, prompts, rows, weights)
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError):
         return False  # the model does not hand its attention the layout

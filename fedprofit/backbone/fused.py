@@ -39,8 +39,9 @@ def fuse(model: PreTrainedModel) -> bool:
     layers = [layer for layer in model.modules() if _has_shape(layer)] if _has_plain_head(model) else []
     if layers and not isinstance(layers[0].forward, partial):
         rules = _rules_of(model)
-        for layer in layers:
-            layer.forward = partial(_forward, FusedLayer.of(layer, rules), layer.forward)
+        made = [FusedLayer.of(layer, rules) for layer in layers]  # all, before any is changed
+        for layer, fused in zip(layers, made, strict=True):
+            layer.forward = partial(_forward, fused, layer.forward)
         head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         if widens(head.weight):
             head.forward = partial(projected, weight=head.weight)

@@ -180,6 +180,21 @@ def test_layers_that_look_alike_but_compute_otherwise_are_not_fused():
     assert make_engine(backbone, workers=1).attention == "packed"
 
 
+def test_attention_of_a_models_own_is_computed_as_it_is():
+    """Layers of Llama's shape whose attention goes by no rule that can be heard: `auto` falls back."""
+    model = tiny_model("llama", seed=5).requires_grad_(False).eval()
+    for layer in model.model.layers:
+
+        def own(hidden_states, position_embeddings, attention_mask, was=layer.self_attn.forward, **_):
+            return was(hidden_states, position_embeddings, attention_mask)
+
+        layer.self_attn.forward = own
+    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "own")
+    assert make_engine(backbone).attention == "eager"
+    with pytest.raises(UserError, match="fused attention does not give this model's own losses"):
+        make_engine(backbone, "fused")
+
+
 def test_what_else_the_model_is_used_for_runs_as_before():
     model, ids = tiny_model("llama").requires_grad_(False).eval(), torch.arange(3, 40)[None]
     backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "own")
