@@ -126,7 +126,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         times=whole(folder.times),
         configuration=_configuration(facts.get("study", {}), folder, results[RUN][0]),
         environments=_facts(folder.environments),
-        planned=prod(len(values) for values in facts["study"]["axes"].values()),
+        planned=prod(len(values) for values in facts.get("study", {}).get("axes", {}).values()),
     )
 
 

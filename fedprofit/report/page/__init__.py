@@ -30,7 +30,9 @@ def render(tables: Tables) -> str:
     found = page_data(tables)
     return environment.get_template("page.html").render(
         page=found,
-        data=embedded(found),
+        data=embedded(
+            {name: value for name, value in found.items() if name != "downloads"}
+        ),  # once is enough
         style=_own("page.css"),
         script=_own("page.js"),
         plotly=_plotly(),

@@ -16,6 +16,13 @@ from fedprofit.report.table import Row
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
 MOST_BY_TASK = 1_000_000  # rows of scores by task whose matrices are shown for every seed
+DOWNLOADS = {
+    "results.parquet": "every score, by client",
+    "validation.parquet": "the same of the validation clients",
+    "rounds.parquet": "federated training, round by round",
+    "trials.parquet": "every trial, and which were chosen",
+    "clients.parquet": "who trains on what",
+}
 LARGEST_DOWNLOAD = 8_000_000  # bytes of a table that is put into the page
 
 
@@ -61,7 +68,7 @@ def _place(place: Place) -> dict[str, Any]:
 
 
 def _condition(number: int, place: Place, row: Row) -> dict[str, Any]:
-    shown = {key: row[key] for key in (*KEYS, "front", "knee")}
+    shown = {key: row[key] for key in (*KEYS, "knee")}
     ends = [f"{name}_{end}" for name in DIFFERENCES for end in ("low", "high")]
     shown |= {key: plain(row[key]) for key in (*SCORES, *ends)}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
@@ -218,15 +225,14 @@ def _made(tables: Tables, environments: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _downloads(tables: Tables) -> list[dict[str, str]]:
-    """The tables themselves, inside the page."""
-    found = [("results.parquet", "every score, by client")]
-    if tables.validation is not None:
-        found.append(("validation.parquet", "the same of the validation clients"))
-    links = []
-    for name, what in found:
-        content = (tables.path / name).read_bytes()
+def _downloads(tables: Tables) -> list[dict[str, str | None]]:
+    """The tables themselves, inside the page; of those that are too large for it, the names alone."""
+    links: list[dict[str, str | None]] = []
+    for name, what in DOWNLOADS.items():
+        if not (tables.path / name).exists():
+            continue
+        content, url = (tables.path / name).read_bytes(), None
         if len(content) <= LARGEST_DOWNLOAD:
-            coded = base64.b64encode(content).decode()
-            links.append({"name": name, "what": what, "url": f"data:application/octet-stream;base64,{coded}"})
+            url = f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"
+        links.append({"name": name, "what": what, "url": url})
     return links

@@ -106,6 +106,17 @@ function points(rows, more) {
   };
 }
 
+/** Of the rows that are shown those that none beats on both axes. */
+function frontOf(rows) {
+  const sign = metricNow().lower ? -1 : 1;
+  const finite = rows.filter((row) => row.local !== null && row.global !== null);
+  const beats = (a, b) => {
+    const more = [sign * (a.global - b.global), sign * (a.local - b.local)];
+    return Math.min(...more) >= 0 && Math.max(...more) > 0;
+  };
+  return finite.filter((row) => !finite.some((other) => beats(other, row)));
+}
+
 /** The ends of the line on which local equals global, as far as it lies among the points. */
 function diagonal(rows) {
   const ends = ["global", "local"].map((scope) => rows.map((row) => row[scope]).filter((value) => value !== null));
@@ -154,12 +165,13 @@ function drawTradeoff() {
     if (found.length) traces.push(points(found, { mode: "markers", name, marker: { symbol, size: 13, color: cssValue("--soft") } }));
   }
   if (byId("front").checked) {
-    const front = rows.filter((row) => row.front).sort((a, b) => a.global - b.global);
+    const front = frontOf(own).sort((a, b) => a.global - b.global);
     if (front.length) traces.unshift(points(front, {
       mode: "lines", name: "front", hoverinfo: "skip", hovertemplate: null,
       line: { color: cssValue("--soft"), dash: "dash", width: 1.5 },
     }));
-    const knee = rows.filter((row) => row.knee);
+    // It was found on the front of all algorithms, and is no knee of another.
+    const knee = state.algorithms.size === algorithms.length ? rows.filter((row) => row.knee) : [];
     if (knee.length) traces.push(points(knee, {
       mode: "markers", name: "knee of the front",
       marker: { symbol: "diamond-open", size: 22, color: cssValue("--ink"), line: { width: 2 } },
