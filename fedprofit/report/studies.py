@@ -121,7 +121,8 @@ def _area_cells(one: Area) -> list[str]:
 def _front_cells(one: Front, metric: str) -> list[str]:
     place = ", ".join(one.axes.values()) or "-"
     scores = [cell(value, metric) for value in (one.local, one.kept, one.worst)]
-    return [place, one.algorithm, f"{one.hypervolume:.3g}", str(one.settings), one.knee or "-", *scores]
+    knee = (one.knee or "-").removeprefix(f"{one.algorithm}, ")
+    return [place, one.algorithm, f"{one.hypervolume:.3g}", str(one.settings), knee, *scores]
 
 
 def write_claims(path: Path, console: Console) -> None:

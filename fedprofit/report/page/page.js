@@ -146,7 +146,7 @@ function drawTradeoff() {
       }));
       if (best.length && along === numbered) traces.push(points(best, {
         mode: "markers", showlegend: false,
-        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-dot`, size: 9, color: colour(algorithm) },
+        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open-dot`, size: 11, color: colour(algorithm) },
       }));
       const mixed = tuned.filter((row) => row.alpha !== 1);
       if (mixed.length && byId("mixes").checked) traces.push(points(mixed, {
