@@ -15,6 +15,7 @@ from fedprofit.evaluate.statistics import (
     Indices,
     bootstrap,
     counted,
+    enough,
     kept_at,
     resamples,
 )
@@ -242,11 +243,15 @@ class World:
         return np.flatnonzero(np.any([first.has | second.has for first, second in pairs], axis=0))
 
     def _steady(self, pairs: Sequence[tuple[Curve, Curve]]) -> list[tuple[Curve, Curve]]:
-        """Return those pairs, the steadiest first, that nearly all resamples can compare at once."""
-        if not pairs:
+        """Return those pairs, the steadiest first, that nearly all resamples can compare at once.
+
+        None where there are too few units for resamples to tell.
+        """
+        own = self._behind(pairs) if pairs else np.empty(0, np.int64)
+        seeds = tuple(self.seeds[unit] for unit in own)
+        if not enough(seeds):
             return []
-        own = self._behind(pairs)
-        counts = resamples(tuple(self.seeds[unit] for unit in own))
+        counts = resamples(seeds)
         failed = np.isnan([_kept_more((first.of(own), second.of(own)), counts) for first, second in pairs])
         order = np.argsort(failed.mean(1), kind="stable")
         any_failed = np.logical_or.accumulate(failed[order], axis=0).mean(1)

@@ -111,13 +111,18 @@ def bootstrap(
     """
     units, count = len(seeds), len(set(seeds))
     value = float(statistic(np.ones((1, units)))[0])
-    if count < least_seeds or units < LEAST_CLIENTS or not np.isfinite(value):
+    if not enough(seeds, least_seeds) or not np.isfinite(value):
         return Estimate(value, None, None, count, units)
     found = statistic(resamples(tuple(seeds), draws))
     if np.isnan(found).mean() > UNSTEADY:
         return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     return Estimate(value, low, high, count, units)
+
+
+def enough(seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> bool:
+    """Tell whether units of these seeds are enough for an interval."""
+    return len(set(seeds)) >= least_seeds and len(seeds) >= LEAST_CLIENTS
 
 
 def mean_of(values: Floats, seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> Estimate:

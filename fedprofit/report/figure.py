@@ -124,7 +124,7 @@ def _draw_panel(ax: Axes, rows: list[Row], looks: Mapping[str, tuple[str, dict[s
 def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str) -> None:
     tuned = [row for row in own if row["condition"] == "personalized" and row["setting"] == setting]
     start = next(r for r in own if r["condition"] == "federated" and r["setting"] == tuned[0]["start"])
-    points = along_steps(tuned)
+    points = _along_steps(tuned)
     mixed = _mixed(tuned)
     rate = f" (rate {points[0]['rate']:g})"
     if f"rate{points[0]['rate']:g}" in setting:  # a grid's entry is named by it
@@ -156,7 +156,7 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
         ax.annotate(text, point, (4, 3), textcoords="offset points", color=color, fontsize=7, zorder=2)
 
 
-def along_steps(tuned: list[Row]) -> list[Row]:
+def _along_steps(tuned: list[Row]) -> list[Row]:
     """Order a setting's points along its steps: each run's best step lies on the way to the last.
 
     Where other steps are there for all runs, it is left out: it is one of them, of each run another.
