@@ -3,7 +3,7 @@
 A *unit* is one test client of one seed. Two conditions are compared unit by unit, since clients differ
 far more from each other than conditions do. A bootstrap draws seeds with replacement and, within each seed
 drawn, its clients: what depends on the seed (training, partition, order) then widens the interval as it
-should (Davison and Hinkley 1997, section 3.8).
+should (Davison and Hinkley 1997, section 3.8), and further where the seeds are few (`widening`).
 """
 
 from collections.abc import Callable, Sequence
@@ -89,13 +89,28 @@ def resamples(seeds: tuple[int, ...], draws: int = DRAWS) -> Floats:
     return counts
 
 
+@lru_cache(maxsize=16)
+def resamples_within(seeds: tuple[int, ...], draws: int = DRAWS) -> Floats:
+    """Draw clients within each seed with replacement, and all seeds every time; else as `resamples`.
+
+    >>> resamples_within((7, 7, 8, 8), draws=2)[:, :2].sum(1).tolist()
+    [2.0, 2.0]
+    """
+    generator, counts = numpy_generator(0, "bootstrap within seeds"), np.zeros((draws, len(seeds)))
+    for seed in sorted(set(seeds)):
+        own = np.flatnonzero(np.asarray(seeds) == seed)
+        counts[:, own] = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), draws)
+    counts.flags.writeable = False
+    return counts
+
+
 def bootstrap(
     statistic: Callable[[Floats], Floats],
     seeds: Sequence[int],
     draws: int = DRAWS,
     least_seeds: int = LEAST_SEEDS,
 ) -> Estimate:
-    """Estimate a statistic of units and its interval: percentiles over resamples.
+    """Estimate a statistic of units and its interval: percentiles over resamples, widened for few seeds.
 
     Args:
         statistic: from how often each unit counts, `[draws, units]`, to a number for each draw, `[draws]`;
@@ -117,7 +132,37 @@ def bootstrap(
     if np.isnan(found).mean() > UNSTEADY:
         return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Estimate(value, low, high, count, units)
+    wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count, units)
+    return Estimate(value, value + wider * (low - value), value + wider * (high - value), count, units)
+
+
+def widening(found: Floats, within: Floats, seeds: int, units: int) -> float:
+    """Return how much wider than its percentiles an interval must be, since few seeds tell little.
+
+    The variance of an estimate is the clients' within their seeds, and what lies between seeds. Resamples of
+    S seeds hold the second (S - 1) / S times, and know it with S - 1 degrees of freedom: the normal quantile
+    is replaced by that of t with the degrees of freedom of the sum (Satterthwaite 1946).
+
+    Args:
+        found: the statistic of resamples of seeds and clients within them, `[draws]`.
+        within: of resamples of clients within all seeds, `[draws]`.
+        seeds: how many there are.
+        units: how many clients they have in all.
+
+    Returns:
+        1 or more; 1 of a single seed, as nothing is known of others.
+    """
+    from scipy.special import stdtrit  # here: what reads results and asks for no interval waits for no scipy
+
+    total, clients = float(np.nanvar(found)), float(np.nanvar(within))
+    if seeds < 2 or total == 0.0:
+        return 1.0
+    each = units / seeds
+    inside = clients * each / max(1.0, each - 1)
+    between = max(0.0, (total - clients) * seeds / (seeds - 1) - inside)
+    freedom = (inside + between) ** 2 / (between**2 / (seeds - 1) + inside**2 / max(1.0, units - seeds))
+    quantiles = stdtrit([freedom, np.inf], (1 + LEVEL) / 2)
+    return max(1.0, float(quantiles[0] / quantiles[1] * np.sqrt((inside + between) / total)))
 
 
 def enough(seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> bool:

@@ -136,7 +136,7 @@ def write_claims(path: Path, console: Console) -> None:
     console.print(_overview(findings))
     console.print(
         "Effects: how much more of the global score is kept at the same local score, with 95% intervals; "
-        "paired bootstrap over seeds and clients, too narrow where seeds are few. Curves without a local "
+        "paired bootstrap over seeds and clients, widened where seeds are few. Curves without a local "
         "score in common are not counted.",
         style="dim",
         highlight=False,

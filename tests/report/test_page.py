@@ -130,7 +130,7 @@ def front_shown(page):
 
 
 def best_of(page, metric, algorithms=("fedavg-adam", "fedsgd")):
-    """Find what none beats on both axes, at the chosen place, by a metric that is better where it is lower."""
+    """Find what none beats on both axes, at the chosen place, by a metric that is better where lower."""
     rows = page.evaluate("page.conditions.filter(row => row.place === 1)")
     rows = [row for row in rows if row["metric"] == metric and row["algorithm"] in algorithms]
     points = {(row["global"], row["local"]) for row in rows}
