@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from fedprofit.backbone.segments import (
+    CALL_PAIRS,
     FLAT,
     Block,
     Places,
@@ -44,7 +45,10 @@ class Layout:
         """Lay the segments out in groups of similar shape."""
         self.segments = tuple(segments)
         self.fused = fused  # whether layers that can be fused are computed so (see `fused.py`)
-        self.blocks = [block for members in similar(segments) for block in make_blocks(members, device)]
+        # Only measured on CPUs: a GPU takes small calls worse, and rows are not cut for it.
+        call = CALL_PAIRS if device.type == "cpu" else None
+        self._drawn = [block for members in similar(segments) for block in make_blocks(members, call)]
+        self._device, self.blocks = device, [block.to(device) for block in self._drawn]
         self.length = rounded(segments[-1].stop, FLAT)
         # Flat positions whose last hidden state alone is read. A last layer that keeps to them clears it.
         self.read_at: Tensor | None = None
@@ -54,7 +58,8 @@ class Layout:
     def places(self, kv: int) -> Places:
         """Return where the tokens' heads lie, for `kv` key heads; the same for all layers of most models."""
         if kv not in self._places:
-            self._places[kv] = make_places(self.blocks, self.length, self.segments[-1].stop, kv)
+            drawn = make_places(self._drawn, self.length, self.segments[-1].stop, kv)
+            self._places[kv] = drawn.to(self._device)
         return self._places[kv]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: Rule) -> Tensor:

@@ -104,6 +104,10 @@ class Places:
     empty: Tensor  # padded places where no token stands
     behind: Tensor  # flat places behind the last segment
 
+    def to(self, device: torch.device) -> "Places":
+        """Return the same places on a device."""
+        return Places(*(part.to(device) for part in (self.flat, self.padded, self.empty, self.behind)))
+
 
 def rounded(size: int, multiple: int) -> int:
     """Round up to a multiple.
@@ -131,9 +135,12 @@ def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
     return groups
 
 
-def make_blocks(segments: Sequence[Segment], device: torch.device) -> list[Block]:
-    """Lay out the attention of segments padded to each other: first their prefixes, then their rows."""
-    # Laid out here and moved then: to be asked for a size, a GPU would first end what it computes.
+def make_blocks(segments: Sequence[Segment], call: int | None) -> list[Block]:
+    """Lay out the attention of segments padded to each other: first their prefixes, then their rows.
+
+    On the CPU, whatever computes: to be asked for a size, a GPU would first end what it is at. `call` is as
+    of `row_cuts`.
+    """
     start = torch.tensor([[s.start] for s in segments])
     prefix = torch.tensor([[s.prefix] for s in segments])
     rows = max(len(s.lengths) for s in segments)
@@ -142,11 +149,9 @@ def make_blocks(segments: Sequence[Segment], device: torch.device) -> list[Block
     size, order = size.sort(dim=1, descending=True)
     begin = begin.gather(1, order)
     before = rounded(max(s.prefix for s in segments), LONGEST)
-    # Only measured on CPUs: a GPU takes small calls worse.
-    call = CALL_PAIRS if device.type == "cpu" else None
     cuts = row_cuts(size.amax(0).tolist(), len(segments), before, call)
     rows_of = [_make_block(start, begin[:, i:j], size[:, i:j], n, prefix, before) for i, j, n in cuts]
-    return [block.to(device) for block in (_make_block(start, start, prefix, before), *rows_of)]
+    return [_make_block(start, start, prefix, before), *rows_of]
 
 
 def _make_block(
@@ -201,16 +206,18 @@ def row_cuts(
 
 
 def make_places(blocks: Sequence[Block], length: int, stop: int, kv: int) -> Places:
-    """Say where each token's heads lie; `length` is the flat row's, whose tokens end at `stop`."""
-    flat, valid = [], []
+    """Say where each token's heads lie, on the CPU as the blocks are.
+
+    `length` is the flat row's, whose tokens end at `stop`.
+    """
+    flat, valid, heads = [], [], torch.arange(kv)[:, None, None]
     for block in blocks:
-        heads = torch.arange(kv, device=block.at.device)[:, None, None]
         flat.append((block.at.unsqueeze(1) * kv + heads).flatten())
         valid.append(block.valid.unsqueeze(1).expand(-1, kv, -1, -1).flatten())
     where, kept = torch.cat(flat), torch.cat(valid)
     full = torch.nonzero(kept).flatten()
     # The padding behind the last segment gets anybody's output: nobody reads it.
-    padded = torch.zeros(length * kv, dtype=torch.long, device=where.device)
+    padded = torch.zeros(length * kv, dtype=torch.long)
     padded[where[full]] = full
-    behind = torch.arange(stop * kv, length * kv, device=where.device)
+    behind = torch.arange(stop * kv, length * kv)
     return Places(where, padded, torch.nonzero(~kept).flatten(), behind)

@@ -12,7 +12,7 @@ import torch
 from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_model
 
-from fedprofit.backbone import segments
+from fedprofit.backbone import packing
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import (
     Row,
@@ -48,7 +48,7 @@ def prompts_of(backbone, clients: int, length: int = 3) -> torch.Tensor:
 def cut(request, monkeypatch):
     """Rows behind one prefix as they come, and cut into blocks by length wherever that saves a pair."""
     if request.param:
-        monkeypatch.setattr(segments, "CALL_PAIRS", 0)
+        monkeypatch.setattr(packing, "CALL_PAIRS", 0)
     return request.param
 
 
