@@ -167,12 +167,12 @@ class World:
         """Return a setting's curve along its steps.
 
         Text is scored at the last step and at each run's best one. That is a point of its own, on the way to
-        the last; where each step is scored, it is one of them, and no other point.
+        the last, unless it is the last everywhere; where each step is scored, it is one of them.
         """
         rows = self._of(one).filter(pl.col("alpha") == 1.0)
         numbered = rows.filter(pl.col("step").is_not_null())
         whole = numbered.group_by("step").len()["len"]
-        if (whole == whole.max()).sum() > 1:
+        if (whole == whole.max()).sum() > 1 or (rows["at"] == one["step"]).all():
             rows = numbered
         order = pl.col("step").fill_null(pl.col("step").max() - 0.5)
         return self._curve(rows.sort(order), "step", one)

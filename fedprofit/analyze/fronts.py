@@ -26,6 +26,16 @@ from fedprofit.evaluate.tradeoff import KEYS, label, with_one_best_round
 
 
 @dataclass(frozen=True)
+class Knee:
+    """The setting on a front that lies farthest beyond the line between its ends."""
+
+    setting: str
+    local: float  # its scores
+    kept: float
+    worst: float  # forgetting there: mean over the tenth of the clients that forget most
+
+
+@dataclass(frozen=True)
 class Front:
     """The front of one algorithm at one place on the study's axes, by one metric.
 
@@ -36,12 +46,7 @@ class Front:
     algorithm: str
     hypervolume: float  # the area above and to the right of the base model's scores
     settings: int  # on the front
-    knee: (
-        str | None
-    )  # the setting on it that lies farthest from the line between its ends, if one lies between
-    local: float | None  # the knee's scores
-    kept: float | None
-    worst: float | None  # forgetting at the knee: mean over the tenth of the clients that forget most
+    knee: Knee | None  # None where no setting lies beyond that line
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], sign: float) -> tuple[list[int], int]:
@@ -53,17 +58,19 @@ def front_of(rows: Sequence[Mapping[str, Any]], sign: float) -> tuple[list[int],
         sign: -1 where lower is better.
 
     Returns:
-        No rows where none takes part, and -1 for the knee where none lies between two ends; a row that beats
-        all others is the knee itself.
+        No rows where none takes part; of rows with equal scores the first alone. -1 for the knee where none
+        lies beyond the line between the ends; a row that beats all others is the knee itself.
     """
     most = max((row["clients"] for row in rows), default=0)
     points = sign * np.array([[row["global"], row["local"]] for row in rows], dtype=float).reshape(-1, 2)
     whole = np.array([row["clients"] == most for row in rows], dtype=bool)
     able = np.flatnonzero(np.isfinite(points).all(axis=1) & whole)
-    best = [int(able[number]) for number in front(points[able])]
-    if len(best) in (0, 2):
-        return best, -1
-    return best, best[knee(points[best, 0], points[best, 1])]
+    # The same prompt may stand there twice, as the last round's and as the best one's.
+    _, once = np.unique(points[able], axis=0, return_index=True)
+    able = able[np.sort(once)]
+    best = able[front(points[able])]
+    at = knee(points[best, 0], points[best, 1]) if len(best) else -1
+    return [int(number) for number in best], int(best[at]) if at >= 0 else -1
 
 
 def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Front]:
@@ -91,18 +98,18 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
                 continue
             points = sign * np.array([[rows[number]["global"], rows[number]["local"]] for number in best])
             yield Front(
-                place,
-                str(algorithm),
-                hypervolume(points, [sign * base[1], sign * base[0]]),
-                len(best),
-                *(_knee(rows[at]) if at >= 0 else [None] * 4),
+                axes=place,
+                algorithm=str(algorithm),
+                hypervolume=hypervolume(points, [sign * base[1], sign * base[0]]),
+                settings=len(best),
+                knee=_knee(rows[at]) if at >= 0 else None,
             )
 
 
-def _knee(row: Mapping[str, Any]) -> tuple[str, float, float, float]:
+def _knee(row: Mapping[str, Any]) -> Knee:
     # The federated prompt itself has forgotten nothing.
     worst = worst_tenth(np.array([forgotten or 0.0 for forgotten in row["forgetting"]]))
-    return label(dict(row)), row["local"], row["global"], worst
+    return Knee(label(dict(row)), row["local"], row["global"], worst)
 
 
 @dataclass(frozen=True)

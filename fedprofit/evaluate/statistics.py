@@ -132,37 +132,34 @@ def bootstrap(
     if np.isnan(found).mean() > UNSTEADY:
         return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count, units)
+    wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count)
     return Estimate(value, value + wider * (low - value), value + wider * (high - value), count, units)
 
 
-def widening(found: Floats, within: Floats, seeds: int, units: int) -> float:
+def widening(found: Floats, within: Floats, seeds: int) -> float:
     """Return how much wider than its percentiles an interval must be, since few seeds tell little.
 
-    The variance of an estimate is the clients' within their seeds, and what lies between seeds. Resamples of
-    S seeds hold the second (S - 1) / S times, and know it with S - 1 degrees of freedom: the normal quantile
-    is replaced by that of t with the degrees of freedom of the sum (Satterthwaite 1946).
+    The means of S seeds differ by what lies between seeds and by their clients. Resamples of seeds show
+    (S - 1) / S of that variance, and show the clients' once more. Of S seeds it is known with S - 1 degrees
+    of freedom, so that Student's t takes the place of the normal distribution.
 
     Args:
         found: the statistic of resamples of seeds and clients within them, `[draws]`.
         within: of resamples of clients within all seeds, `[draws]`.
         seeds: how many there are.
-        units: how many clients they have in all.
 
     Returns:
-        1 or more; 1 of a single seed, as nothing is known of others.
+        1 or more; 1 of a single seed, as nothing is known of others. Of a mean, the interval is then as wide
+        as that of t over the means of the seeds, or as the bootstrap's where that is wider.
     """
     from scipy.special import stdtrit  # here: what reads results and asks for no interval waits for no scipy
 
     total, clients = float(np.nanvar(found)), float(np.nanvar(within))
     if seeds < 2 or total == 0.0:
         return 1.0
-    each = units / seeds
-    inside = clients * each / max(1.0, each - 1)
-    between = max(0.0, (total - clients) * seeds / (seeds - 1) - inside)
-    freedom = (inside + between) ** 2 / (between**2 / (seeds - 1) + inside**2 / max(1.0, units - seeds))
-    quantiles = stdtrit([freedom, np.inf], (1 + LEVEL) / 2)
-    return max(1.0, float(quantiles[0] / quantiles[1] * np.sqrt((inside + between) / total)))
+    between = max(0.0, total - clients) * seeds / (seeds - 1)
+    student, normal = stdtrit([seeds - 1, np.inf], (1 + LEVEL) / 2)
+    return max(1.0, float(student / normal * np.sqrt(between / total)))
 
 
 def enough(seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> bool:
@@ -258,15 +255,22 @@ def kept_at(local: Floats, kept: Floats, levels: Floats) -> Floats:
 
 
 def knee(local: Floats, kept: Floats) -> int:
-    """Return the number of the point farthest from the line between a front's ends (Branke et al. 2004).
+    """Return the number of the point farthest beyond the line between a front's ends (Branke et al. 2004).
+
+    A point alone is its own knee; -1 where none lies beyond that line.
 
     >>> knee(np.array([0.0, 4.0, 5.0]), np.array([5.0, 4.0, 0.0]))
     1
+    >>> knee(np.array([0.0, 5.0]), np.array([5.0, 0.0]))
+    -1
     """
+    if len(local) == 1:
+        return 0
     order = np.argsort(local, kind="stable")
     ends = local[order[-1]] - local[order[0]], kept[order[-1]] - kept[order[0]]
     away = ends[0] * (kept - kept[order[0]]) - ends[1] * (local - local[order[0]])
-    return int(np.argmax(away))
+    farthest = int(np.argmax(away))
+    return farthest if away[farthest] > 0 and farthest not in (order[0], order[-1]) else -1
 
 
 def worst_tenth(forgetting: Floats) -> float:

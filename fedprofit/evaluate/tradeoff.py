@@ -70,29 +70,49 @@ def with_best_step(
     """Add each setting's best step as a condition: step null, unlike any step of its own.
 
     Best is, in each run, the step at which the clients' own validation examples have the least mean loss:
-    a rule for when to stop that looks at no test example. Where it is the last step in all runs of a place
-    on the axes it would say nothing new, and is left out.
+    a rule for when to stop that looks at no test example. It is left out where some run of a place on the
+    axes was not scored at its best step, as by text.
 
     Args:
         clients: of `by_client`, by any metric.
         results: the table that they come from, whole.
         run: the column, of both, that tells one run from another.
         axes: the columns of `results` that tell one place from another.
+
+    Returns:
+        The rows, and those of the best steps; a column `at` says which step each is.
     """
     setting = ["algorithm", "setting", "start"]
     tuned = (pl.col("condition") == "personalized") & (pl.col("alpha") == 1.0)
     checks = results.filter(tuned, pl.col("scope") == "validation", pl.col("metric") == "loss")
     means = checks.group_by(*axes, run, *setting, "step").agg(pl.col("value").mean())
     # What is no number is sorted behind all numbers.
-    best = (
-        means.sort("value", "step")
-        .group_by(*axes, run, *setting)
-        .agg(pl.col("step").first().alias("best"), pl.col("step").max().alias("last"))
-    )
-    best = best.filter((pl.col("best") != pl.col("last")).any().over(*axes, *setting))
-    own = clients.filter(tuned).join(best.drop(axes, "last"), on=[run, *setting], maintain_order="left")
-    own = own.filter(pl.col("step") == pl.col("best")).with_columns(step=pl.lit(None, clients["step"].dtype))
+    ordered = means.sort("value", "step").group_by(*axes, run, *setting)
+    best = ordered.agg(pl.col("step").first().alias("best"), pl.col("step").max().alias("last"))
+    clients = clients.with_columns(at=pl.col("step"))
+    own = clients.filter(tuned).join(best, on=[run, *setting], maintain_order="left")
+    is_best, is_last = pl.col("step") == pl.col("best"), pl.col("step") == pl.col("last")
+    whole = (is_best.sum() == is_last.sum()).over(*axes, *setting, "metric")
+    own = own.filter(is_best, whole).with_columns(step=pl.lit(None, clients["step"].dtype))
     return pl.concat([clients, own.select(clients.columns)])
+
+
+def without_repeats(clients: pl.DataFrame) -> pl.DataFrame:
+    """Leave out a setting's best step where it is the last in all runs: it would say nothing new.
+
+    Args:
+        clients: of `with_best_step`, at one place on the axes.
+    """
+    setting = ["algorithm", "condition", "setting", "start", "metric"]
+    is_best = (pl.col("condition") == "personalized") & pl.col("step").is_null()
+    marked = clients.with_columns(is_last=pl.col("at") == pl.col("step").max().over(setting))
+    idle = pl.col("is_last").all().over(*setting, "step")
+    return marked.filter(~(is_best & idle)).drop("is_last")
+
+
+def units_of(results: pl.DataFrame) -> pl.DataFrame:
+    """Return all conditions client by client, the best round and the best step as one condition each."""
+    return with_one_best_round(without_repeats(with_best_step(by_client(results), results)))
 
 
 def summarize(results: pl.DataFrame) -> pl.DataFrame:
@@ -102,7 +122,11 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
     tokens); `local_worst_tenth` is the mean over the worst tenth of the clients (at least one);
     `clients` counts what is behind the means and `stopped` those of them that stopped early.
     """
-    clients = with_one_best_round(with_best_step(by_client(results), results))
+    return averaged(units_of(results))
+
+
+def averaged(clients: pl.DataFrame) -> pl.DataFrame:
+    """Average the rows of `units_of` as `summarize` says."""
     quality = (
         pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
     )

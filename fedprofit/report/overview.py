@@ -10,7 +10,7 @@ import polars as pl
 from fedprofit.analyze.fronts import front_of
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.evaluate.statistics import mean_of, worst_tenth
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, summarize, with_best_step
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, averaged, units_of
 from fedprofit.report.table import Row
 
 DIFFERENCES = ("gain", "forgetting")
@@ -25,8 +25,8 @@ class Place:
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
-    rows: list[Row]  # of `summarize`, with `front`, `knee`, and the ends of the intervals of DIFFERENCES
-    units: pl.DataFrame  # of `by_client`, with the best steps
+    rows: list[Row]  # of `averaged`, with `front`, `knee`, and the ends of the intervals of DIFFERENCES
+    units: pl.DataFrame  # of `units_of`
 
     def of(self, metric: str) -> list[Row]:
         """Return the conditions by one metric."""
@@ -45,7 +45,7 @@ def places(tables: Tables) -> list[Place]:
     )
     for _, own in groups:
         first = own.row(0, named=True)
-        units = with_best_step(by_client(own), own)
+        units = units_of(own)
         found.append(
             Place(
                 place_of(first, tables.axes),
@@ -53,7 +53,7 @@ def places(tables: Tables) -> list[Place]:
                 float(np.mean(own["tv"].to_numpy())),
                 len(units.select("seed", "client").unique()),
                 own["seed"].n_unique(),
-                [_with_intervals(row, units) for row in _marked(_of_all_seeds(summarize(own).to_dicts()))],
+                [_with_intervals(row, units) for row in _marked(_of_all_seeds(averaged(units).to_dicts()))],
                 units,
             )
         )

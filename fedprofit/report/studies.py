@@ -24,8 +24,8 @@ from fedprofit.study.spec import describe, load_study
 FRONT = ("axes", "algorithm", "volume", "settings", "knee", "local", "global", "worst")
 FRONT_EXPLANATION = (
     "volume: the area that an algorithm's settings dominate over the base model's scores. settings: that no "
-    "other beats on both axes. knee: of these the one farthest from the line between the ends, with its "
-    "scores, if one lies between; worst: what the tenth of the clients that forget most lose there. Read off "
+    "other beats on both axes. knee: of these the one farthest beyond the line between the ends, if one lies "
+    "there, with its scores; worst: what the tenth of the clients that forget most lose there. Read off "
     "the test clients: no way to choose."
 )
 AREA = ("axes", "algorithm", "setting", "steps", "area")
@@ -120,9 +120,12 @@ def _area_cells(one: Area) -> list[str]:
 
 def _front_cells(one: Front, metric: str) -> list[str]:
     place = ", ".join(one.axes.values()) or "-"
-    scores = [cell(value, metric) for value in (one.local, one.kept, one.worst)]
-    knee = (one.knee or "-").removeprefix(f"{one.algorithm}, ")
-    return [place, one.algorithm, f"{one.hypervolume:.3g}", str(one.settings), knee, *scores]
+    knee = ["-"] * 4
+    if one.knee is not None:
+        setting = one.knee.setting.removeprefix(f"{one.algorithm}, ")
+        scores = (one.knee.local, one.knee.kept, one.knee.worst)
+        knee = [setting, *(cell(value, metric) for value in scores)]
+    return [place, one.algorithm, f"{one.hypervolume:.3g}", str(one.settings), *knee]
 
 
 def write_claims(path: Path, console: Console) -> None:

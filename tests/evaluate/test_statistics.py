@@ -39,34 +39,36 @@ def test_an_estimate_of_a_mean_is_that_of_a_loop_over_the_drawn_units():
     means = np.array([values[units].mean() for units in drawn])
     low, high = np.quantile(means, [0.025, 0.975])
     inside = np.array([values @ row / 18 for row in resamples_within(tuple(seeds))])
-    wider, mean = widening(means, inside, 3, 18), values.mean()
+    wider, mean = widening(means, inside, 3), values.mean()
     found = mean_of(values, seeds)
     expected = (mean, mean + wider * (low - mean), mean + wider * (high - mean))
     assert (found.value, found.low, found.high) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("spread", "seeds"), [(2.0, 3), (2.0, 6), (0.5, 3), (0.0, 4)])
-def test_few_seeds_that_differ_widen_an_interval_by_satterthwaites_quantile(spread, seeds):
-    """Of a mean all is known in closed form, from the means and the spread within seeds."""
-    each = 10
-    values = np.random.default_rng(5).normal(0, 1, (seeds, each))
-    values += spread * np.linspace(-1, 1, seeds)[:, None]
-    inside = values.var(1, ddof=1).mean() / (seeds * each)
-    between = max(0.0, values.mean(1).var(ddof=1) / seeds - inside)
-    freedom = (inside + between) ** 2 / (between**2 / (seeds - 1) + inside**2 / (seeds * (each - 1)))
-    units = tuple(np.repeat(np.arange(seeds), each).tolist())
+@pytest.mark.parametrize("seeds", [2, 3, 6])
+def test_of_few_seeds_that_differ_a_means_interval_is_students(seeds):
+    """As wide as that of t over the means of the seeds, which holds the truth as often as it says."""
+    each = 200
+    values = np.random.default_rng(5).normal(0, 1, (seeds, each)) + 2 * np.linspace(-1, 1, seeds)[:, None]
+    found = mean_of(values.ravel(), np.repeat(np.arange(seeds), each).tolist())
+    means = values.mean(1)
+    width = 2 * scipy.stats.t.ppf(0.975, seeds - 1) * means.std(ddof=1) / np.sqrt(seeds)
+    # The percentiles of few seeds' resamples are not those of a normal distribution: its shape is kept.
+    assert found.high - found.low == pytest.approx(width, rel=0.3)
     draws = [
-        drawn(units, 20_000) @ values.ravel() / (seeds * each) for drawn in (resamples, resamples_within)
+        draw(tuple(np.repeat(np.arange(seeds), each).tolist())) for draw in (resamples, resamples_within)
     ]
-    ratio = np.sqrt((inside + between) / draws[0].var()) * scipy.stats.t.ppf(0.975, freedom) / 1.959964
-    assert widening(*draws, seeds, seeds * each) == pytest.approx(max(1.0, ratio), rel=0.06)
-    assert (spread > 0) == (ratio > 1)
+    total, within = (counts @ values.ravel() / (seeds * each) for counts in draws)
+    expected = (
+        scipy.stats.t.ppf(0.975, seeds - 1) / 1.959964 * means.std(ddof=1) / np.sqrt(seeds) / total.std()
+    )
+    assert widening(total, within, seeds) == pytest.approx(expected, rel=0.05)
 
 
-def test_a_single_seed_tells_nothing_of_others_and_widens_nothing():
+def test_seeds_that_do_not_differ_and_single_ones_widen_nothing():
     found = np.random.default_rng(6).normal(0, 1, 100)
-    assert widening(found, found, 1, 20) == 1.0
-    assert widening(np.zeros(100), np.zeros(100), 3, 20) == 1.0
+    assert widening(found, found, 1) == widening(found, found, 3) == 1.0
+    assert widening(np.zeros(100), np.zeros(100), 3) == 1.0
 
 
 def test_within_a_seed_an_interval_is_that_of_scipy():
@@ -76,25 +78,17 @@ def test_within_a_seed_an_interval_is_that_of_scipy():
     assert [found.low, found.high] == pytest.approx(list(theirs.confidence_interval), abs=0.04)
 
 
-def test_intervals_cover_what_they_should_with_many_seeds():
-    """Seeds and clients both vary; of 100 experiments about 95 intervals hold the truth."""
-    draw, held = np.random.default_rng(0), 0
-    seeds = np.repeat(np.arange(12), 4).tolist()
+@pytest.mark.parametrize("seeds", [2, 3, 12])
+@pytest.mark.parametrize("spread", [0.5, 1.0])
+def test_intervals_cover_what_they_should(seeds, spread):
+    """Seeds and clients both vary; of 100 experiments 95 intervals or more hold the truth."""
+    draw, held, each = np.random.default_rng(0), 0, 8
+    units = np.repeat(np.arange(seeds), each).tolist()
     for _ in range(100):
-        values = 1.0 + np.repeat(draw.normal(0, 1, 12), 4) + draw.normal(0, 1, 48)
-        found = mean_of(values, seeds)
+        values = 1.0 + np.repeat(draw.normal(0, spread, seeds), each) + draw.normal(0, 1, seeds * each)
+        found = mean_of(values, units)
         held += found.low <= 1.0 <= found.high
-    assert 86 <= held <= 99
-
-
-def test_intervals_of_three_seeds_are_nearly_wide_enough():
-    """docs/studies.md says: they hold the truth 91 times of 100 where seeds vary as clients do."""
-    draw, held = np.random.default_rng(0), 0
-    seeds = np.repeat(np.arange(3), 12).tolist()
-    for _ in range(200):
-        found = mean_of(np.repeat(draw.normal(0, 1, 3), 12) + draw.normal(0, 1, 36), seeds)
-        held += found.low <= 0.0 <= found.high
-    assert held / 200 == pytest.approx(0.91, abs=0.05)
+    assert held >= 90
 
 
 def test_ignoring_seeds_would_promise_too_much():

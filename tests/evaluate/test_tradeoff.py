@@ -172,6 +172,14 @@ def test_the_best_step_is_each_runs_own_by_the_validation_examples():
     assert label(rows.row(0, named=True)) == "avg, slow, best step"
 
 
+def test_a_best_step_that_some_run_was_not_scored_at_is_left_out():
+    """With text at the last step alone, those runs whose best step that is would stand for all."""
+    table = pl.concat(
+        [stepwise(0, {4: 1.0, 12: 2.0}, {12: 10.0}), stepwise(1, {4: 2.0, 12: 1.0}, {12: 10.0})]
+    )
+    assert summarize(table)["step"].null_count() == 0
+
+
 def test_a_best_step_that_is_the_last_in_all_runs_is_not_said_twice():
     table = pl.concat([stepwise(seed, {4: 2.0, 12: 1.0}, {12: 10.0}) for seed in range(2)])
     assert summarize(table)["step"].null_count() == 0
