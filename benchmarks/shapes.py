@@ -136,7 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.methods = [name for name in NEEDS if name == "engine" or name in args.methods]
     found: list[Measurement] = []
     for shape in args.shapes:
-        # What remembers a model would keep it: one is in memory at a time.
+        # What names or remembers a model keeps it: one is in memory at a time.
+        backbone = None
         holds.cache_clear()
         shared_workers.cache_clear()
         backbone = random_backbone(shape, getattr(torch, args.dtype), torch.device(args.device))

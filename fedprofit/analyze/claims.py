@@ -129,10 +129,10 @@ def _interpolations(world: World) -> Iterator[Comparison]:
     Between its ends alone the way would be a straight line, which no prompt was ever on.
     """
     found = [one for one in world.settings() if int(str(one["alpha"])) > 1 and one["pull"] == 0.0]
-    pairs = [(world.along_alpha(one), world.along_steps(one)) for one in found]
-    pairs = [(mixed, way) for mixed, way in pairs if len(way.local) > 2]
+    every = [(world.along_alpha(one), world.along_steps(one)) for one in found]
+    pairs = [(mixed, way) for mixed, way in every if len(way.local) > 2]
     if pairs:
-        yield world.compare("interpolation against the steps", pairs)
+        yield world.compare("interpolation against the steps", pairs, blind=len(every) - len(pairs))
 
 
 def _levels(world: World) -> Iterator[Comparison]:

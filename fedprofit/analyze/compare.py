@@ -48,7 +48,7 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
                 "and studies of equal axes."
             )
         _check_data(first, other)
-        _check_counts(first, other, metric)
+        _check_counts(first, other)
         found += _differences(number, first, other, metric)
     return found
 
@@ -76,8 +76,9 @@ def _check_data(first: Tables, other: Tables) -> None:
         )
 
 
-def _check_counts(first: Tables, other: Tables, metric: str) -> None:
-    """Raise UserError where the base model was scored on other numbers of examples (a loss: of tokens)."""
+def _check_counts(first: Tables, other: Tables) -> None:
+    """Raise UserError where the base model was scored on other numbers of examples; by loss: tokens."""
+    metric = next((one for one in first.metrics if one in other.metrics), "")
     keys = [*first.axes, "seed", "client", "scope"]
     base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SCOPES)
     counts = [tables.results.filter(base).select(*keys, "count") for tables in (first, other)]

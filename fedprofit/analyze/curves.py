@@ -93,6 +93,7 @@ class Comparison:
     pairs: int  # all pairs that the study has
     unsteady: int = 0  # pairs left out since too many resamples cannot compare them
     straight: int = 0  # of those averaged over: a curve is known at its ends alone, a straight line between
+    blind: int = 0  # pairs left out since one is known at its ends alone, where that tells nothing
 
     def __str__(self) -> str:
         estimate = self.estimate
@@ -100,6 +101,7 @@ class Comparison:
         behind = "" if estimate.low is None and np.isfinite(estimate.value) else f"; {counted(estimate)}"
         notes = [f"{self.straight} by their ends alone"] * bool(self.straight)
         notes += [f"{self.unsteady} more unsteady"] * bool(self.unsteady)
+        notes += [f"{self.blind} without a step between"] * bool(self.blind)
         noted = f" ({', '.join(notes)})" if notes else ""
         return f"{self.what}: {estimate}{behind}; {self.told} of {self.pairs} pairs of curves{noted}"
 
@@ -216,27 +218,47 @@ class World:
                 scores[i, j, part["unit"].to_numpy()] = (part[scope] * part["sign"]).to_numpy()
         return Curve(scores[0], scores[1])
 
-    def compare(self, what: str, pairs: Sequence[tuple[Curve, Curve]]) -> Comparison:
+    def compare(self, what: str, pairs: Sequence[tuple[Curve, Curve]], blind: int = 0) -> Comparison:
         """Estimate what the first curves of the pairs keep more than the second.
 
         Averaged are the pairs that can be compared on all units, and, all of them at once, in all but a
         twentieth of the resamples: the steadiest first, as many as that holds for. So every resample averages
-        the same pairs. The interval takes it as given which these are.
+        the same pairs. The interval takes it as given which these are. Where even the steadiest pair fails
+        too often, all that can be compared are averaged, without an interval.
+
+        Args:
+            what: what is compared with what.
+            pairs: two curves each.
+            blind: pairs that were left out beforehand, to be counted.
         """
         pairs = [(first.beside(second), second.beside(first)) for first, second in pairs]
         everyone = np.ones((1, len(self.units)))
         able = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])]
-        steady = self._steady(able) or able
-        own = self._behind(steady or pairs)
-        of_own = [(first.of(own), second.of(own)) for first, second in steady]
+        steady = self._steady(able)
+        estimate = self._kept_more(steady or able, pairs)
+        while estimate.unsteady and len(steady) > 1:  # its own resamples are others than they were chosen by
+            steady = steady[:-1]
+            estimate = self._kept_more(steady, pairs)
+        if estimate.unsteady:
+            steady, estimate = able, self._kept_more(able, pairs)
+        used = steady or able
+        straight = sum(min(len(first.local), len(second.local)) < 3 for first, second in used)
+        return Comparison(
+            what, estimate, len(used), len(pairs) + blind, len(able) - len(used), straight, blind
+        )
+
+    def _kept_more(
+        self, pairs: Sequence[tuple[Curve, Curve]], every: Sequence[tuple[Curve, Curve]]
+    ) -> Estimate:
+        """Estimate the mean over pairs; without any, nothing, over the units of every pair that there is."""
+        own = self._behind(pairs or every)
+        of_own = [(first.of(own), second.of(own)) for first, second in pairs]
 
         def statistic(counts: Floats) -> Floats:
             found = np.array([_kept_more(pair, counts) for pair in of_own]).reshape(-1, len(counts))
             return found.mean(0) if len(found) else np.full(len(counts), np.nan)
 
-        estimate = bootstrap(statistic, [self.seeds[unit] for unit in own])
-        straight = sum(min(len(first.local), len(second.local)) < 3 for first, second in steady)
-        return Comparison(what, estimate, len(steady), len(pairs), len(able) - len(steady), straight)
+        return bootstrap(statistic, [self.seeds[unit] for unit in own])
 
     def _behind(self, pairs: Sequence[tuple[Curve, Curve]]) -> Indices:
         """Return the units that have any of the curves."""

@@ -124,7 +124,10 @@ def _draw_panel(ax: Axes, rows: list[Row], looks: Mapping[str, tuple[str, dict[s
 def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str) -> None:
     tuned = [row for row in own if row["condition"] == "personalized" and row["setting"] == setting]
     start = next(r for r in own if r["condition"] == "federated" and r["setting"] == tuned[0]["start"])
-    points = _along_steps(tuned)
+    # A best step without number lies on the way to the last.
+    points = sorted(
+        (row for row in tuned if row["curve"]), key=lambda row: (row["step"] is not None, row["step"] or 0)
+    )
     mixed = _mixed(tuned)
     rate = f" (rate {points[0]['rate']:g})"
     if f"rate{points[0]['rate']:g}" in setting:  # a grid's entry is named by it
@@ -154,17 +157,6 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
     for row in mixed:
         text, point = f"{row['alpha']:g}", (row["global"], row["local"])
         ax.annotate(text, point, (4, 3), textcoords="offset points", color=color, fontsize=7, zorder=2)
-
-
-def _along_steps(tuned: list[Row]) -> list[Row]:
-    """Order a setting's points along its steps: each run's best step lies on the way to the last.
-
-    Where other steps are there for all runs, it is left out: it is one of them, of each run another.
-    """
-    points = [row for row in tuned if row["alpha"] == 1.0 and row["step"] is not None]
-    if len(points) == 1:
-        points += [row for row in tuned if row["step"] is None]
-    return sorted(points, key=lambda row: (row["step"] is not None, row["step"] or 0))
 
 
 def _mixed(rows: list[Row]) -> list[Row]:

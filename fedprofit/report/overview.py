@@ -1,5 +1,6 @@
 """What reports show, the same for a run and for a study: conditions and their means, place by place."""
 
+from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -25,7 +26,9 @@ class Place:
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
-    rows: list[Row]  # of `averaged`, with `front`, `knee`, and the ends of the intervals of DIFFERENCES
+    # Of `averaged`, with `front`, `knee`, `curve` (whether it is a point of its setting's curve), and the
+    # ends of the intervals of DIFFERENCES.
+    rows: list[Row]
     units: pl.DataFrame  # of `units_of`
 
     def of(self, metric: str) -> list[Row]:
@@ -53,11 +56,37 @@ def places(tables: Tables) -> list[Place]:
                 float(np.mean(own["tv"].to_numpy())),
                 len(units.select("seed", "client").unique()),
                 own["seed"].n_unique(),
-                [_with_intervals(row, units) for row in _marked(_of_all_seeds(averaged(units).to_dicts()))],
+                _rows(units),
                 units,
             )
         )
     return sorted(found, key=lambda place: (-place.heterogeneity, place.title))
+
+
+def _rows(units: pl.DataFrame) -> list[Row]:
+    rows = _of_all_seeds(averaged(units).to_dicts())
+    return [_with_intervals(row, units) for row in _marked(_on_curves(rows))]
+
+
+def _on_curves(rows: list[Row]) -> list[Row]:
+    """Mark the points of each setting's curve: its steps, and the best one where there is but the last.
+
+    Where there are more, the best step is one of them, of each run another.
+    """
+    keys = ("metric", "algorithm", "setting", "start")
+
+    def is_tuned(row: Row) -> bool:
+        return bool(row["condition"] == "personalized" and row["alpha"] == 1.0)
+
+    def setting(row: Row) -> tuple[Any, ...]:
+        return tuple(row[key] for key in keys)
+
+    steps = Counter(setting(row) for row in rows if is_tuned(row) and row["step"] is not None)
+
+    def is_point(row: Row) -> bool:
+        return is_tuned(row) and (row["step"] is not None or steps[setting(row)] == 1)
+
+    return [row | {"curve": is_point(row)} for row in rows]
 
 
 def _of_all_seeds(rows: list[Row]) -> list[Row]:

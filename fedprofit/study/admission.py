@@ -91,11 +91,12 @@ def _check_configurations(folder: StudyFolder, study: Study, runs: Sequence[Plan
 
 
 def _axis_keys(study: Study) -> list[list[str]]:
-    """Return the parts of all keys that the axes change, up to the first that is a place in a list."""
+    """Return the parts of all keys that the axes change: of a list the list, of a kind the section of it."""
     found = []
     for key in study.changed_keys:
         parts = key.split(".")
-        found.append(parts[: next((at for at, part in enumerate(parts) if part.isdecimal()), len(parts))])
+        parts = parts[: next((at for at, part in enumerate(parts) if part.isdecimal()), len(parts))]
+        found.append(parts[:-1] if parts[-1] == "kind" else parts)  # another kind has other keys
     return found
 
 

@@ -101,6 +101,9 @@ def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
             )
         if not resume:
             raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
+        written = study.model_dump(mode="json")
+        if facts.get("study") != written:  # its axes may have more values now
+            write_json(folder.facts, facts | {"study": written})
     elif path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
     else:

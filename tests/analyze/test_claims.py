@@ -1,10 +1,14 @@
 """Verdicts on made-up tables in which the truth is known."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
-from fedprofit.analyze.claims import SAYS, check_claims
+from fedprofit.analyze.claims import SAYS, caveats, check_claims
+from fedprofit.analyze.tables import Tables
 from fedprofit.evaluate.results import SCHEMA
 
 STEPS = (2, 4)
@@ -201,3 +205,24 @@ def test_a_level_that_gains_nothing_is_not_counted():
     assert (found.told, found.pairs) == (2, 4), "both algorithms, at one level of two"
     assert found.estimate == expected.estimate
     assert str(found).endswith("18 clients of 3 seeds; 2 of 4 pairs of curves")
+
+
+def test_what_verdicts_do_not_show_is_said():
+    frame = table(plain(lambda level, algorithm, rate: 6.0), seeds=1)
+    made = ("run", "algorithm", "trial", "chosen")
+    trials = pl.DataFrame(
+        [
+            (run, name, f"{name}-{n}", n == chosen)
+            for run in ("a", "b")
+            for name, chosen in (("fedavg", 1), ("fedsgd", 2 if run == "a" else 1))
+            for n in range(3)
+        ],
+        made,
+        orient="row",
+    )
+    tables = Tables(Path("here"), "made", True, ["heterogeneity"], frame, trials=trials, planned=6)
+    assert caveats(tables) == [
+        "Only 2 of the study's 6 runs are in its table.",
+        "Chosen at an edge of the values tried, beyond which better ones may lie: fedsgd in 1 of 2 runs.",
+    ]
+    assert caveats(replace(tables, trials=trials.filter("chosen"), planned=2)) == []

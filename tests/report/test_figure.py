@@ -12,6 +12,7 @@ TASK = Place("task", {"level": "task"}, 0.9, clients=36, seeds=3, rows=[], units
 
 def row(condition: str, setting: str, step: int, alpha: float | None) -> dict[str, object]:
     named = {"condition": condition, "setting": setting, "step": step, "alpha": alpha, "start": "last"}
+    named["curve"] = alpha == 1.0
     return {"algorithm": "fedavg", "metric": "loss", "rate": 0.1, "global": 2.0, "local": 2.0 - step, **named}
 
 

@@ -6,9 +6,11 @@ import polars as pl
 import pytest
 from test_claims import plain, table
 
+from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
 from fedprofit.evaluate.statistics import mean_of
 from fedprofit.evaluate.tradeoff import by_client
+from fedprofit.report.figure import tradeoff_figure
 from fedprofit.report.overview import places
 from fedprofit.report.table import written_table
 
@@ -39,3 +41,38 @@ def test_a_single_seed_gives_no_interval():
     _, (task, _) = study(seeds=1)
     assert {row["gain_low"] for row in task.rows} == {None}
     assert "[" not in written_table(task.rows, "rouge_l", "task")
+
+
+def with_checks(frame, best):
+    """Add validation losses, by which step `best[seed]` is the best; text at that step and the last alone."""
+    tuned = (pl.col("condition") == "personalized") & (pl.col("scope") == "local")
+    at_best = pl.col("step") == pl.col("seed").replace_strict(best)
+    checks = frame.filter(tuned).with_columns(
+        scope=pl.lit("validation"), metric=pl.lit("loss"), value=pl.when(at_best).then(1.0).otherwise(2.0)
+    )
+    scored = (pl.col("condition") != "personalized") | at_best | (pl.col("step") == 4)
+    return pl.concat([frame.filter(scored), checks])
+
+
+def test_text_at_each_runs_best_step_is_a_point_on_the_way_to_the_last():
+    frame, _ = study(seeds=3)
+    mixed = with_checks(frame, {0: 2, 1: 2, 2: 4})
+    tables = Tables(Path("here"), "made", True, ["heterogeneity"], mixed)
+    task = places(tables)[0]
+    own = [r for r in task.of("rouge_l") if r["setting"] == "rate0.1" and r["algorithm"] == "fedsgd"]
+    last, best = sorted(own, key=lambda row: row["step"] is None)
+    # After two steps local 25, after four 30: two seeds of three stop after two.
+    assert (last["step"], last["local"], best["local"]) == (4, 30, pytest.approx(80 / 3))
+    assert last["curve"]
+    assert best["curve"]
+    assert best["clients"] == last["clients"] == 18
+    assert "| fedsgd, rate0.1, best step | 26.7 |" in written_table(task.rows, "rouge_l", "task")
+    figure = tradeoff_figure("study", "model", [task])
+    line = next(one for one in figure.axes[0].lines if "fedsgd, rate0.1" in one.get_label())
+    assert line.get_ydata().tolist() == pytest.approx([20, 80 / 3, 30]), "start, best, last"
+    world = World(mixed, ["seed", "heterogeneity"], "rouge_l")
+    for one in world.settings():
+        assert world.along_steps(one).local.shape[0] == 3
+    whole = World(with_checks(frame, dict.fromkeys(range(3), 4)), ["seed", "heterogeneity"], "rouge_l")
+    for one in whole.settings():
+        assert whole.along_steps(one).local.shape[0] == 2, "the best is the last: no point between"

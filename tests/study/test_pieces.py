@@ -8,9 +8,11 @@ from test_study import ORDER, write_study
 from tiny import tiny_folder
 from tiny_run import call
 
+from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
+from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import read_table
+from fedprofit.study.ledger import claim, read_table
 from fedprofit.study.many import run_study
 from fedprofit.study.spec import load_study
 
@@ -94,3 +96,19 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
     assert progress.done == 1
     assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)
+
+
+def test_what_an_axis_changes_is_no_other_setting(tmp_path):
+    """Another kind of partition has other keys; more values on an axis are the same study, with more runs."""
+    kinds = {
+        "own": {"data.partition.kind": "natural"},
+        "mixed": {"data.partition.kind": "dirichlet", "data.partition.alpha": 0.5},
+    }
+    path = write_study(tmp_path, axes={"seed": [0], "heterogeneity": kinds})
+    folder, _ = run_study(path, out=tmp_path / "out", workers=1, only=["heterogeneity=own"])
+    study, runs = load_study(path)
+    assert [planned.key for planned in admit(folder, study, runs)] == [planned.key for planned in runs]
+    more = write_study(tmp_path, axes={"seed": [0, 1, 2], "heterogeneity": kinds})
+    study, runs = load_study(more)
+    assert len(admit(claim(folder.path, study, resume=True), study, runs)) == 6
+    assert open_tables(folder.path).planned == 6

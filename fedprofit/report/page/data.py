@@ -68,7 +68,7 @@ def _place(place: Place) -> dict[str, Any]:
 
 
 def _condition(number: int, place: Place, row: Row) -> dict[str, Any]:
-    shown = {key: row[key] for key in (*KEYS, "knee")}
+    shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
     ends = [f"{name}_{end}" for name in DIFFERENCES for end in ("low", "high")]
     shown |= {key: plain(row[key]) for key in (*SCORES, *ends)}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}

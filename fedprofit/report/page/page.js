@@ -134,17 +134,16 @@ function drawTradeoff() {
       const tuned = mine.filter((row) => row.condition === "personalized" && row.setting === setting);
       if (!tuned.length) return;
       const start = mine.filter((row) => row.condition === "federated" && row.setting === tuned[0].start);
-      // Each run's best step lies on the way to the last; where there are other steps, it is one of them.
-      const numbered = tuned.filter((row) => row.alpha === 1 && row.step !== null).sort((a, b) => a.step - b.step);
-      const best = tuned.filter((row) => row.step === null);
-      const along = numbered.length === 1 ? [...best, ...numbered] : numbered;
+      // A best step without number lies on the way to the last.
+      const along = tuned.filter((row) => row.curve).sort((a, b) => (a.step === null ? -1 : b.step === null ? 1 : a.step - b.step));
+      const best = tuned.filter((row) => row.step === null && !row.curve);
       const sizes = [...start.map(() => 0), ...along.map(() => 9)];
       traces.push(points([...start, ...along], {
         mode: "lines+markers", name: safe(`${algorithm}, ${setting}`),
         line: { color: colour(algorithm), dash: LINES[number % LINES.length], width: 2 },
         marker: { symbol: SYMBOLS[number % SYMBOLS.length], size: sizes, color: colour(algorithm) },
       }));
-      if (best.length && along === numbered) traces.push(points(best, {
+      if (best.length) traces.push(points(best, {
         mode: "markers", showlegend: false,
         marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open-dot`, size: 11, color: colour(algorithm) },
       }));
