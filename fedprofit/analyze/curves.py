@@ -172,9 +172,9 @@ class World:
         the last, unless it is the last everywhere; where each step is scored, it is one of them.
         """
         rows = self._of(one).filter(pl.col("alpha") == 1.0)
-        numbered = rows.filter(pl.col("step").is_not_null())
+        numbered, best = (rows.filter(pl.col("step").is_null() == is_best) for is_best in (False, True))
         whole = numbered.group_by("step").len()["len"]
-        if (whole == whole.max()).sum() > 1 or (rows["at"] == one["step"]).all():
+        if (whole == whole.max()).sum() > 1 or (best["at"] == one["step"]).all():
             rows = numbered
         order = pl.col("step").fill_null(pl.col("step").max() - 0.5)
         return self._curve(rows.sort(order), "step", one)

@@ -95,12 +95,11 @@ def load_study(
     study, shared = _read(path)
     for override in overrides:
         override_value(shared, override)
-    _check_axes(study, path)
-    every = [_points(name, values) for name, values in study.axes.items()]
-    points = at_places(dict(zip(axes_of(study), every, strict=True)), only)
-    _check_size(study, prod(map(len, points.values())), yes)
+    names = axes_of(study)
+    points = at_places(names, [_points(*axis) for axis in study.axes.items()], only)
+    _check_size(study, prod(map(len, points)), yes)
     runs: list[PlannedRun] = []
-    for place in product(*points.values()):
+    for place in product(*points):
         mapping = deepcopy(shared)
         for _, changes in place:
             for key, value in changes.items():
@@ -108,13 +107,14 @@ def load_study(
         mapping["name"] = study.name
         config = _single(from_mapping(expand_grids(mapping, str(path)), str(path)))
         check_trials(config)
-        position = dict(zip(points, [value for value, _ in place], strict=True))
+        position = dict(zip(names, [value for value, _ in place], strict=True))
         runs.append(PlannedRun(identity(config), position, config))
+    _check_axes(study, path)
     _check_distinct(path, runs)
     return study, runs
 
 
-def at_places(points: dict[str, list[Point]], only: Sequence[str]) -> dict[str, list[Point]]:
+def at_places(names: Sequence[str], points: Sequence[list[Point]], only: Sequence[str]) -> list[list[Point]]:
     """Keep of each axis the points that are asked for, as `AXIS=VALUE`; all of an axis that is not named.
 
     Raises UserError for an axis or a value that the study does not have.
@@ -122,19 +122,19 @@ def at_places(points: dict[str, list[Point]], only: Sequence[str]) -> dict[str, 
     wanted: dict[str, set[str]] = {}
     for place in only:
         axis, _, value = place.partition("=")
-        if axis not in points:
-            axes = ", ".join(points) or "none"
+        if axis not in names:
+            axes = ", ".join(names) or "none"
             raise UserError(
                 f"--only {place}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
             )
-        values = [str(label) for label, _ in points[axis]]
+        values = [str(label) for label, _ in points[names.index(axis)]]
         if value not in values:
             raise UserError(f"--only {place}: write {axis}=VALUE, with one of {', '.join(values)}.")
         wanted.setdefault(axis, set()).add(value)
-    return {
-        axis: [point for point in own if axis not in wanted or str(point[0]) in wanted[axis]]
-        for axis, own in points.items()
-    }
+    return [
+        [point for point in own if axis not in wanted or str(point[0]) in wanted[axis]]
+        for axis, own in zip(names, points, strict=True)
+    ]
 
 
 def _check_size(study: Study, runs: int, yes: bool) -> None:
