@@ -9,13 +9,11 @@ import numpy.typing as npt
 import polars as pl
 
 from fedprofit.evaluate.statistics import (
-    UNSTEADY,
     Estimate,
     Floats,
     Indices,
     bootstrap,
     counted,
-    enough,
     kept_at,
     resamples,
 )
@@ -222,9 +220,9 @@ class World:
         """Estimate what the first curves of the pairs keep more than the second.
 
         Averaged are the pairs that can be compared on all units, and, all of them at once, in all but a
-        twentieth of the resamples: the steadiest first, as many as that holds for. So every resample averages
-        the same pairs. The interval takes it as given which these are. Where even the steadiest pair fails
-        too often, all that can be compared are averaged, without an interval.
+        twentieth of the resamples: the steadiest, as many as that holds for. So every resample averages the
+        same pairs. The interval takes it as given which these are. Where even the steadiest pair fails too
+        often, all that can be compared are averaged, without an interval.
 
         Args:
             what: what is compared with what.
@@ -233,21 +231,18 @@ class World:
         """
         pairs = [(first.beside(second), second.beside(first)) for first, second in pairs]
         everyone = np.ones((1, len(self.units)))
-        able = [pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])]
-        steady = self._steady(able)
-        estimate = self._kept_more(steady or able, pairs)
-        while estimate.unsteady and len(steady) > 1:  # its own resamples are others than they were chosen by
-            steady = steady[:-1]
-            estimate = self._kept_more(steady, pairs)
-        if estimate.unsteady:
-            steady, estimate = able, self._kept_more(able, pairs)
-        used = steady or able
+        able = self._steadiest_first([pair for pair in pairs if np.isfinite(_kept_more(pair, everyone)[0])])
+        used, estimate = able, self._estimate(able, pairs)
+        while estimate.unsteady and len(used) > 1:
+            used, estimate = used[:-1], self._estimate(used[:-1], pairs)
+        if estimate.low is None:  # fewer pairs tell no more than all
+            used, estimate = able, self._estimate(able, pairs)
         straight = sum(min(len(first.local), len(second.local)) < 3 for first, second in used)
         return Comparison(
             what, estimate, len(used), len(pairs) + blind, len(able) - len(used), straight, blind
         )
 
-    def _kept_more(
+    def _estimate(
         self, pairs: Sequence[tuple[Curve, Curve]], every: Sequence[tuple[Curve, Curve]]
     ) -> Estimate:
         """Estimate the mean over pairs; without any, nothing, over the units of every pair that there is."""
@@ -264,20 +259,15 @@ class World:
         """Return the units that have any of the curves."""
         return np.flatnonzero(np.any([first.has | second.has for first, second in pairs], axis=0))
 
-    def _steady(self, pairs: Sequence[tuple[Curve, Curve]]) -> list[tuple[Curve, Curve]]:
-        """Return those pairs, the steadiest first, that nearly all resamples can compare at once.
+    def _steadiest_first(self, pairs: Sequence[tuple[Curve, Curve]]) -> list[tuple[Curve, Curve]]:
+        """Order pairs by how many resamples of their units cannot compare them."""
 
-        None where there are too few units for resamples to tell.
-        """
-        own = self._behind(pairs) if pairs else np.empty(0, np.int64)
-        seeds = tuple(self.seeds[unit] for unit in own)
-        if not enough(seeds):
-            return []
-        counts = resamples(seeds)
-        failed = np.isnan([_kept_more((first.of(own), second.of(own)), counts) for first, second in pairs])
-        order = np.argsort(failed.mean(1), kind="stable")
-        any_failed = np.logical_or.accumulate(failed[order], axis=0).mean(1)
-        return [pairs[number] for number in order[any_failed <= UNSTEADY]]
+        def failed(pair: tuple[Curve, Curve]) -> float:
+            own = self._behind([pair])
+            counts = resamples(tuple(self.seeds[unit] for unit in own))
+            return float(np.isnan(_kept_more((pair[0].of(own), pair[1].of(own)), counts)).mean())
+
+        return sorted(pairs, key=failed)
 
 
 def _kept_more(pair: tuple[Curve, Curve], counts: Floats) -> Floats:

@@ -126,7 +126,7 @@ def bootstrap(
     """
     units, count = len(seeds), len(set(seeds))
     value = float(statistic(np.ones((1, units)))[0])
-    if not enough(seeds, least_seeds) or not np.isfinite(value):
+    if count < least_seeds or units < LEAST_CLIENTS or not np.isfinite(value):
         return Estimate(value, None, None, count, units)
     found = statistic(resamples(tuple(seeds), draws))
     if np.isnan(found).mean() > UNSTEADY:
@@ -160,11 +160,6 @@ def widening(found: Floats, within: Floats, seeds: int) -> float:
     between = max(0.0, total - clients) * seeds / (seeds - 1)
     student, normal = stdtrit([seeds - 1, np.inf], (1 + LEVEL) / 2)
     return max(1.0, float(student / normal * np.sqrt(between / total)))
-
-
-def enough(seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> bool:
-    """Tell whether units of these seeds are enough for an interval."""
-    return len(set(seeds)) >= least_seeds and len(seeds) >= LEAST_CLIENTS
 
 
 def mean_of(values: Floats, seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> Estimate:
