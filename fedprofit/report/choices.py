@@ -15,7 +15,7 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, counted
 from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
-from fedprofit.report.table import cell, markdown
+from fedprofit.report.table import bounded, cell, markdown
 
 
 def write_recommendation(path: Path, metric: str | None, limit: Limit, console: Console) -> None:
@@ -73,10 +73,7 @@ def interval(estimate: Estimate, metric: str) -> str:
     >>> interval(Estimate(12.34, None, None, 1, 4), "rouge_l")
     '12.3'
     """
-    if estimate.low is None or estimate.high is None:
-        return cell(estimate.value, metric)
-    ends = f"[{cell(estimate.low, metric)}, {cell(estimate.high, metric)}]"
-    return f"{cell(estimate.value, metric)} {ends}"
+    return bounded(estimate.value, estimate.low, estimate.high, metric)
 
 
 def _plain(one: Recommendation) -> dict[str, object]:

@@ -58,9 +58,17 @@ def ranged(row: Row, key: str, metric: str) -> str:
     >>> ranged({"gain": 1.25, "gain_low": -0.5, "gain_high": 3.0}, "gain", "loss")
     '1.25 [-0.50, 3.00]'
     """
-    low, high = row.get(f"{key}_low"), row.get(f"{key}_high")
-    ends = "" if low is None else f" [{cell(low, metric)}, {cell(high, metric)}]"
-    return cell(row[key], metric) + ends
+    return bounded(row[key], row.get(f"{key}_low"), row.get(f"{key}_high"), metric)
+
+
+def bounded(value: float | None, low: float | None, high: float | None, metric: str) -> str:
+    """Write a number with the ends of its interval, if it has one.
+
+    >>> bounded(12.34, 10.0, 14.0, "rouge_l")
+    '12.3 [10.0, 14.0]'
+    """
+    ends = "" if low is None or high is None else f" [{cell(low, metric)}, {cell(high, metric)}]"
+    return cell(value, metric) + ends
 
 
 def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
