@@ -196,7 +196,7 @@ class World:
         points = [part for _, part in rows.group_by(along, maintain_order=True)]
         # A point that only some seeds have is no mean over all.
         most = max((len(part) for part in points), default=0)
-        return self._spread([before, *(part for part in points if len(part) == most)])
+        return self.scores([before, *(part for part in points if len(part) == most)])
 
     def in_same_seeds(self, first: Curve, second: Curve) -> tuple[Curve, Curve]:
         """Return two curves of different places on the seeds that both have, as in a study not yet whole."""
@@ -206,10 +206,10 @@ class World:
 
     def base(self, cell: str) -> Curve:
         """Return the base model's scores, as a curve of one point."""
-        return self._spread([self.wide.filter(pl.col("condition") == "base", pl.col("cell") == cell)])
+        return self.scores([self.wide.filter(pl.col("condition") == "base", pl.col("cell") == cell)])
 
-    def _spread(self, points: Sequence[pl.DataFrame]) -> Curve:
-        """Spread each point's rows over the units."""
+    def scores(self, points: Sequence[pl.DataFrame]) -> Curve:
+        """Spread each point's rows, of `wide`, over the units."""
         scores = np.full((2, len(points), len(self.units)), np.nan)
         for j, part in enumerate(points):
             for i, scope in enumerate(("local", "global")):

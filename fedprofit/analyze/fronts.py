@@ -6,6 +6,7 @@ along its steps. Both are held against the base model's scores.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedprofit.analyze.curves import Curve, World
 from fedprofit.evaluate.statistics import (
     Estimate,
     Floats,
+    Indices,
     area_under,
     bootstrap,
     front,
@@ -44,27 +46,37 @@ class Front:
 
     axes: dict[str, str]
     algorithm: str
-    hypervolume: float  # the area above and to the right of the base model's scores
+    hypervolume: Estimate  # the area above and to the right of the base model's scores
+    more: Estimate | None  # than the first algorithm's, over what both were scored at; None for that one
     settings: int  # on the front
     knee: Knee | None  # None where no setting lies beyond that line
+
+
+def able_of(rows: Sequence[Mapping[str, Any]]) -> Indices:
+    """Return the numbers of the rows that can be on a front: finite, and with all the units that any has.
+
+    Args:
+        rows: with `local`, `global`, and `clients`, the units behind them.
+    """
+    most = max((row["clients"] for row in rows), default=0)
+    scores = np.array([[row["local"], row["global"]] for row in rows], dtype=float).reshape(-1, 2)
+    whole = np.array([row["clients"] == most for row in rows], dtype=bool)
+    return np.flatnonzero(np.isfinite(scores).all(axis=1) & whole)
 
 
 def front_of(rows: Sequence[Mapping[str, Any]], sign: float) -> tuple[list[int], int]:
     """Return the numbers of the rows that no other beats on both axes, and of the knee among them.
 
     Args:
-        rows: with `local`, `global`, and `clients`, the units behind them. Rows that are not finite, or that
-            only some of the seeds have, take no part.
+        rows: as for `able_of`, by which some take no part.
         sign: -1 where lower is better.
 
     Returns:
         No rows where none takes part; of rows with equal scores the first alone. -1 for the knee where none
         lies beyond the line between the ends; a row that beats all others is the knee itself.
     """
-    most = max((row["clients"] for row in rows), default=0)
     points = sign * np.array([[row["global"], row["local"]] for row in rows], dtype=float).reshape(-1, 2)
-    whole = np.array([row["clients"] == most for row in rows], dtype=bool)
-    able = np.flatnonzero(np.isfinite(points).all(axis=1) & whole)
+    able = able_of(rows)
     # The same prompt may stand there twice, as the last round's and as the best one's.
     _, once = np.unique(points[able], axis=0, return_index=True)
     able = able[np.sort(once)]
@@ -84,32 +96,78 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
     world = World(table, axes, metric)
     for cell in world.cells():
         own = world.wide.filter(pl.col("cell") == cell)
-        sign = float(own["sign"][0])
-        base = own.filter(pl.col("condition") == "base").select("local", "global").mean().row(0)
+        base, sign = world.base(cell), float(own["sign"][0])
         place = dict(zip(world.axes, world.names(cell), strict=True))
+        first: _Tuned | None = None
         tuned = with_one_best_round(own.filter(pl.col("algorithm") != ""))
         for (algorithm,), mine in tuned.group_by("algorithm", maintain_order=True):
-            grouped = mine.group_by(KEYS, maintain_order=True)
-            rows = grouped.agg(
-                pl.col("local", "global").mean(), pl.col("forgetting"), pl.len().alias("clients")
-            ).to_dicts()
-            best, at = front_of(rows, sign)
+            scored = _Tuned([part for _, part in mine.group_by(KEYS, maintain_order=True)])
+            best, at = front_of(scored.means, sign)
             if not best:
                 continue
-            points = sign * np.array([[rows[number]["global"], rows[number]["local"]] for number in best])
+            more = None
+            if first is not None:
+                shared = scored.points(world, first.names), first.points(world, scored.names)
+                more = _volume(world, base, *shared)
+            first = first or scored
             yield Front(
                 axes=place,
                 algorithm=str(algorithm),
-                hypervolume=hypervolume(points, [sign * base[1], sign * base[0]]),
+                hypervolume=_volume(world, base, scored.points(world)),
+                more=more,
                 settings=len(best),
-                knee=_knee(rows[at]) if at >= 0 else None,
+                knee=_knee(scored.parts[at]) if at >= 0 else None,
             )
 
 
-def _knee(row: Mapping[str, Any]) -> Knee:
+@dataclass(frozen=True)
+class _Tuned:
+    """All that one algorithm's prompts were scored at, at one place on the axes."""
+
+    parts: list[pl.DataFrame]  # a row for each unit, of `World.wide`
+
+    @cached_property
+    def means(self) -> list[dict[str, Any]]:
+        """Rows for `front_of`."""
+        return [
+            {"local": part["local"].mean(), "global": part["global"].mean(), "clients": len(part)}
+            for part in self.parts
+        ]
+
+    @property
+    def names(self) -> list[tuple[Any, ...]]:
+        """What each setting is called, whatever the algorithm; its best round may be any."""
+        keys = pl.when(pl.col("condition") != "federated").then(pl.col("step")).alias("step")
+        return [part.select("condition", "setting", "start", "alpha", keys).row(0) for part in self.parts]
+
+    def points(self, world: World, among: Sequence[tuple[Any, ...]] | None = None) -> Curve:
+        """Return the scores of those that can be on a front; of some names alone, if given."""
+        able, names = able_of(self.means), self.names
+        return world.scores([self.parts[at] for at in able if among is None or names[at] in among])
+
+
+def _volume(world: World, base: Curve, points: Curve, other: Curve | None = None) -> Estimate:
+    """Estimate the area that an algorithm's settings dominate, or how much more it is than another's.
+
+    Every resample has a front of its own, of all the settings.
+    """
+    own = np.flatnonzero(points.has & base.has & (True if other is None else other.has))
+    bounds, every = base.of(own), [one.of(own) for one in (points, other) if one is not None]
+
+    def volume(counts: Floats) -> Floats:
+        corner = np.concatenate(bounds.mean(counts), axis=-1)
+        areas = [hypervolume(np.stack(one.mean(counts), axis=-1), corner) for one in every]
+        return areas[0] - sum(areas[1:])
+
+    seeds = [world.seeds[unit] for unit in own]
+    return bootstrap(volume, seeds, least=0.0 if other is None else -np.inf)
+
+
+def _knee(part: pl.DataFrame) -> Knee:
     # The federated prompt itself has forgotten nothing.
-    worst = worst_tenth(np.array([forgotten or 0.0 for forgotten in row["forgetting"]]))
-    return Knee(label(dict(row)), row["local"], row["global"], worst)
+    worst = worst_tenth(part["forgetting"].fill_null(0.0).to_numpy())
+    local, kept = part.select(pl.col("local", "global").mean()).row(0)
+    return Knee(label(part.row(0, named=True)), local, kept, worst)
 
 
 @dataclass(frozen=True)
@@ -137,7 +195,9 @@ def areas(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Are
             algorithm=str(one["algorithm"]),
             setting=str(one["setting"]),
             steps=int(str(one["step"])),
-            area=bootstrap(_area(curve.of(own), base.of(own)), [world.seeds[unit] for unit in own]),
+            area=bootstrap(
+                _area(curve.of(own), base.of(own)), [world.seeds[unit] for unit in own], least=0.0
+            ),
         )
 
 

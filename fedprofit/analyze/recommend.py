@@ -20,7 +20,8 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, mean_of
 from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label, with_one_best_round
 
-SCORES = ("local", "global", "gain", "forgetting")
+# What is recommended is told by these, each with the least it can be.
+SCORES = {"local": 0.0, "global": 0.0, "gain": -np.inf, "forgetting": -np.inf}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Recommendation:
     within: int  # options that keep to the limit
     expected: dict[str, Estimate]  # by score, on the validation clients
     tested: dict[str, Estimate]
-    holds: bool  # the limit, on the test clients
+    holds: bool  # the limit, on the test clients' mean
+    certain: bool  # whether their whole interval says the same; not where there is none
 
     @property
     def name(self) -> str:
@@ -85,16 +87,10 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     for cell in chooses.cells():
         place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
-        # Text is scored at each group's own best step: what the test clients cannot check is no option.
         checks = {_key(one): one for one in _prompts(tests, cell)}
+        # Text is scored at each group's own best step: what the test clients cannot check is no option.
         prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checks]
-        federated = [one for one in prompts if one["condition"][0] == "federated"]
-        if not federated:
-            raise UserError(
-                f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation "
-                "clients, so that nothing can be chosen."
-            )
-        start = max(federated, key=lambda one: sign * _mean(one, "global"))
+        start = _best_federated(tables, place, prompts, sign)
         against = _key(start)
         options = [_compared(one, start, sign) for one in prompts]
         means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
@@ -106,6 +102,7 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         chosen = options[max(merits, key=lambda number: merits[number])]
         setting = dict(zip(KEYS, _key(chosen), strict=True))
         tested = _estimates(tests, _compared(checks[_key(chosen)], checks[against], sign))
+        over = [limit.excess(*ends, sign) for ends in _means_and_ends(tested)]
         yield Recommendation(
             place,
             setting,
@@ -114,8 +111,22 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
             len(within),
             _estimates(chooses, chosen),
             tested,
-            limit.excess(tested["local"].value, tested["forgetting"].value, sign) <= 0,
+            holds=over[0] <= 0,
+            certain=len(over) == 3 and len({each <= 0 for each in over}) == 1,
         )
+
+
+def _best_federated(
+    tables: Tables, place: dict[str, str], prompts: list[pl.DataFrame], sign: float
+) -> pl.DataFrame:
+    """Return the federated prompt with the best global score; UserError if there is none."""
+    federated = [one for one in prompts if one["condition"][0] == "federated"]
+    if not federated:
+        raise UserError(
+            f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation "
+            "clients, so that nothing can be chosen."
+        )
+    return max(federated, key=lambda one: sign * _mean(one, "global"))
 
 
 def _prompts(world: World, cell: str) -> list[pl.DataFrame]:
@@ -149,7 +160,15 @@ def _mean(rows: pl.DataFrame, score: str) -> float:
 
 def _estimates(world: World, rows: pl.DataFrame) -> dict[str, Estimate]:
     seeds = [world.seeds[unit] for unit in rows["unit"].to_list()]
-    return {score: mean_of(rows[score].to_numpy(), seeds) for score in SCORES}
+    return {score: mean_of(rows[score].to_numpy(), seeds, least=least) for score, least in SCORES.items()}
+
+
+def _means_and_ends(scores: dict[str, Estimate]) -> list[tuple[float, float]]:
+    """Return local score and forgetting: their means, and, where both have intervals, the ends of these."""
+    local, forgetting = scores["local"], scores["forgetting"]
+    if local.low is None or local.high is None or forgetting.low is None or forgetting.high is None:
+        return [(local.value, forgetting.value)]
+    return [(local.value, forgetting.value), (local.low, forgetting.low), (local.high, forgetting.high)]
 
 
 def _where(place: dict[str, str]) -> str:

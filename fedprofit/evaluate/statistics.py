@@ -46,12 +46,22 @@ class Estimate:
         return {**vars(self), "value": self.value if np.isfinite(self.value) else None}
 
     def __str__(self) -> str:
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        """Write the value and its interval, every number as `spec` says; by default with its sign.
+
+        >>> f"{Estimate(4.125, 3.0, 5.5, 3, 36):.2f}"
+        '4.12 [3.00, 5.50]'
+        """
         if not np.isfinite(self.value):
             return "cannot be told"
+        spec = spec or "+.3g"
+        value = format(self.value, spec)
         if self.low is None:
             why = "too many resamples cannot tell; " * self.unsteady
-            return f"{self.value:+.3g} (no interval: {why}{counted(self)})"
-        return f"{self.value:+.3g} [{self.low:+.3g}, {self.high:+.3g}]"
+            return f"{value} (no interval: {why}{counted(self)})"
+        return f"{value} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 def counted(estimate: Estimate, client: str = "client") -> str:
@@ -109,6 +119,7 @@ def bootstrap(
     seeds: Sequence[int],
     draws: int = DRAWS,
     least_seeds: int = LEAST_SEEDS,
+    least: float = -np.inf,
 ) -> Estimate:
     """Estimate a statistic of units and its interval: percentiles over resamples, widened for few seeds.
 
@@ -119,6 +130,7 @@ def bootstrap(
         draws: resamples.
         least_seeds: with 1, an interval over the clients of a single seed is given; it leaves out what
             another seed would change.
+        least: what the statistic cannot fall below, nor the interval, widened or not.
 
     Returns:
         The estimate. It has no interval where there are fewer than `least_seeds` seeds or `LEAST_CLIENTS`
@@ -133,7 +145,8 @@ def bootstrap(
         return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count)
-    return Estimate(value, value + wider * (low - value), value + wider * (high - value), count, units)
+    low, high = value + wider * (low - value), value + wider * (high - value)
+    return Estimate(value, max(least, low), high, count, units)
 
 
 def widening(found: Floats, within: Floats, seeds: int) -> float:
@@ -162,9 +175,13 @@ def widening(found: Floats, within: Floats, seeds: int) -> float:
     return max(1.0, float(student / normal * np.sqrt(between / total)))
 
 
-def mean_of(values: Floats, seeds: Sequence[int], least_seeds: int = LEAST_SEEDS) -> Estimate:
+def mean_of(
+    values: Floats, seeds: Sequence[int], least_seeds: int = LEAST_SEEDS, least: float = -np.inf
+) -> Estimate:
     """Estimate the mean of the units' values, `[units]`; other arguments as of `bootstrap`."""
-    return bootstrap(lambda counts: counts @ values / counts.sum(1), seeds, least_seeds=least_seeds)
+    return bootstrap(
+        lambda counts: counts @ values / counts.sum(1), seeds, least_seeds=least_seeds, least=least
+    )
 
 
 def front(points: Floats) -> Indices:
@@ -177,18 +194,26 @@ def front(points: Floats) -> Indices:
     return np.flatnonzero(~better.any(0))
 
 
-def hypervolume(points: Floats, reference: Sequence[float]) -> float:
-    """Return the area that points `[points, 2]` dominate, above and to the right of a reference point.
+def hypervolume(points: Floats, reference: Floats | Sequence[float]) -> Floats:
+    """Return the area that points dominate, above and to the right of a reference point.
 
-    >>> hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), [0.0, 0.0])
+    Args:
+        points: `[..., points, 2]`; higher is better.
+        reference: `[..., 2]`, for example the base model's scores.
+
+    Returns:
+        `[...]`.
+
+    >>> float(hypervolume(np.array([[1.0, 3.0], [3.0, 1.0]]), [0.0, 0.0]))
     5.0
     """
-    above = points[(points > np.asarray(reference)).all(1)] - np.asarray(reference)
-    area = height = 0.0
-    for x, y in above[np.argsort(-above[:, 0], kind="stable")]:
-        area += x * max(0.0, y - height)
-        height = max(height, y)
-    return float(area)
+    above = np.maximum(points - np.asarray(reference)[..., None, :], 0.0)
+    order = np.argsort(-above[..., 0], axis=-1, kind="stable")
+    width, height = (np.take_along_axis(above[..., axis], order, axis=-1) for axis in (0, 1))
+    # From the widest on, each adds what it is higher than all that are wider.
+    higher = np.diff(np.maximum.accumulate(height, axis=-1), axis=-1, prepend=0.0)
+    area: Floats = (width * higher).sum(-1)
+    return area
 
 
 def area_under(local: Floats, kept: Floats, reference: tuple[Floats, Floats] | Sequence[float]) -> Floats:

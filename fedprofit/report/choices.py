@@ -28,7 +28,8 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
         console.print(f"gain and forgetting against {one.against}", style="dim", highlight=False)
     console.print(
         "Chosen on the validation clients alone, so that their scores are a winner's and a little too good; "
-        "the test clients only check. Means with 95% intervals over seeds and clients.",
+        "the test clients only check. Means with 95% intervals over seeds and clients; a limit is kept or "
+        "missed on average where the interval, if there is one, lies on both sides of it.",
         style="dim",
         highlight=False,
     )
@@ -50,8 +51,9 @@ def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
         if limit.least_local is None
         else f"local score at {'most' if metric == 'loss' else 'least'} {limit.least_local:g}"
     )
-    verdict = Text("kept", "green") if one.holds else Text("missed", "red")
-    table.add_row(wanted, f"{one.within} of {one.options} options", verdict)
+    verdict = ("kept" if one.holds else "missed") + " on average" * (not one.certain)
+    color = "yellow" if not one.certain else "green" if one.holds else "red"
+    table.add_row(wanted, f"{one.within} of {one.options} options", Text(verdict, color))
     return table
 
 

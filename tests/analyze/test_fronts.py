@@ -27,7 +27,39 @@ def test_a_front_is_what_nothing_beats():
     for one in found:
         # (global, local): (30, 20) at the start, then (29, 25) and (28, 30) at the small rate.
         assert one.settings == 3
-        assert one.hypervolume == pytest.approx(18 * 20 + 1 * 15 + 1 * 10)
+        assert one.hypervolume.value == pytest.approx(18 * 20 + 1 * 15 + 1 * 10)
+
+
+def test_volumes_have_intervals_and_so_has_what_one_is_more_than_the_first():
+    """Clients differ by much, and alike under both algorithms; one gains 1 more, give or take, at the end."""
+    draw = np.random.default_rng(5)
+    whole = study(seeds=3)
+    who = whole.select("seed", "client").unique(maintain_order=True)
+    who = who.with_columns(
+        shift=pl.Series(draw.normal(0, 3, len(who))), own=pl.Series(draw.uniform(0.5, 1.5, len(who)))
+    )
+    ahead = (pl.col("algorithm") == "fedsgd") & (pl.col("step") == 4) & (pl.col("scope") == "local")
+    value = pl.col("value") + pl.col("shift") + pl.when(ahead).then(pl.col("own")).otherwise(0)
+    shifted = whole.join(who, on=["seed", "client"], maintain_order="left")
+    shifted = shifted.with_columns(
+        value=pl.when(pl.col("algorithm") != "").then(value).otherwise(pl.col("value"))
+    )
+    found = list(fronts(shifted.drop("shift", "own"), ["seed", "heterogeneity"], "rouge_l"))
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        assert first.more is None
+        assert second.more.value == pytest.approx(second.hypervolume.value - first.hypervolume.value)
+        assert (first.hypervolume.seeds, first.hypervolume.clients) == (3, 18)
+        widths = [one.high - one.low for one in (first.hypervolume, second.hypervolume, second.more)]
+        assert widths[2] < 0.2 * min(widths[:2]), "paired: what both have in common does not widen it"
+        assert second.more.sign == 1
+    # What the first alone was scored at adds to its own volume, and to no comparison.
+    extra = shifted.filter(pl.col("algorithm") == "fedavg-adam", pl.col("step") == 4).with_columns(
+        setting=pl.lit("longer"), value=pl.col("value") + 20
+    )
+    more = pl.concat([shifted, extra]).drop("shift", "own")
+    wider = list(fronts(more, ["seed", "heterogeneity"], "rouge_l"))
+    assert [one.more for one in wider] == [one.more for one in found]
+    assert wider[0].hypervolume.value > found[0].hypervolume.value + 100
 
 
 def test_the_best_rounds_prompt_counts_whichever_round_that_was():
@@ -49,7 +81,8 @@ def test_losses_count_the_other_way_round():
     by_score = list(fronts(study(), ["seed", "heterogeneity"], "rouge_l"))
     by_loss = list(fronts(losses, ["seed", "heterogeneity"], "loss"))
     for score, loss in zip(by_score, by_loss, strict=True):
-        assert (loss.hypervolume, loss.settings) == (pytest.approx(score.hypervolume), score.settings)
+        assert loss.hypervolume.value == pytest.approx(score.hypervolume.value)
+        assert loss.settings == score.settings
         assert loss.knee is score.knee is None, "the front is a straight line"
 
 
@@ -128,4 +161,5 @@ def test_a_setting_that_diverged_is_on_no_front():
     for one in fronts(broken, ["seed", "heterogeneity"], "rouge_l"):
         # Left are the start, the small rate's first point, and both points of the large rate.
         assert one.settings == 3
-        assert np.isfinite(one.hypervolume)
+        assert one.hypervolume.clients == 12, "and it takes no client off the other settings"
+        assert np.isfinite(one.hypervolume.low)

@@ -46,6 +46,20 @@ def test_the_best_local_score_within_the_limit_is_taken():
     assert (iid.expected["local"].seeds, iid.expected["local"].clients) == (3, 18)
 
 
+def test_a_limit_is_kept_or_missed_for_certain_where_the_whole_interval_says_so():
+    """The test clients lose half a point more than the validation clients: 4.5, give or take 0.01."""
+    found = tables(test=lambda *place: lost(*place) + 0.5)
+    for most, holds, certain in ((4.4, False, True), (4.6, True, True)):
+        _, iid = recommend(found, "rouge_l", Limit(most_forgotten=most))
+        assert (iid.setting["setting"], iid.setting["step"]) == ("rate0.01", 4)
+        assert (iid.holds, iid.certain) == (holds, certain)
+    inside = (iid.tested["forgetting"].low + iid.tested["forgetting"].value) / 2
+    _, iid = recommend(found, "rouge_l", Limit(most_forgotten=inside))
+    assert (iid.holds, iid.certain) == (False, False)
+    _, alone = recommend(tables(seeds=1), "rouge_l", Limit(most_forgotten=4.4))
+    assert (alone.holds, alone.certain) == (True, False), "one seed gives no interval"
+
+
 def test_the_least_forgetting_within_the_limit_is_taken():
     for one in recommend(tables(), "rouge_l", Limit(least_local=28)):
         assert (one.setting["algorithm"], one.setting["setting"], one.setting["step"]) == (

@@ -126,6 +126,9 @@ def test_front_and_hypervolume_equal_brute_force():
             any((p >= (x + 1, y + 1)).all() for p in points) for x, y in product(range(1, 8), repeat=2)
         )
         assert hypervolume(points, [1, 1]) == pytest.approx(squares)
+    stacks, corners = draw.normal(0, 2, (5, 9, 2)), draw.normal(0, 1, (5, 2))
+    one_by_one = [hypervolume(*each) for each in zip(stacks, corners, strict=True)]
+    assert hypervolume(stacks, corners) == pytest.approx(one_by_one)
 
 
 def test_what_is_kept_is_read_where_the_level_is_first_reached():
