@@ -2,11 +2,13 @@
 
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from fedprofit.errors import UserError
 from fedprofit.processes import end_quickly, load_libraries
@@ -93,7 +95,18 @@ def report(
     write_report(folder, console)
 
 
-@app.command()
+class RayAlone(TyperCommand):
+    """A command whose `--ray` may go without its address, which typer's own options may not."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put "local" where an option, or nothing, follows."""
+        whole: list[str] = []
+        for own, following in pairwise([*args, "-"]):
+            whole += [own, "local"] if own == "--ray" and following.startswith("-") else [own]
+        return super().parse_args(ctx, whole)
+
+
+@app.command(cls=RayAlone)
 def study(
     study: Annotated[Path, typer.Argument(help="A study (YAML); see studies/.", show_default=False)],
     overrides: Overrides = None,
@@ -103,7 +116,10 @@ def study(
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(help='Send the runs to the Ray cluster at this address; "local" starts one here.'),
+        typer.Option(
+            metavar="[ADDRESS]",
+            help='Send the runs to the Ray cluster at this address; "local", or none, starts one here.',
+        ),
     ] = None,
     only: Annotated[
         list[str] | None,
@@ -130,7 +146,7 @@ def study(
         return
     with reporter() as report:
         folder, progress = run_study(
-            study, overrides or [], out, workers, resume, yes, ray, report, only=only or []
+            study, overrides or [], out, workers, resume, yes, ray, report, only or [], foresee=True
         )
     print_study(folder, progress, console)
     if progress.failed:

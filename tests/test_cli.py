@@ -8,10 +8,12 @@ import time
 import pytest
 import yaml
 from tiny_run import call, tiny_config
+from typer.testing import CliRunner
 
 from fedprofit import cli, doctor
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
+from fedprofit.study import many
 from fedprofit.study.progress import EARLY, Quiet
 
 
@@ -50,6 +52,25 @@ def test_the_version_is_the_package_s(tmp_path):
     from importlib.metadata import version
 
     assert call("--version", cwd=tmp_path).stdout.strip() == f"fedprofit {version('fedprofit')}"
+
+
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        (["--ray", "--resume"], "local"),
+        (["--ray"], "local"),
+        (["--ray", "host:6379", "--resume"], "host:6379"),
+        (["--ray=host:6379"], "host:6379"),
+        (["--resume"], None),
+    ],
+)
+def test_a_cluster_may_go_without_its_address(said, address, monkeypatch):
+    def reached(*given, **named):
+        raise UserError(f"at {given[6]}")
+
+    monkeypatch.setattr(many, "run_study", reached)
+    ended = CliRunner().invoke(cli.app, ["study", "rates.yaml", *said])
+    assert str(ended.exception) == f"at {address}"
 
 
 def test_a_study_is_not_taken_for_a_run(tmp_path):

@@ -8,31 +8,21 @@ from rich.table import Table
 from rich.text import Text
 
 from fedprofit.analyze.claims import SAYS, Finding, caveats, check_claims
-from fedprofit.analyze.fronts import Area, Front, areas, fronts
 from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
 from fedprofit.processes import load_libraries
-from fedprofit.report.table import cell, markdown
+from fedprofit.report.fronts import write_fronts
+from fedprofit.report.table import markdown
 from fedprofit.study.admission import admit
-from fedprofit.study.ledger import StudyFolder, done, read_table
+from fedprofit.study.folder import RunFolder
+from fedprofit.study.ledger import StudyFolder, done, missing, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
+from fedprofit.study.watch import share_left
 
-FRONT = ("axes", "algorithm", "volume", "settings", "knee", "local", "global", "worst")
-FRONT_EXPLANATION = (
-    "volume: the area that an algorithm's settings dominate over the base model's scores. settings: that no "
-    "other beats on both axes. knee: of these the one farthest beyond the line between the ends, if one lies "
-    "there, with its scores; worst: what the tenth of the clients that forget most lose there. Read off "
-    "the test clients: no way to choose."
-)
-AREA = ("axes", "algorithm", "setting", "steps", "area")
-AREA_EXPLANATION = (
-    "area: under a setting's trade-off curve along its steps, above and to the right of the base model's "
-    "scores, with its 95% interval."
-)
 MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
 
 
@@ -51,19 +41,20 @@ def show_plan(
     """
     study, runs = load_study(path, overrides, only, yes)
     folder = StudyFolder(out or Path("runs") / study.name)
-    runs, known = admit(folder, study, runs), done(folder)
+    runs = admit(folder, study, runs)
+    left = missing(folder, runs)
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
     for title in ("run", "axes", "state"):
         table.add_column(title, overflow="fold")
     for planned in runs:
-        table.add_row(planned.key, describe(planned.axes), "done" if planned.key in known else "to do")
+        table.add_row(planned.key, describe(planned.axes), "to do" if planned in left else "done")
     console.print(table)
-    left = [planned for planned in runs if planned.key not in known]
     if left:
         load_libraries()
         from fedprofit.study.estimate import study_seconds
 
-        seconds = study_seconds(left, workers)
+        shares = [share_left(RunFolder(folder.run(planned.key))) for planned in left]
+        seconds = study_seconds(left, workers, shares)
         console.print(f"about {duration(seconds)} with {workers} at a time, measured on this machine")
 
 
@@ -81,51 +72,6 @@ def print_study(folder: StudyFolder, progress: Progress, console: Console) -> No
         console.print(f"{title:8} {file}", soft_wrap=True, highlight=False)
     for command in ("report", "claims"):
         console.print(f"next     fedprofit {command} {folder.path}", soft_wrap=True, highlight=False)
-
-
-def write_fronts(path: Path, console: Console) -> None:
-    """Print a study's fronts by its first metric; write those by all metrics, and curves, to fronts.md."""
-    tables = open_tables(path)
-    axes, table, metrics = tables.axes, tables.results, tables.metrics
-    pages = []
-    for metric in metrics:
-        rows = [_front_cells(one, metric) for one in fronts(table, axes, metric)]
-        pages.append(markdown(f"Fronts: {METRICS[metric]}", FRONT, rows))
-        if metric == metrics[0]:
-            console.print(_front_table(metric, rows))
-            console.print(FRONT_EXPLANATION, style="dim", highlight=False)
-    for metric in metrics:
-        curves = [_area_cells(one) for one in areas(table, axes, metric)]
-        pages.append(markdown(f"Curves: {METRICS[metric]}", AREA, curves))
-    explained = [FRONT_EXPLANATION, AREA_EXPLANATION]
-    write_text(path / "fronts.md", "\n\n".join([*pages, *explained]) + "\n")
-
-
-def _front_table(metric: str, rows: Sequence[Sequence[str]]) -> Table:
-    shown = Table(
-        title=f"Fronts: {METRICS[metric]}", title_justify="left", title_style="bold", pad_edge=False
-    )
-    for title in FRONT:
-        right = title in ("volume", "settings", "local", "global", "worst")
-        shown.add_column(title, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        shown.add_row(*row)
-    return shown
-
-
-def _area_cells(one: Area) -> list[str]:
-    place = ", ".join(one.axes.values()) or "-"
-    return [place, one.algorithm, one.setting, str(one.steps), str(one.area)]
-
-
-def _front_cells(one: Front, metric: str) -> list[str]:
-    place = ", ".join(one.axes.values()) or "-"
-    knee = ["-"] * 4
-    if one.knee is not None:
-        setting = one.knee.setting.removeprefix(f"{one.algorithm}, ")
-        scores = (one.knee.local, one.knee.kept, one.knee.worst)
-        knee = [setting, *(cell(value, metric) for value in scores)]
-    return [place, one.algorithm, f"{one.hypervolume:.3g}", str(one.settings), *knee]
 
 
 def write_claims(path: Path, console: Console) -> None:

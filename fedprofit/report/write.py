@@ -17,8 +17,8 @@ def write_report(path: Path, console: Console) -> None:
     Writes report.html, tradeoff.png, .svg and .pdf, table.md, .tex and .csv.
     """
     from fedprofit.report.figure import save_tradeoff, tradeoff_figure
+    from fedprofit.report.fronts import write_fronts
     from fedprofit.report.page import write_page
-    from fedprofit.report.studies import write_fronts
 
     tables = open_tables(path)
     found = places(tables)

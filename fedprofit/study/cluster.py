@@ -10,7 +10,7 @@ the model comes from each node's own cache.
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.files import atomic, cache_folder
-from fedprofit.study.pools import compute
+from fedprofit.study.pools import compute, foresee
 from fedprofit.study.spec import PlannedRun
 
 # What else a run leaves (its checkpoint, its parts) serves to go on with it, and stays behind.
@@ -87,8 +87,16 @@ class Cluster:
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self.at_a_time = at_a_time or max(1, int(found.get("CPU", 1)))
 
+    def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
+        """Start to estimate on a node that could take the first of the runs; errors as of `submit`."""
+        return self._give(runs[0], foresee, runs, self.at_a_time, left)
+
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Hand a run to the cluster; UserError if no node could ever take it, for which Ray would wait."""
+        return self._give(planned, compute_there, planned.config.to_mapping(), planned.key)
+
+    def _give(self, planned: PlannedRun, task: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Have a task computed with what a run asks for."""
         wanted, nodes = needs(planned.config, self._first_nodes), self._nodes()
         cpus, gpus = wanted["num_cpus"], wanted["num_gpus"]
         if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
@@ -97,8 +105,8 @@ class Cluster:
                 "backbone.device), and no node of the cluster has them. Lower them, or add such a node."
             )
         # Ray's own retries would not be counted or told of.
-        remote = self._ray.remote(compute_there).options(**wanted, max_retries=0)
-        future: Future[Any] = remote.remote(planned.config.to_mapping(), planned.key).future()
+        remote = self._ray.remote(task).options(**wanted, max_retries=0)
+        future: Future[Any] = remote.remote(*arguments).future()
         return future
 
     def _nodes(self) -> list[Mapping[str, float]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from heapq import heapreplace
 
 import torch
 
@@ -27,10 +28,15 @@ def reading_speed(bench: Bench) -> float:
     return work / (time.monotonic() - began)
 
 
-def study_seconds(runs: Sequence[PlannedRun], workers: int) -> float:
+def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[float] | None = None) -> float:
     """Estimate how long runs take side by side, each computed by one process with one thread.
 
     The speed is measured on the first run's data; some runs' work is counted, spread over all.
+
+    Args:
+        runs: at least one.
+        at_a_time: how many are computed side by side; the others follow in order.
+        left: the share of each that is left to do, where some have begun.
     """
     threads = torch.get_num_threads()
     looked = [(prepare(run.config), like_it) for run, like_it in typical(runs)]
@@ -41,8 +47,19 @@ def study_seconds(runs: Sequence[PlannedRun], workers: int) -> float:
         alone = reading_speed(looked[0][0])
     finally:
         torch.set_num_threads(threads)
-    rounds = -(-len(runs) // workers)
-    return rounds * work / alone
+    return in_turn([1.0] * len(runs) if left is None else left, at_a_time) * work / alone
+
+
+def in_turn(lengths: Sequence[float], places: int) -> float:
+    """Return when the last of some jobs ends, each of which goes in turn to the place that is free first.
+
+    >>> in_turn([2, 3, 2], places=2)
+    4.0
+    """
+    ends = [0.0] * places
+    for length in lengths:
+        heapreplace(ends, ends[0] + length)
+    return max(ends)
 
 
 def typical(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, int]]:

@@ -124,6 +124,12 @@ def done(folder: StudyFolder) -> set[str]:
     return set(read_table(folder)[RUN].unique().to_list())
 
 
+def missing(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs whose rows are not in the table, in order."""
+    known = done(folder)
+    return [planned for planned in runs if planned.key not in known]
+
+
 def read_table(folder: StudyFolder) -> pl.DataFrame:
     """Read the study's results; UserError if there are none, or rows of several versions or models."""
     try:

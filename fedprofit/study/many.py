@@ -15,11 +15,12 @@ from typing import Any
 from fedprofit.files import alone_in, naming_full_disk
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
-from fedprofit.study.ledger import StudyFolder, add, claim, done, write_failures
+from fedprofit.study.folder import RunFolder
+from fedprofit.study.ledger import StudyFolder, add, claim, missing, write_failures
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, describe, load_study
-from fedprofit.study.watch import Watch
+from fedprofit.study.watch import Watch, share_left
 
 ATTEMPTS = 2
 LOOK = 5.0  # seconds between two looks at how far the runs are
@@ -35,6 +36,7 @@ def run_study(
     ray: str | None = None,
     report: Quiet | None = None,
     only: Sequence[str] = (),
+    foresee: bool = False,
 ) -> tuple[StudyFolder, "Progress"]:
     """Run a study, or go on with it, and return its folder and what became of its runs.
 
@@ -48,6 +50,7 @@ def run_study(
         ray: send its runs to the Ray cluster at this address ("local": one on this machine) instead.
         report: how to tell of progress; silent if not given.
         only: places on the axes, `AXIS=VALUE`: run what lies there, and leave the rest for another time.
+        foresee: before the start, measure how fast it is here, and tell how long it may take.
 
     Raises UserError for anything wrong with the study, a configuration or the folder. A run that fails is
     no error: it is in `failures.json`.
@@ -59,9 +62,25 @@ def run_study(
         try:
             folder = claim(place, study, resume)
             with alone_in(folder.path):
-                return folder, run_all(folder, admit(folder, study, runs), pool, report or Quiet())
+                runs = admit(folder, study, runs)
+                if foresee:
+                    tell_time(folder, runs, pool, report or Quiet())
+                return folder, run_all(folder, runs, pool, report or Quiet())
         finally:
             pool.close()
+
+
+def tell_time(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report: Quiet) -> None:
+    """Tell how many runs are to do, and about how long they may take where they are computed."""
+    queue = missing(folder, runs)
+    report.say(f"{len(queue)} of {len(runs)} runs to do, {pool.at_a_time} at a time")
+    if not queue:
+        return
+    left = [share_left(RunFolder(folder.run(planned.key))) for planned in queue]
+    found = pool.foresee(queue, left)
+    # What is wrong with a run is told when it is tried.
+    error = found.exception()
+    report.say(f"about {duration(found.result())}" if error is None else f"how long cannot be told: {error}")
 
 
 @dataclass
@@ -78,8 +97,7 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
 
     After every run its rows are in the table on disk: a study that is killed goes on from there.
     """
-    known = done(folder)
-    queue = [planned for planned in runs if planned.key not in known]
+    queue = missing(folder, runs)
     progress = Progress(len(queue))
     watch = Watch([folder.run(planned.key) for planned in queue], pool.at_a_time, report)
     attempts = Counter[str]()

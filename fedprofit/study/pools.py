@@ -6,6 +6,7 @@ otherwise: where, and how many at a time, changes no number. A process keeps its
 
 import signal
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -21,6 +22,10 @@ class Pool(Protocol):
     """Something that computes runs side by side."""
 
     at_a_time: int  # runs
+
+    def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
+        """Start to estimate the seconds that runs take here, of each of which such a share is left."""
+        ...
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Start a run, or go on with it; its folder is on this machine once it is collected."""
@@ -53,6 +58,14 @@ def compute(mapping: dict[str, Any], out: str) -> float:
     return time.monotonic() - began
 
 
+def foresee(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[float]) -> float:
+    """Estimate a study's seconds (`estimate.py`) where its runs are computed."""
+    load_libraries()
+    from fedprofit.study.estimate import study_seconds
+
+    return study_seconds(runs, at_a_time, left)
+
+
 class Processes:
     """Processes of this machine.
 
@@ -65,10 +78,16 @@ class Processes:
         self._pools: list[ProcessPoolExecutor | None] = [None] * at_a_time
         self._last: list[Future[Any] | None] = [None] * at_a_time  # what each was given last
 
+    def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
+        """Start to estimate in one of the processes, which keeps its backbone for its first run."""
+        return self._give(partial(foresee, runs, self.at_a_time, left))
+
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Hand a run to a process that has none."""
+        return self._give(partial(compute, planned.config.to_mapping(), str(folder)))
+
+    def _give(self, task: Callable[[], float]) -> "Future[Any]":
         free = next(place for place, last in enumerate(self._last) if last is None or last.done())
-        task = partial(compute, planned.config.to_mapping(), str(folder))
         pool = self._pools[free] or _make()
         try:
             future = pool.submit(task)

@@ -26,12 +26,18 @@ def work_of(folder: RunFolder) -> tuple[float, float]:
         return 0.0, 0.0
 
 
+def share_left(folder: RunFolder) -> float:
+    """Return the share of a run's work that is left: all of it where it has not begun."""
+    whole, ready = work_of(folder)
+    return 1 - ready / whole if whole else 1.0
+
+
 class Watch:
     """Looks at the folders of a study's runs and tells how much is done, and how much time is left."""
 
     def __init__(self, folders: Sequence[Path], at_a_time: int, report: Quiet) -> None:
         """Take what is left to do in these folders as the work."""
-        self._at_a_time, self._report = at_a_time, report
+        self._places, self._report = min(at_a_time, len(folders)), report
         self._works = {folder: work_of(RunFolder(folder)) for folder in folders}
         self._complete, self._failed = 0, 0
         self._told = 0.0
@@ -65,7 +71,7 @@ class Watch:
         return sum(ready for _, ready in self._works.values())
 
     def _rest(self) -> float:
-        """Return the work that is left, counted as if all places were busy until the last run ends."""
+        """Return the work that is left, counted as if all places in use were busy until the last run ends."""
         typical = self._typical()
         rests = [(whole or typical) - ready for whole, ready in self._works.values()]
-        return max(sum(rests), self._at_a_time * max(rests, default=0.0))
+        return max(sum(rests), self._places * max(rests, default=0.0))

@@ -1,7 +1,7 @@
 """Studies on a real Ray cluster of two nodes, one of which is killed on the way."""
 
+import re
 import threading
-import time
 
 import pytest
 from test_many import Said
@@ -10,7 +10,8 @@ from test_study import ORDER, write_study
 from fedprofit.errors import UserError
 from fedprofit.study import cluster
 from fedprofit.study.ledger import StudyFolder, read_table
-from fedprofit.study.many import run_study
+from fedprofit.study.many import run_study, tell_time
+from fedprofit.study.spec import load_study
 
 ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
@@ -40,18 +41,20 @@ def nodes(monkeypatch, tmp_path):
 def test_a_node_killed_on_the_way_changes_nothing(here, nodes, tmp_path):
     path, folder = here
     found, second = nodes
-    begun = tmp_path / "cache" / "runs"
+    begun, over = tmp_path / "cache" / "runs", threading.Event()
 
     def kill_when_both_are_at_work():
-        # A node has one processor: two folders are a run on each.
-        while not begun.exists() or len(list(begun.iterdir())) < 2:
-            time.sleep(0.02)
-        found.remove_node(second, allow_graceful=False)
+        while not over.wait(0.02):
+            # A node has one processor: two folders are a run on each.
+            if begun.exists() and len(list(begun.iterdir())) == 2:
+                found.remove_node(second, allow_graceful=False)
+                return
 
     killer = threading.Thread(target=kill_when_both_are_at_work, daemon=True)
     killer.start()
     said = Said()
     taken, progress = run_study(path, out=tmp_path / "out", ray=found.address, report=said)
+    over.set()
     killer.join()
     assert any("its process died" in line and "once more" in line for line in said.lines), said.lines
     assert not progress.failed
@@ -59,6 +62,11 @@ def test_a_node_killed_on_the_way_changes_nothing(here, nodes, tmp_path):
     for name in ("rounds.parquet", "clients.parquet", "environments.json", "times.parquet"):
         assert (taken.path / name).exists()
     assert not list(begun.iterdir())
+    # The node that is left can say how long such a study takes there.
+    told = Said()
+    tell_time(StudyFolder(tmp_path / "new"), load_study(path)[1], cluster.Cluster(found.address), told)
+    assert told.lines[0].startswith("4 of 4 runs to do, ")
+    assert re.fullmatch(r"about \d+ (s|min .*)", told.lines[1])
 
 
 def test_no_cluster_at_the_address_is_named(tmp_path):

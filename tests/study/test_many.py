@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from test_study import write_study
@@ -11,11 +12,11 @@ from fedprofit.files import write_json
 from fedprofit.study import pools
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import StudyFolder, done, write_failures
-from fedprofit.study.many import run_all, run_study
+from fedprofit.study.many import run_all, run_study, tell_time
 from fedprofit.study.pools import Processes
 from fedprofit.study.progress import Quiet
 from fedprofit.study.spec import load_study
-from fedprofit.study.watch import Watch, work_of
+from fedprofit.study.watch import Watch, share_left, work_of
 
 
 class Said(Quiet):
@@ -40,7 +41,12 @@ def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
     runs[1] = dataclasses.replace(runs[1], config=runs[1].config.model_copy(update={"data": data}))
     said = Said()
     folder = StudyFolder(tmp_path / "out")
-    progress = run_all(folder, runs, Processes(1), said)
+    pool = Processes(1)
+    tell_time(folder, runs[1:], pool, said)
+    assert said.lines[0] == "1 of 1 runs to do, 1 at a time"
+    assert said.lines[1].startswith("how long cannot be told: ")
+    assert "gone.jsonl" in said.lines[1]
+    progress = run_all(folder, runs, pool, said)
     assert done(folder) == {runs[0].key}
     (failure,) = progress.failed
     assert failure["attempts"] == 2
@@ -61,7 +67,9 @@ def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
     monkeypatch.setattr(pools, "compute", die_once)
     said = Said()
-    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=said)
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=said, foresee=True)
+    assert said.lines[0] == "1 of 1 runs to do, 1 at a time"
+    assert re.fullmatch(r"about \d+ (s|min .*)", said.lines[1])
     assert any("its process died" in line for line in said.lines)
     assert not progress.failed
     assert len(done(folder)) == 1
@@ -146,6 +154,7 @@ def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
     one, other, third = (tmp_path / name for name in ("one", "other", "third"))
     assert work_of(RunFolder(one)) == (0, 0)
     begun(one, {"a": 3, "b": 1}, 1)
+    assert [share_left(RunFolder(folder)) for folder in (one, other)] == [0.25, 1]
     said = Said()
     watch = Watch([one, other, third], 2, said)
     watch.look([one], [], [])
@@ -162,6 +171,12 @@ def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
     assert said.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
     (one / "plan.json").write_text('{"a": 3')
     assert work_of(RunFolder(one)) == (0, 0), "cut off; it only serves the bar"
+
+
+def test_places_that_no_run_is_left_for_are_not_waited_for(tmp_path):
+    said = Said()
+    Watch([begun(tmp_path / "one", {"a": 3, "b": 1}, 1)], 2, said)
+    assert said._total == 1, "what is left of the only run, computed in one of two places"
 
 
 def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):
