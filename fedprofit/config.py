@@ -38,7 +38,7 @@ class BackboneConfig(Section):
     # (CPU); eager, sdpa: the model's own padded attention; auto: the first of fused and packed that is
     # verified, at load, to equal the model's own, else eager.
     attention: Literal["auto", "fused", "packed", "eager", "sdpa"] = "auto"
-    token_budget: Positive = 2048  # tokens in flight at once: bounds memory, changes no result
+    token_budget: Positive = 2048  # tokens in flight at once: bounds memory; in bfloat16 it changes rounding
     # processes that share the budget, one core each; auto: one a core, on a GPU one
     workers: Positive | Literal["auto"] = "auto"
 

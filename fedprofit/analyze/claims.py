@@ -60,7 +60,7 @@ def check_claims(table: pl.DataFrame, axes: Sequence[str], metric: str) -> list[
 
 
 def caveats(tables: Tables) -> list[str]:
-    """Say what the verdicts on a study do not show: what is missing, and what was chosen at an edge."""
+    """Say what the verdicts on a study do not show: what is missing, chosen at an edge, or due to chance."""
     said, done = [], tables.results["run"].n_unique()
     if done < tables.planned:
         said.append(f"Only {done} of the study's {tables.planned} runs are in its table.")
@@ -72,6 +72,8 @@ def caveats(tables: Tables) -> list[str]:
             said.append(
                 f"Chosen at an edge of the values tried, beyond which better ones may lie: {named} runs."
             )
+    count = len(SAYS) * len(tables.metrics)
+    said.append(f"{count} verdicts, each by 95% intervals of its own: nothing is corrected for their number.")
     return said
 
 
