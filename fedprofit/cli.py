@@ -99,10 +99,11 @@ class RayAlone(TyperCommand):
     """A command whose `--ray` may go without its address, which typer's own options may not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put "local" where an option, or nothing, follows."""
+        """Put "local" where an option, a study or nothing follows."""
         whole: list[str] = []
         for own, following in pairwise([*args, "-"]):
-            whole += [own, "local"] if own == "--ray" and following.startswith("-") else [own]
+            bare = own == "--ray" and (following.startswith("-") or following.endswith((".yaml", ".yml")))
+            whole += [own, "local"] if bare else [own]
         return super().parse_args(ctx, whole)
 
 

@@ -61,6 +61,7 @@ def test_the_version_is_the_package_s(tmp_path):
         (["--ray"], "local"),
         (["--ray", "host:6379", "--resume"], "host:6379"),
         (["--ray=host:6379"], "host:6379"),
+        (["--ray", "rates.yaml"], "local"),
         (["--resume"], None),
     ],
 )
@@ -69,7 +70,8 @@ def test_a_cluster_may_go_without_its_address(said, address, monkeypatch):
         raise UserError(f"at {given[6]}")
 
     monkeypatch.setattr(many, "run_study", reached)
-    ended = CliRunner().invoke(cli.app, ["study", "rates.yaml", *said])
+    named = [] if "rates.yaml" in said else ["rates.yaml"]
+    ended = CliRunner().invoke(cli.app, ["study", *named, *said])
     assert str(ended.exception) == f"at {address}"
 
 

@@ -17,7 +17,7 @@ from fedprofit.report.fronts import write_fronts
 from fedprofit.report.table import markdown
 from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import StudyFolder, done, missing, read_table
+from fedprofit.study.ledger import StudyFolder, done, is_of, missing, read_table
 from fedprofit.study.many import Progress
 from fedprofit.study.progress import duration
 from fedprofit.study.spec import describe, load_study
@@ -41,6 +41,7 @@ def show_plan(
     """
     study, runs = load_study(path, overrides, only, yes)
     folder = StudyFolder(out or Path("runs") / study.name)
+    is_of(folder, study)
     runs = admit(folder, study, runs)
     left = missing(folder, runs)
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)

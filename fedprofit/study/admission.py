@@ -9,6 +9,7 @@ from typing import Any
 
 from fedprofit.config import Config
 from fedprofit.config_file import changed, from_mapping
+from fedprofit.data.settings import portable
 from fedprofit.errors import UserError
 from fedprofit.files import read_json
 from fedprofit.study.environment import package_version
@@ -16,17 +17,20 @@ from fedprofit.study.identity import NOT_COMPUTED, portable_run
 from fedprofit.study.ledger import RUN, StudyFolder, labels_of, read_table
 from fedprofit.study.spec import PlannedRun, Study, describe
 
+RESTORE = "Restore it, or delete it to go on without this check."
+
 
 def admit(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Return a study's runs as they are to be computed for its table, if there is one already.
 
-    Raises UserError where the table's rows are of another version of this package, or of runs that differ
-    from the planned ones in anything but the study's axes.
+    Raises UserError where the table's rows are of another version of this package, of runs that read other
+    data, or of runs that differ from the planned ones in anything but the study's axes.
     """
     if not folder.results.exists():
         return list(runs)
     _check_version(folder)
     _check_places(folder, runs)
+    _check_data(folder, runs)
     runs = _in_its_type(folder, runs)
     _check_configurations(folder, study, runs)
     return runs
@@ -54,6 +58,37 @@ def _check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
             )
 
 
+def _check_data(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
+    """Raise UserError if what lies where a planned run reads is not what the table's runs read there."""
+    from fedprofit.data.sources import content  # here: claims and fronts wait for no pyarrow
+
+    if not folder.environments.exists() or not folder.configurations.exists():
+        return
+    environments, configurations = (
+        read_json(file, RESTORE) for file in (folder.environments, folder.configurations)
+    )
+    held = {
+        _place_of(configurations[key]["data"]["source"]): environments[key].get("data_content")
+        for key in read_table(folder)[RUN].unique(maintain_order=True)
+        if key in environments and key in configurations
+    }
+    for settings in {
+        str(planned.config.data.source): planned.config.data.source for planned in runs
+    }.values():
+        place = _place_of(portable(settings.model_dump(mode="json")))
+        now = content(settings) if held.get(place) else ""
+        if now and now != held[place]:
+            raise UserError(
+                f"{folder.results}: its runs read other data from {place[1]} ({held[place]}, now {now}). "
+                "Restore it, or choose another place with --out."
+            )
+
+
+def _place_of(source: dict[str, Any]) -> tuple[str, str]:
+    """Return a source's kind and what is read, whatever is taken of it."""
+    return source["kind"], source.get("path") or source.get("name") or "the embedded tasks"
+
+
 def _in_its_type(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Let runs that leave their number type to the machine compute in the type of the table's rows.
 
@@ -74,7 +109,7 @@ def _check_configurations(folder: StudyFolder, study: Study, runs: Sequence[Plan
     """Raise UserError if a planned run differs from those in the table in more than the axes."""
     if not folder.configurations.exists():
         return
-    kept = read_json(folder.configurations, "Restore it, or delete it to go on without this check.")
+    kept = read_json(folder.configurations, RESTORE)
     present = [key for key in read_table(folder)[RUN].unique(maintain_order=True) if key in kept]
     if not present:
         return

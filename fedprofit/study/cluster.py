@@ -59,6 +59,16 @@ def needs(config: Config, nodes: Sequence[Mapping[str, float]]) -> dict[str, flo
     return {"num_cpus": cpus, "num_gpus": int(wants)}
 
 
+def room(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """Return how many runs that ask for so much a node computes at a time.
+
+    >>> room({"CPU": 64, "GPU": 2}, {"num_cpus": 4, "num_gpus": 1})
+    2
+    """
+    names = {"CPU": "num_cpus", "GPU": "num_gpus"}
+    return int(min(node.get(name, 0) // wanted[asked] for name, asked in names.items() if wanted[asked]))
+
+
 def _knock(address: str) -> None:
     """Raise OSError at once where nothing listens at HOST:PORT: Ray itself goes on trying for minutes."""
     host, _, port = address.rpartition(":")
@@ -69,8 +79,11 @@ def _knock(address: str) -> None:
 class Cluster:
     """A Ray cluster; the address "local" starts one on this machine for as long as it is needed."""
 
-    def __init__(self, address: str, at_a_time: int | None = None) -> None:
-        """Connect; UserError if Ray is not installed, or no cluster answers there."""
+    def __init__(self, address: str, at_a_time: int | None = None, runs: Sequence[PlannedRun] = ()) -> None:
+        """Connect, to compute as many of such runs at a time as there is room for, unless it is said.
+
+        Raises UserError if Ray is not installed, or no cluster answers there.
+        """
         try:
             import ray
         except ImportError:
@@ -84,8 +97,8 @@ class Cluster:
             raise UserError(f"--ray {address}: no cluster answers ({error}). Check the address.") from None
         # Nodes come and go, but one study's runs are all computed on the same kind of device.
         self._first_nodes = self._nodes()
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        self.at_a_time = at_a_time or max(1, int(found.get("CPU", 1)))
+        wanted = needs(runs[0].config, self._first_nodes) if runs else {"num_cpus": 1, "num_gpus": 0}
+        self.at_a_time = at_a_time or max(1, sum(room(node, wanted) for node in self._first_nodes))
 
     def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
         """Start to estimate on a node that could take the first of the runs; errors as of `submit`."""

@@ -21,7 +21,9 @@ PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polar
 
 def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> dict[str, Any]:
     """Collect what a result depends on beyond the configuration."""
-    import torch  # here: reports name versions too, and wait for no torch
+    import torch  # here: reports name versions too, and wait for neither torch nor pyarrow
+
+    from fedprofit.data.sources import content
 
     return {
         "versions": {
@@ -38,6 +40,7 @@ def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> 
         "seed": config.seed,
         "config_hash": config.hash,
         "data_hash": data_fingerprint,
+        "data_content": content(config.data.source),
         "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
     }
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from heapq import heapreplace
 
 import torch
 
@@ -10,6 +9,7 @@ from fedprofit.local.solver import gradients
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.plan import measure, stages
 from fedprofit.study.spec import PlannedRun
+from fedprofit.study.watch import in_turn
 from fedprofit.types import Batch
 
 LOOKED_AT = 6  # runs of a study, at most, whose work is counted; the others are taken to be like them
@@ -50,23 +50,11 @@ def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[flo
     return in_turn([1.0] * len(runs) if left is None else left, at_a_time) * work / alone
 
 
-def in_turn(lengths: Sequence[float], places: int) -> float:
-    """Return when the last of some jobs ends, each of which goes in turn to the place that is free first.
-
-    >>> in_turn([2, 3, 2], places=2)
-    4.0
-    """
-    ends = [0.0] * places
-    for length in lengths:
-        heapreplace(ends, ends[0] + length)
-    return max(ends)
-
-
 def typical(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, int]]:
     """Return one run for each place on the axes but the seed, and how many there are; not all of many."""
-    places: dict[tuple[object, ...], list[PlannedRun]] = {}
+    places: dict[tuple[str, ...], list[PlannedRun]] = {}
     for run in runs:
-        place = tuple(value for axis, value in run.axes.items() if axis != "seed")
+        place = tuple(str(value) for axis, value in run.axes.items() if axis != "seed")
         places.setdefault(place, []).append(run)
     found = [(members[0], len(members)) for members in places.values()]
     return found[:: max(1, -(-len(found) // LOOKED_AT))]

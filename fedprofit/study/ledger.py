@@ -10,7 +10,7 @@ times.parquet     seconds of each run's stages
 environments.json what each run was made with: versions, machine, hashes
 configurations.json  each run's whole configuration; of the path of its data the last part alone
 study.json        name, axes, and the study as written
-failures.json     runs that failed twice, and why
+failures.json     runs that failed, and why
 
 The tables alone say what is done: a run whose rows are here is not repeated, on whatever machine.
 """
@@ -85,6 +85,16 @@ def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
     Raises UserError if it holds another study, or anything else, or this one and `resume` is not asked for.
     """
     folder = StudyFolder(path)
+    if is_of(folder, study) and not resume:
+        raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
+    if not folder.facts.exists():
+        note(folder, study)
+    return folder
+
+
+def is_of(folder: StudyFolder, study: Study) -> bool:
+    """Tell whether a folder holds a study already; UserError if it holds another, or anything else."""
+    path = folder.path
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
     if folder.facts.exists():
@@ -99,17 +109,17 @@ def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
                 f"{path}: holds the study {held!r} with the axes {', '.join(facts['axes'])}, now they are "
                 f"{', '.join(axes_of(study))}. Choose another place with --out."
             )
-        if not resume:
-            raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
-        written = study.model_dump(mode="json")
-        if facts.get("study") != written:  # its axes may have more values now
-            write_json(folder.facts, facts | {"study": written})
-    elif path.is_dir() and any(path.iterdir()):
+        return True
+    if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
-    else:
-        facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
+    return False
+
+
+def note(folder: StudyFolder, study: Study) -> None:
+    """Write down which study the folder holds; its axes may have more values than before."""
+    facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
+    if not folder.facts.exists() or read_facts(folder) != facts:
         write_json(folder.facts, facts)
-    return folder
 
 
 def read_facts(folder: StudyFolder) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Running a study: its runs side by side, whatever happens to some of them.
 
 Each run has a folder of its own and goes to a pool (`pools.py`). A run that fails is gone on with once
-more, in a new process if its own died, and reported if it fails again.
+more, in a new process if its own died, and reported if it fails again; one whose rows do not belong into the
+table is reported at once. The others go on.
 """
 
 import os
@@ -12,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedprofit.errors import UserError
 from fedprofit.files import alone_in, naming_full_disk
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import StudyFolder, add, claim, missing, write_failures
+from fedprofit.study.ledger import StudyFolder, add, claim, missing, note, write_failures
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, describe, load_study
@@ -58,11 +60,13 @@ def run_study(
     study, runs = load_study(path, overrides, only, yes)
     place = out or Path("runs") / study.name
     with naming_full_disk(place):
-        pool: Pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers)
+        pool: Pool
+        pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers, runs)
         try:
             folder = claim(place, study, resume)
             with alone_in(folder.path):
                 runs = admit(folder, study, runs)
+                note(folder, study)
                 if foresee:
                     tell_time(folder, runs, pool, report or Quiet())
                 return folder, run_all(folder, runs, pool, report or Quiet())
@@ -109,28 +113,47 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
         finished, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
         complete, failed = [], []
         for future in finished:
-            planned, error = running.pop(future), future.exception()
-            if error is None:
-                seconds = pool.collect(future, folder.run(planned.key))
-                add(folder, planned)
-                progress.done += 1
-                complete.append(folder.run(planned.key))
-                count = f"run {progress.done} of {progress.total}"
-                report.say(f"{count} complete in {duration(seconds)}: {describe(planned.axes)}")
-                continue
+            planned = running.pop(future)
             attempts[planned.key] += 1
-            reason = "its process died" if pool.has_died(error) else f"{type(error).__name__}: {error}"
-            if attempts[planned.key] < ATTEMPTS:
-                report.say(f"run failed, goes on once more: {describe(planned.axes)}: {reason}")
+            ended, where = _take(folder, planned, future, pool), describe(planned.axes)
+            if ended.mendable and attempts[planned.key] < ATTEMPTS:
+                report.say(f"run failed, goes on once more: {where}: {ended.reason}")
                 queue.append(planned)
-            else:
-                _give_up(planned, reason, progress, report)
+            elif ended.reason:
+                report.say(f"run failed: {where}: {ended.reason}")
+                facts = {"axes": planned.axes, "attempts": attempts[planned.key], "error": ended.reason}
+                progress.failed.append({"run": planned.key, **facts})
                 failed.append(folder.run(planned.key))
+            else:
+                progress.done += 1
+                count = f"run {progress.done} of {progress.total}"
+                report.say(f"{count} complete in {duration(ended.seconds)}: {where}")
+                complete.append(folder.run(planned.key))
         watch.look([folder.run(planned.key) for planned in running.values()], complete, failed)
     write_failures(folder, progress.failed, runs)
     return progress
 
 
-def _give_up(planned: PlannedRun, reason: str, progress: Progress, report: Quiet) -> None:
-    report.say(f"run failed: {describe(planned.axes)}: {reason}")
-    progress.failed.append({"run": planned.key, "axes": planned.axes, "attempts": ATTEMPTS, "error": reason})
+@dataclass(frozen=True)
+class _Ended:
+    """How a run's attempt ended."""
+
+    seconds: float = 0.0
+    reason: str = ""  # that it failed for; none where its rows are in the table
+    mendable: bool = False  # whether another attempt may end otherwise
+
+
+def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool: Pool) -> _Ended:
+    """Take a run that has ended into the table, or say why not."""
+    error = future.exception()
+    if error is not None:
+        died = pool.has_died(error)
+        return _Ended(
+            reason="its process died" if died else f"{type(error).__name__}: {error}", mendable=True
+        )
+    seconds = pool.collect(future, folder.run(planned.key))
+    try:
+        add(folder, planned)
+    except UserError as refused:
+        return _Ended(reason=str(refused))
+    return _Ended(seconds)

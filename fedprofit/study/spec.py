@@ -27,22 +27,24 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from fedprofit.config import BaselineConfig, Config
+from fedprofit.config import Config
 from fedprofit.config_base import Name, Positive, Section
 from fedprofit.config_file import checked, from_mapping, override_mapping, override_value, read_yaml
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
+from fedprofit.study.grids import expand_grids
 from fedprofit.study.identity import identity
 from fedprofit.study.trials import check_trials
 
-GRID, PICK = "grid", "pick"
-GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
-
-# Names that the tables of a study have for something else.
+# Names that the tables of a study, and what is made of them, have for something else.
 OF_RUNS = {"run", "version", "model", "dtype", "tv", "stage", "seconds", "group", "clients", "examples"}
 OF_ROUNDS = {"round", "loss", "validation_loss", "steps", "tokens", "bytes_down", "bytes_up"}
 OF_TRIALS = {"trial", "chosen", "best_loss"}
-COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS
+OF_ANALYSIS = {
+    "local", "global", "unseen", "gain", "forgetting", "local_count", "local_before", "global_before",
+    "at", "best", "last", "end", "edge", "cell", "sign", "unit", "index", "mix",
+}  # fmt: skip
+COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS | OF_ANALYSIS
 
 Value = str | int | float | bool | None
 Point = tuple[Value, dict[str, Any]]  # a value of an axis, and what it changes in a configuration
@@ -109,6 +111,7 @@ def load_study(
         check_trials(config)
         position = dict(zip(names, [value for value, _ in place], strict=True))
         runs.append(PlannedRun(identity(config), position, config))
+    _check_models(path, runs)
     _check_axes(study, path)
     _check_distinct(path, runs)
     return study, runs
@@ -165,7 +168,8 @@ def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]
     if not {"run", "axes"} & set(base):
         return study, merged(base, study.run)
     other, shared = _read(place, [*above, path.resolve()])
-    whole = study.model_copy(update={"axes": other.axes | study.axes})
+    most = study.most_runs if "most_runs" in study.model_fields_set else other.most_runs
+    whole = study.model_copy(update={"axes": other.axes | study.axes, "most_runs": most})
     return whole, merged(shared, study.run)
 
 
@@ -208,9 +212,12 @@ def _check_axes(study: Study, path: Path) -> None:
     for axis, name in zip(study.axes, names, strict=True):
         if names.count(name) > 1 or name in COLUMNS:
             other = "two axes are" if names.count(name) > 1 else "a column of the tables is"
+            within = axis.startswith(("personalization.", "training.algorithms."))
+            better = " Or let a run compare its values, as claims do: {grid: [...]} in place of one." * within
             raise UserError(
                 f"{path}: axis {axis!r}: {other} called {name!r}. Give the axis a name of its own, with "
                 f"named sets of changes: {{my-{name}: {{low: {{{axis}: ...}}, high: {{{axis}: ...}}}}}}."
+                f"{better}"
             )
 
 
@@ -232,6 +239,16 @@ def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
         seen[run.key] = run
 
 
+def _check_models(path: Path, runs: Sequence[PlannedRun]) -> None:
+    models = {(run.config.backbone.name, run.config.backbone.dtype): None for run in runs}
+    if len(models) > 1:
+        named = ", ".join(f"{name} in {dtype}" for name, dtype in models)
+        raise UserError(
+            f"{path}: its runs are of several models or number types ({named}), whose scores do not compare. "
+            "Make a study of each, and put them side by side with `fedprofit compare`."
+        )
+
+
 def describe(axes: dict[str, Value]) -> str:
     """Name a run by its place on the axes.
 
@@ -239,66 +256,3 @@ def describe(axes: dict[str, Value]) -> str:
     'seed 0, heterogeneity iid'
     """
     return ", ".join(f"{name} {value}" for name, value in axes.items()) or "the only run"
-
-
-def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
-    """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
-
-    `{pick: [...]}`, in algorithms and baselines alone, likewise into trials of the entry's name.
-
-    >>> rates = {"name": "tune", "client": {"rate": {"grid": [0.01, 0.1]}}}
-    >>> [entry["name"] for entry in expand_grids({"personalization": [rates]}, "")["personalization"]]
-    ['tune-rate0.01', 'tune-rate0.1']
-    """
-    result = deepcopy(mapping)
-    for *parents, last in GRIDS_IN:
-        section: Any = result
-        for key in parents:
-            section = section.get(key, {}) if isinstance(section, dict) else {}
-        entries = section.get(last) if isinstance(section, dict) else None
-        if isinstance(entries, list):
-            section[last] = [made for entry in entries for made in _multiplied(entry, GRID, place)]
-            if last == "algorithms":
-                section[last] = [made for entry in section[last] for made in _trials(entry, place)]
-    baselines = result.get("baselines")
-    for name in BaselineConfig.model_fields:
-        if isinstance(baselines, dict) and isinstance(baselines.get(name), dict):
-            trials = _multiplied(baselines[name], PICK, place)
-            baselines[name] = trials if len(trials) > 1 else trials[0]
-    return result
-
-
-def _trials(entry: Any, place: str) -> list[Any]:
-    """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
-    trials = _multiplied(entry, PICK, place)
-    if isinstance(entry, dict) and len(trials) > 1:
-        for trial in trials:
-            trial.setdefault("method", entry.get("name"))
-    return trials
-
-
-def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
-    found = list(_grids(entry, word, ()))
-    made = []
-    for values in product(*[grid for _, grid in found]):
-        one = deepcopy(entry)
-        for (keys, _), value in zip(found, values, strict=True):
-            section = one
-            for key in keys[:-1]:
-                section = section[key]
-            section[keys[-1]] = value
-            one["name"] = f"{one.get('name', '')}-{keys[-1]}{value}"
-        made.append(one)
-    if not made:
-        raise UserError(f"{place}: {entry.get('name', 'an entry')}: a {word} is empty; give it values.")
-    return made
-
-
-def _grids(entry: Any, word: str, keys: tuple[Any, ...]) -> Any:
-    """Yield the keys that lead to each grid (or pick, by the word) of an entry, with its values."""
-    if isinstance(entry, dict):
-        if set(entry) == {word} and isinstance(entry[word], list):
-            yield keys, entry[word]
-            return
-        for key, value in entry.items():
-            yield from _grids(value, word, (*keys, key))

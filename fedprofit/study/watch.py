@@ -1,6 +1,7 @@
 """How far the runs of a study are while they run, from what each leaves in its folder."""
 
 from collections.abc import Collection, Sequence
+from heapq import heapreplace
 from pathlib import Path
 from statistics import mean
 
@@ -30,6 +31,18 @@ def share_left(folder: RunFolder) -> float:
     """Return the share of a run's work that is left: all of it where it has not begun."""
     whole, ready = work_of(folder)
     return 1 - ready / whole if whole else 1.0
+
+
+def in_turn(lengths: Sequence[float], places: int) -> float:
+    """Return when the last of some jobs ends, each of which goes in turn to the place that is free first.
+
+    >>> in_turn([2, 3, 2], places=2)
+    4.0
+    """
+    ends = [0.0] * places
+    for length in lengths:
+        heapreplace(ends, ends[0] + length)
+    return max(ends)
 
 
 class Watch:
@@ -74,4 +87,4 @@ class Watch:
         """Return the work that is left, counted as if all places in use were busy until the last run ends."""
         typical = self._typical()
         rests = [(whole or typical) - ready for whole, ready in self._works.values()]
-        return max(sum(rests), self._places * max(rests, default=0.0))
+        return self._places * in_turn(rests, self._places)

@@ -55,3 +55,5 @@ def test_every_place_on_the_axes_but_the_seed_is_looked_at():
     assert [like_it for _, like_it in looked] == [3, 3, 3]
     many = [PlannedRun(str(number), {"rate": number, "seed": 0}, runs[0].config) for number in range(50)]
     assert 1 < len(typical(many)) <= LOOKED_AT
+    lists = [PlannedRun(str(number), {"interpolation": [number]}, runs[0].config) for number in range(2)]
+    assert [run.key for run, _ in typical(lists)] == ["0", "1"]

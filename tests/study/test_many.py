@@ -159,8 +159,8 @@ def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
     watch = Watch([one, other, third], 2, said)
     watch.look([one], [], [])
     assert said._done == 0, "what was done before does not count"
-    # 1 is left of 4, and two runs that are taken to be like it: 9 in all, on two places.
-    assert said._total == 9
+    # 1 is left of 4, and of two runs that are taken to be like it all: on two places 5, of which one is idle.
+    assert said._total == 2 * 5
     begun(one, {"a": 3, "b": 1}, 2)
     begun(other, {"a": 15, "b": 5}, 1)
     watch.look([other], [one], [])

@@ -1,5 +1,6 @@
 """A study run in pieces: by places on its axes, elsewhere and at other times, into the same table."""
 
+import re
 import shutil
 
 import polars as pl
@@ -12,7 +13,7 @@ from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
 from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import claim, read_table
+from fedprofit.study.ledger import claim, note, read_table
 from fedprofit.study.many import run_study
 from fedprofit.study.spec import load_study
 
@@ -80,19 +81,31 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
     rows = read_table(folder)
 
-    def refused(message, *overrides):
-        with pytest.raises(UserError, match=message):
-            run_study(path, overrides, out=out, workers=1, resume=True, only=["seed=1"])
+    written = folder.facts.read_text()
 
-    refused(
-        r"its runs had other settings \(training.rounds: 2 -> 3\), which no axis changes", "training.rounds=3"
-    )
+    def refused(message, study=path):
+        with pytest.raises(UserError, match=message):
+            run_study(study, out=out, workers=1, resume=True, only=["seed=1"])
+        assert folder.facts.read_text() == written, "what is refused leaves no trace"
+
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
+    refused(r"its runs had other settings \(training.rounds: 2 -> 3\), which no axis changes", other)
     rows.with_columns(version=pl.lit("0.0.9")).write_parquet(folder.results)
     refused("holds results of version 0.0.9, this is .* Install version 0.0.9")
     assert len(list((out / "runs").iterdir())) == 1, "nothing was computed"
     rows.with_columns(model=pl.lit("another")).write_parquet(folder.results)
-    refused("was made with the model .*, the results in .* with another. .* the run is kept, and not added")
+    _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
+    (failure,) = progress.failed
+    assert (progress.done, failure["attempts"]) == (0, 1), "once more would change nothing"
+    kept = r"was made with the model .*, the results in .* with another. .* the run is kept, and not added"
+    assert re.search(kept, failure["error"])
     rows.write_parquet(folder.results)
+    table = tmp_path / "table.jsonl"
+    content = table.read_text()
+    table.write_text(content.replace("0", "1"))
+    refused(r"its runs read other data from table.jsonl \(\w+, now \w+\). Restore it")
+    table.write_text(content)
     _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
     assert progress.done == 1
     assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)
@@ -111,4 +124,5 @@ def test_what_an_axis_changes_is_no_other_setting(tmp_path):
     more = write_study(tmp_path, axes={"seed": [0, 1, 2], "heterogeneity": kinds})
     study, runs = load_study(more)
     assert len(admit(claim(folder.path, study, resume=True), study, runs)) == 6
+    note(folder, study)
     assert open_tables(folder.path).planned == 6

@@ -8,6 +8,7 @@ import time
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 from tiny_run import call, command, surroundings, tiny_config
 
 from fedprofit.analyze.curves import World
@@ -17,6 +18,7 @@ from fedprofit.config_file import from_mapping
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
 from fedprofit.report.overview import places
+from fedprofit.report.studies import show_plan
 from fedprofit.study.ledger import StudyFolder, done, read_table
 from fedprofit.study.many import run_study
 from fedprofit.study.spec import identity, load_study
@@ -188,6 +190,11 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         ({"axes": {"personalization.0.steps.more": [1]}}, "nothing can be set below"),
         ({"axes": {"personalization.0.steps": [1, 2]}}, "a column of the tables is called 'steps'.*my-steps"),
         (
+            {"axes": {"local": {"few": {"training.rounds": 1}, "many": {"training.rounds": 2}}}},
+            "a column of the tables is called 'local'",
+        ),
+        ({"axes": {"backbone.dtype": ["float32", "bfloat16"]}}, "several models or number types.*compare"),
+        (
             {"axes": {"data.clients.train": [1, 2], "my.train": {"a": {"training.rounds": 1}}}},
             "two axes are called 'train'",
         ),
@@ -338,3 +345,8 @@ def test_a_dry_run_shows_the_runs_and_starts_none(finished, tmp_path):
     other = call("study", path, "--out", folder.path, "--set", "training.rounds=3", "--dry-run", cwd=tmp_path)
     assert other.returncode == 2
     assert "of another configuration" in " ".join(other.stderr.split())
+    more = tmp_path / "more.yaml"
+    whole = yaml.safe_load(path.read_text())
+    more.write_text(yaml.safe_dump(whole | {"axes": whole["axes"] | {"training.rounds": [1, 2]}}))
+    with pytest.raises(UserError, match=r"with the axes seed, heterogeneity, now they are .*, rounds"):
+        show_plan(more, [], folder.path, 1, Console())

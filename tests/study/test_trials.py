@@ -15,7 +15,7 @@ from fedprofit.personalize.finetune import finetune
 from fedprofit.study.bench import prepare
 from fedprofit.study.checkpoint import load_tensors
 from fedprofit.study.conditions import best_step
-from fedprofit.study.spec import expand_grids
+from fedprofit.study.grids import expand_grids
 from fedprofit.study.train import client_work
 from fedprofit.tuner.prompt import KEY
 

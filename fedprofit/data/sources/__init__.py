@@ -1,5 +1,6 @@
 """Where instances come from: one file a source, all of them yielding the same table (`data/pool.py`)."""
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -52,10 +53,19 @@ def fingerprint(settings: Source, seed: int) -> str:
     pin it.
     """
     values = portable(settings.model_dump(mode="json"))
-    return content_hash({"settings": values, "seed": seed, "data": _data(settings)})
+    return content_hash({"settings": values, "seed": seed, "data": _data(settings, _file)})
 
 
-def _data(settings: Source) -> dict[str, str]:
+def content(settings: Source) -> str:
+    """Return a short hash of all that a source reads from, on whatever machine; "" where nothing is there.
+
+    Files are known by their content, beyond 256 MiB by their size alone.
+    """
+    data = _data(settings, lambda path: _file(path).partition(" ")[0])
+    return content_hash(data) if data else ""
+
+
+def _data(settings: Source, known_by: Callable[[Path], str]) -> dict[str, str]:
     if isinstance(settings, LexiconSource):
         code = {
             path.name: file_hash(path) for path in sorted((Path(__file__).parent / "lexicon").glob("*.py"))
@@ -63,8 +73,9 @@ def _data(settings: Source) -> dict[str, str]:
         return code | {name: _version(name) for name in LEXICON_PACKAGES}
     path = Path(settings.name if isinstance(settings, HubSource) else settings.path).expanduser()
     if not path.is_dir():
-        return {path.name: _file(path)} if path.is_file() else {}
-    return {str(file.relative_to(path)): _file(file) for file in sorted(path.rglob("*")) if file.is_file()}
+        return {path.name: known_by(path)} if path.is_file() else {}
+    files = (file for file in sorted(path.rglob("*")) if file.is_file())
+    return {str(file.relative_to(path)): known_by(file) for file in files}
 
 
 def _version(package: str) -> str:
