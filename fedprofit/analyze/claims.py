@@ -13,6 +13,7 @@ is always said beside it, and how many of them are known at their ends alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -95,13 +96,11 @@ def _rates(world: World) -> Iterator[Comparison]:
 
 
 def _algorithms(world: World) -> Iterator[Comparison]:
-    """FedAvg with Adam against each other algorithm, under the same personalization."""
+    """FedAvg with Adam, each kind of it, against each other algorithm, under the same personalization."""
     found = {(one["cell"], one["algorithm"], one["setting"], one["start"]): one for one in world.settings()}
     names = list(dict.fromkeys(str(key[1]) for key in found))
-    adaptive = next((name for name in names if name.startswith("fedavg") and "adam" in name), None)
-    for other in names:
-        if adaptive is None or other == adaptive:
-            continue
+    adaptives = [name for name in names if name.startswith("fedavg") and "adam" in name]
+    for adaptive, other in product(adaptives, [name for name in names if name not in adaptives]):
         pairs = []
         for (cell, algorithm, setting, start), one in found.items():
             against = found.get((cell, other, setting, start))
@@ -114,12 +113,16 @@ def _algorithms(world: World) -> Iterator[Comparison]:
 def _pulls(world: World) -> Iterator[Comparison]:
     """Each pull against none, at the same rate, steps, algorithm and cell."""
     keys = ("cell", "algorithm", "start", "rate", "step")
-    plain = {tuple(one[key] for key in keys): one for one in world.settings() if one["pull"] == 0.0}
+    plain: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    for one in world.settings():
+        if one["pull"] == 0.0:
+            plain.setdefault(tuple(one[key] for key in keys), []).append(one)
     pulls: dict[float, list[tuple[Curve, Curve]]] = {}
     for one in world.settings():
-        against = plain.get(tuple(one[key] for key in keys))
-        if one["pull"] and against is not None:
-            pair = (world.along_steps(one), world.along_steps(against))
+        against = plain.get(tuple(one[key] for key in keys), [])
+        # Of several, as with two optimizers, the table does not say which differs in the pull alone.
+        if one["pull"] and len(against) == 1:
+            pair = (world.along_steps(one), world.along_steps(against[0]))
             pulls.setdefault(float(str(one["pull"])), []).append(pair)
     for pull, pairs in sorted(pulls.items()):
         yield world.compare(f"pull {pull:g} against none", pairs)

@@ -101,10 +101,13 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
     sides = [world.wide.with_columns(step).select(*PAIR, "local", "global") for world in worlds]
     both = sides[0].join(sides[1], on=PAIR, nulls_equal=True, suffix="_other", maintain_order="left")
     if both.is_empty():
-        raise UserError(
-            f"{other.path}: shares no client and condition with {first.path}. Compare runs of the same data "
-            "whose algorithms and settings have the same names."
+        seeds = [sorted(set(world.seeds)) for world in worlds]
+        remedy = (
+            "Compare runs of the same data whose algorithms and settings have the same names."
+            if set(seeds[0]) & set(seeds[1])
+            else f"Its seeds are {seeds[1]}, not {seeds[0]}: clients pair within a seed. Compare runs of one."
         )
+        raise UserError(f"{other.path}: shares no client and condition with {first.path}. {remedy}")
     steps = both.group_by("cell", "algorithm", "setting").agg(pl.col("step").max())
     last = {(cell, algorithm, setting): step for cell, algorithm, setting, step in steps.rows()}
     found = []

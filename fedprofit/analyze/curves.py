@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +144,7 @@ class World:
                 groups.setdefault((*names[:number], *names[number + 1 :]), []).append(cell)
             for same in groups.values():
                 high, low = same[0], same[-1]
-                if self.spread(high) - self.spread(low) >= LEAST_SPREAD:
+                if self._more_spread(high, low) >= LEAST_SPREAD:
                     title = " against ".join(self.names(cell)[number] for cell in (high, low))
                     found.append((high, low, title))
         return found
@@ -152,9 +153,19 @@ class World:
         """Return a cell's values on the axes."""
         return cell.split(BETWEEN)[1:]
 
-    def spread(self, cell: str) -> float:
-        """Return a cell's heterogeneity: the mean distance of a client's task mix to the pool's."""
-        return float(self.wide.filter(pl.col("cell") == cell)["tv"].mean())  # type: ignore[arg-type]
+    def _more_spread(self, high: str, low: str) -> float:
+        """Return how much more heterogeneous one cell is than another, over the seeds that both have.
+
+        Heterogeneity is the mean distance of a client's task mix to the pool's; it differs by seed too.
+        """
+        by_seed = [
+            dict(
+                self.wide.filter(pl.col("cell") == cell).group_by("seed").agg(pl.col("tv").mean()).iter_rows()
+            )
+            for cell in (high, low)
+        ]
+        shared = by_seed[0].keys() & by_seed[1].keys()
+        return fmean(by_seed[0][seed] - by_seed[1][seed] for seed in shared) if shared else 0.0
 
     def settings(self) -> list[dict[str, object]]:
         """Return every cell's personalization settings: algorithm, setting, start, rate, pull, last step."""

@@ -14,6 +14,7 @@ import polars as pl
 
 from fedprofit.analyze.curves import Curve, World
 from fedprofit.evaluate.statistics import (
+    UNBOUNDED,
     Estimate,
     Floats,
     Indices,
@@ -152,15 +153,16 @@ def _volume(world: World, base: Curve, points: Curve, other: Curve | None = None
     Every resample has a front of its own, of all the settings.
     """
     own = np.flatnonzero(points.has & base.has & (True if other is None else other.has))
-    bounds, every = base.of(own), [one.of(own) for one in (points, other) if one is not None]
+    below, every = base.of(own), [one.of(own) for one in (points, other) if one is not None]
 
     def volume(counts: Floats) -> Floats:
-        corner = np.concatenate(bounds.mean(counts), axis=-1)
+        corner = np.concatenate(below.mean(counts), axis=-1)
         areas = [hypervolume(np.stack(one.mean(counts), axis=-1), corner) for one in every]
         return areas[0] - sum(areas[1:])
 
     seeds = [world.seeds[unit] for unit in own]
-    return bootstrap(volume, seeds, least=0.0 if other is None else -np.inf)
+    bounds = UNBOUNDED if other is not None else (0.0, np.inf)
+    return bootstrap(volume, seeds, bounds=bounds, of_maxima=True)
 
 
 def _knee(part: pl.DataFrame) -> Knee:
@@ -196,7 +198,10 @@ def areas(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Are
             setting=str(one["setting"]),
             steps=int(str(one["step"])),
             area=bootstrap(
-                _area(curve.of(own), base.of(own)), [world.seeds[unit] for unit in own], least=0.0
+                _area(curve.of(own), base.of(own)),
+                [world.seeds[unit] for unit in own],
+                bounds=(0.0, np.inf),
+                of_maxima=True,
             ),
         )
 

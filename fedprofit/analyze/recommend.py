@@ -10,6 +10,7 @@ clients, who chose nothing, have the last word.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import polars as pl
@@ -17,18 +18,17 @@ import polars as pl
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
 from fedprofit.errors import UserError
-from fedprofit.evaluate.statistics import Estimate, mean_of
-from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, label, with_one_best_round
+from fedprofit.evaluate.statistics import UNBOUNDED, Estimate, mean_of
+from fedprofit.evaluate.tradeoff import HIGHEST, KEYS, LOWER_IS_BETTER, SCOPES, label, with_one_best_round
 
-# What is recommended is told by these, each with the least it can be.
-SCORES = {"local": 0.0, "global": 0.0, "gain": -np.inf, "forgetting": -np.inf}
+SCORES = ("local", "global", "gain", "forgetting")
 
 
 @dataclass(frozen=True)
 class Limit:
     """What a setting must keep to: exactly one of the two.
 
-    Raises UserError if it is none or both.
+    Raises UserError if it is none or both, or no number.
     """
 
     most_forgotten: float | None = None  # of the global score (a loss: of nats)
@@ -39,6 +39,9 @@ class Limit:
             raise UserError(
                 "give either --max-forgetting or --min-local: the other axis is what is optimized."
             )
+        given = self.least_local if self.most_forgotten is None else self.most_forgotten
+        if given is not None and not isfinite(given):
+            raise UserError(f"a limit of {given}: give --max-forgetting or --min-local a finite number.")
 
     def excess(self, local: float, forgetting: float, sign: float) -> float:
         """Return by how much a setting misses the limit; not positive where it keeps to it."""
@@ -72,10 +75,19 @@ class Recommendation:
         return label(self.setting)
 
 
-def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendation]:
-    """Yield a recommendation for each place on a study's axes, seeds aside; one for a run.
+@dataclass(frozen=True)
+class NoneWithin:
+    """A place on the axes at which no option keeps to the limit, and which comes nearest."""
 
-    Raises UserError if no validation clients were personalized, or if no option keeps to the limit.
+    axes: dict[str, str]
+    reason: str
+
+
+def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendation | NoneWithin]:
+    """Yield a recommendation for each place on a study's axes, seeds aside, then those that have none.
+
+    Of a run, there is one. Raises UserError if no validation clients were personalized, or if nowhere an
+    option keeps to the limit.
     """
     if tables.validation is None:
         raise UserError(
@@ -85,6 +97,7 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
     chooses = World(tables.validation, tables.axes, metric)
     tests = World(tables.results, tables.axes, metric)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    without = list[NoneWithin]()
     for cell in chooses.cells():
         place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
         checks = {_key(one): one for one in _prompts(tests, cell)}
@@ -97,7 +110,8 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         excess = [limit.excess(*scores, sign) for scores in means]
         within = [number for number, over in enumerate(excess) if over <= 0]
         if not within:
-            raise UserError(_none_within(tables, place, options, means, excess))
+            without.append(NoneWithin(place, _none_within(tables, place, options, means, excess)))
+            continue
         merits = {number: limit.merit(*means[number], sign) for number in within}
         chosen = options[max(merits, key=lambda number: merits[number])]
         setting = dict(zip(KEYS, _key(chosen), strict=True))
@@ -114,6 +128,9 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
             holds=over[0] <= 0,
             certain=len(over) == 3 and len({each <= 0 for each in over}) == 1,
         )
+    if len(without) == len(chooses.cells()):
+        raise UserError("\n".join(one.reason for one in without))
+    yield from without
 
 
 def _best_federated(
@@ -159,8 +176,13 @@ def _mean(rows: pl.DataFrame, score: str) -> float:
 
 
 def _estimates(world: World, rows: pl.DataFrame) -> dict[str, Estimate]:
+    """Estimate what a prompt does; scores cannot leave their metric's range."""
+    highest = HIGHEST.get(rows["metric"][0], np.inf)
     seeds = [world.seeds[unit] for unit in rows["unit"].to_list()]
-    return {score: mean_of(rows[score].to_numpy(), seeds, least=least) for score, least in SCORES.items()}
+    return {
+        score: mean_of(rows[score].to_numpy(), seeds, bounds=(0.0, highest) if score in SCOPES else UNBOUNDED)
+        for score in SCORES
+    }
 
 
 def _means_and_ends(scores: dict[str, Estimate]) -> list[tuple[float, float]]:

@@ -20,6 +20,7 @@ Indices = npt.NDArray[np.int64]
 
 LEVEL, DRAWS = 0.95, 1000
 UNSTEADY = 0.05  # of the resamples: where more of them cannot tell, there is no interval
+UNBOUNDED = (-np.inf, np.inf)
 LEAST_SEEDS, LEAST_CLIENTS = 2, 6  # for an interval: fewer tell nothing of how others would differ
 
 
@@ -119,7 +120,8 @@ def bootstrap(
     seeds: Sequence[int],
     draws: int = DRAWS,
     least_seeds: int = LEAST_SEEDS,
-    least: float = -np.inf,
+    bounds: tuple[float, float] = UNBOUNDED,
+    of_maxima: bool = False,
 ) -> Estimate:
     """Estimate a statistic of units and its interval: percentiles over resamples, widened for few seeds.
 
@@ -130,7 +132,9 @@ def bootstrap(
         draws: resamples.
         least_seeds: with 1, an interval over the clients of a single seed is given; it leaves out what
             another seed would change.
-        least: what the statistic cannot fall below, nor the interval, widened or not.
+        bounds: what the statistic cannot fall below or rise above, nor the interval, widened or not.
+        of_maxima: it takes the best of several, which is better in resamples than in the sample: the interval
+            is as wide as they spread about their own mean.
 
     Returns:
         The estimate. It has no interval where there are fewer than `least_seeds` seeds or `LEAST_CLIENTS`
@@ -144,43 +148,49 @@ def bootstrap(
     if np.isnan(found).mean() > UNSTEADY:
         return Estimate(value, None, None, count, units, unsteady=True)
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count)
-    low, high = value + wider * (low - value), value + wider * (high - value)
-    return Estimate(value, max(least, low), high, count, units)
+    wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count, units)
+    middle = float(np.nanmean(found)) if of_maxima else value
+    low, high = value + wider * (low - middle), value + wider * (high - middle)
+    return Estimate(value, max(bounds[0], low), min(bounds[1], high), count, units)
 
 
-def widening(found: Floats, within: Floats, seeds: int) -> float:
+def widening(found: Floats, within: Floats, seeds: int, clients: int) -> float:
     """Return how much wider than its percentiles an interval must be, since few seeds tell little.
 
     The means of S seeds differ by what lies between seeds and by their clients. Resamples of seeds show
     (S - 1) / S of that variance, and show the clients' once more. Of S seeds it is known with S - 1 degrees
-    of freedom, so that Student's t takes the place of the normal distribution.
+    of freedom, so that Student's t takes the place of the normal distribution. Of a single seed nothing is
+    known of others, and the same holds of its clients.
 
     Args:
         found: the statistic of resamples of seeds and clients within them, `[draws]`.
         within: of resamples of clients within all seeds, `[draws]`.
         seeds: how many there are.
+        clients: how many there are, in all seeds.
 
     Returns:
-        1 or more; 1 of a single seed, as nothing is known of others. Of a mean, the interval is then as wide
-        as that of t over the means of the seeds, or as the bootstrap's where that is wider.
+        1 or more. Of a mean, the interval is then about as wide as that of t over the means of the seeds, or
+        over the clients of a single one, or as the bootstrap's where that is wider.
     """
     from scipy.special import stdtrit  # here: what reads results and asks for no interval waits for no scipy
 
-    total, clients = float(np.nanvar(found)), float(np.nanvar(within))
-    if seeds < 2 or total == 0.0:
+    total, own = float(np.nanvar(found)), float(np.nanvar(within))
+    if total == 0.0:
         return 1.0
-    between = max(0.0, total - clients) * seeds / (seeds - 1)
-    student, normal = stdtrit([seeds - 1, np.inf], (1 + LEVEL) / 2)
-    return max(1.0, float(student / normal * np.sqrt(between / total)))
+    drawn, varied = (seeds, max(0.0, total - own)) if seeds > 1 else (clients, total)
+    student, normal = stdtrit([drawn - 1, np.inf], (1 + LEVEL) / 2)
+    return max(1.0, float(student / normal * np.sqrt(varied / total * drawn / (drawn - 1))))
 
 
 def mean_of(
-    values: Floats, seeds: Sequence[int], least_seeds: int = LEAST_SEEDS, least: float = -np.inf
+    values: Floats,
+    seeds: Sequence[int],
+    least_seeds: int = LEAST_SEEDS,
+    bounds: tuple[float, float] = UNBOUNDED,
 ) -> Estimate:
     """Estimate the mean of the units' values, `[units]`; other arguments as of `bootstrap`."""
     return bootstrap(
-        lambda counts: counts @ values / counts.sum(1), seeds, least_seeds=least_seeds, least=least
+        lambda counts: counts @ values / counts.sum(1), seeds, least_seeds=least_seeds, bounds=bounds
     )
 
 

@@ -12,6 +12,7 @@ import polars as pl
 
 KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
 LOWER_IS_BETTER = ("loss",)
+HIGHEST = {"rouge_l": 100.0, "exact_match": 100.0}  # a loss knows no bound
 METRICS = {
     "rouge_l": "ROUGE-L, 0 to 100, higher is better",
     "exact_match": "Exact match in percent, higher is better",

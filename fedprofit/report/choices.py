@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedprofit.analyze.compare import Difference, changed_settings, compare
-from fedprofit.analyze.recommend import SCORES, Limit, Recommendation, recommend
+from fedprofit.analyze.recommend import SCORES, Limit, NoneWithin, Recommendation, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, counted
@@ -23,9 +23,13 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
     tables = open_tables(path)
     chosen_by = tables.metric(metric)
     found = list(recommend(tables, chosen_by, limit))
-    for one in found:
+    chosen = [one for one in found if isinstance(one, Recommendation)]
+    without = [one for one in found if isinstance(one, NoneWithin)]
+    for one in chosen:
         console.print(_recommended(one, chosen_by, limit))
         console.print(f"gain and forgetting against {one.against}", style="dim", highlight=False)
+    for each in without:
+        console.print(each.reason, style="yellow", highlight=False)
     console.print(
         "Chosen on the validation clients alone, so that their scores are a winner's and a little too good; "
         "the test clients only check. Means with 95% intervals over seeds and clients; a limit is kept or "
@@ -34,7 +38,15 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
         highlight=False,
     )
     file = path / "recommendation.json"
-    write_json(file, {"metric": chosen_by, **vars(limit), "recommendations": [_plain(one) for one in found]})
+    write_json(
+        file,
+        {
+            "metric": chosen_by,
+            **vars(limit),
+            "recommendations": [_plain(one) for one in chosen],
+            "none_within": [vars(each) for each in without],
+        },
+    )
     console.print(f"choice   {file}", soft_wrap=True, highlight=False)
 
 

@@ -166,6 +166,19 @@ def test_losses_are_limited_the_other_way_round():
 def test_limits_that_cannot_be_kept_say_what_comes_nearest():
     with pytest.raises(UserError, match=r"none of 10 options keeps to the limit. Nearest comes .*step 4"):
         list(recommend(tables(), "rouge_l", Limit(least_local=99)))
+    # At one place an option keeps to it, at the other none does: the first is recommended all the same.
+    lower = pl.when(pl.col("heterogeneity") == "task").then(pl.col("value") - 15).otherwise(pl.col("value"))
+    whole = tables()
+    found = Tables(
+        whole.path, "made", True, PLACE, whole.results.with_columns(value=lower),
+        whole.validation.with_columns(value=lower), None,
+    )  # fmt: skip
+    iid, task = recommend(found, "rouge_l", Limit(least_local=28))
+    assert (iid.axes["heterogeneity"], iid.setting["setting"]) == ("iid", "rate0.01")
+    assert task.axes["heterogeneity"] == "task"
+    assert "heterogeneity task: none of 10 options" in task.reason
+    with pytest.raises(UserError, match="finite"):
+        Limit(float("inf"))
     with pytest.raises(UserError, match="either --max-forgetting or --min-local"):
         Limit()
     with pytest.raises(UserError, match="either --max-forgetting or --min-local"):

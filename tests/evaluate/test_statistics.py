@@ -39,7 +39,7 @@ def test_an_estimate_of_a_mean_is_that_of_a_loop_over_the_drawn_units():
     means = np.array([values[units].mean() for units in drawn])
     low, high = np.quantile(means, [0.025, 0.975])
     inside = np.array([values @ row / 18 for row in resamples_within(tuple(seeds))])
-    wider, mean = widening(means, inside, 3), values.mean()
+    wider, mean = widening(means, inside, 3, 18), values.mean()
     found = mean_of(values, seeds)
     expected = (mean, mean + wider * (low - mean), mean + wider * (high - mean))
     assert (found.value, found.low, found.high) == pytest.approx(expected)
@@ -62,13 +62,34 @@ def test_of_few_seeds_that_differ_a_means_interval_is_students(seeds):
     expected = (
         scipy.stats.t.ppf(0.975, seeds - 1) / 1.959964 * means.std(ddof=1) / np.sqrt(seeds) / total.std()
     )
-    assert widening(total, within, seeds) == pytest.approx(expected, rel=0.05)
+    assert widening(total, within, seeds, seeds * each) == pytest.approx(expected, rel=0.05)
 
 
-def test_seeds_that_do_not_differ_and_single_ones_widen_nothing():
+def test_seeds_that_do_not_differ_widen_nothing():
     found = np.random.default_rng(6).normal(0, 1, 100)
-    assert widening(found, found, 1) == widening(found, found, 3) == 1.0
-    assert widening(np.zeros(100), np.zeros(100), 3) == 1.0
+    assert widening(found, found, 3, 36) == widening(np.zeros(100), np.zeros(100), 3, 36) == 1.0
+
+
+@pytest.mark.parametrize("clients", [6, 12, 40])
+def test_of_a_single_seed_a_means_interval_is_students_over_its_clients(clients):
+    values = np.random.default_rng(7).normal(0, 1, clients)
+    found = mean_of(values, [0] * clients, least_seeds=1)
+    width = 2 * scipy.stats.t.ppf(0.975, clients - 1) * values.std(ddof=1) / np.sqrt(clients)
+    assert found.high - found.low == pytest.approx(width, rel=0.1)
+
+
+def test_the_best_of_several_is_as_uncertain_as_which_it_is():
+    """Two settings, each worth 10 in one seed and 0 in the other: 5, or 10 where a seed is drawn twice."""
+    seeds, scores = [0] * 6 + [1] * 6, np.array([[10.0] * 6 + [0.0] * 6, [0.0] * 6 + [10.0] * 6])
+
+    def best(counts):
+        return (counts @ scores.T / counts.sum(1, keepdims=True)).max(1)
+
+    found = bootstrap(best, seeds, of_maxima=True)
+    assert found.value == 5
+    assert found.low < 0 < 10 < found.high
+    within = bootstrap(best, seeds, of_maxima=True, bounds=(0, 10))
+    assert (within.low, within.high) == (0, 10)
 
 
 def test_within_a_seed_an_interval_is_that_of_scipy():

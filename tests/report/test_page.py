@@ -155,6 +155,7 @@ def test_a_study_is_shown_as_it_is(study, opened):
     verdicts = [one.text_content() for one in page.locator("#claims tr:visible .verdict").all()]
     assert len(verdicts) == 5
     assert verdicts[0] == "supported", "the small rate was made to keep more"
+    assert "nothing is corrected for their number" in page.locator("#claims").text_content()
     assert without_data(page.troubles) == []
 
 

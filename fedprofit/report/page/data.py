@@ -50,6 +50,7 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "partition": _partition(tables, found),
         "budget": budget(tables, found),
         "claims": _claims(tables),
+        "caveats": _caveats(tables),
         "configuration": tables.configuration,
         "environment": json.dumps(environments, indent=2),
         "made": _made(tables, environments),
@@ -200,6 +201,15 @@ def _claims(tables: Tables) -> list[dict[str, Any]]:
         for metric in tables.metrics
         for one in check_claims(tables.results, tables.axes, metric)
     ]
+
+
+def _caveats(tables: Tables) -> list[str]:
+    """What the verdicts do not show."""
+    if not tables.is_study:
+        return []
+    from fedprofit.analyze.claims import caveats
+
+    return caveats(tables)
 
 
 def _environments(tables: Tables) -> list[dict[str, Any]]:
