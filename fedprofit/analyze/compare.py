@@ -105,7 +105,7 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
         remedy = (
             "Compare runs of the same data whose algorithms and settings have the same names."
             if set(seeds[0]) & set(seeds[1])
-            else f"Its seeds are {seeds[1]}, not {seeds[0]}: clients pair within a seed. Compare runs of one."
+            else f"Its seeds are {seeds[1]}, not {seeds[0]}: clients pair within a seed. Give both the same."
         )
         raise UserError(f"{other.path}: shares no client and condition with {first.path}. {remedy}")
     steps = both.group_by("cell", "algorithm", "setting").agg(pl.col("step").max())

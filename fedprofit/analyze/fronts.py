@@ -108,8 +108,7 @@ def fronts(table: pl.DataFrame, axes: Sequence[str], metric: str) -> Iterator[Fr
                 continue
             more = None
             if first is not None:
-                shared = scored.points(world, first.names), first.points(world, scored.names)
-                more = _volume(world, base, *shared)
+                more = _volume(world, base, scored.points(world, first), first.points(world, scored))
             first = first or scored
             yield Front(
                 axes=place,
@@ -135,16 +134,17 @@ class _Tuned:
             for part in self.parts
         ]
 
-    @property
-    def names(self) -> list[tuple[Any, ...]]:
-        """What each setting is called, whatever the algorithm; its best round may be any."""
-        keys = pl.when(pl.col("condition") != "federated").then(pl.col("step")).alias("step")
-        return [part.select("condition", "setting", "start", "alpha", keys).row(0) for part in self.parts]
+    @cached_property
+    def able(self) -> dict[tuple[Any, ...], pl.DataFrame]:
+        """Those that can be on a front, by what they are called whatever the algorithm and its best round."""
+        step = pl.when(pl.col("condition") != "federated").then(pl.col("step")).alias("step")
+        parts = [self.parts[at] for at in able_of(self.means)]
+        return {part.select("condition", "setting", "start", "alpha", step).row(0): part for part in parts}
 
-    def points(self, world: World, among: Sequence[tuple[Any, ...]] | None = None) -> Curve:
-        """Return the scores of those that can be on a front; of some names alone, if given."""
-        able, names = able_of(self.means), self.names
-        return world.scores([self.parts[at] for at in able if among is None or names[at] in among])
+    def points(self, world: World, also: "_Tuned | None" = None) -> Curve:
+        """Return the scores of those that can be on a front; of those alone that can of another one too."""
+        shared = self.able if also is None else also.able
+        return world.scores([part for name, part in self.able.items() if name in shared])
 
 
 def _volume(world: World, base: Curve, points: Curve, other: Curve | None = None) -> Estimate:

@@ -77,7 +77,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class NoneWithin:
-    """A place on the axes at which no option keeps to the limit, and which comes nearest."""
+    """A place on the axes at which no option keeps to the limit, and why."""
 
     axes: dict[str, str]
     reason: str
@@ -103,7 +103,11 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         checks = {_key(one): one for one in _prompts(tests, cell)}
         # Text is scored at each group's own best step: what the test clients cannot check is no option.
         prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checks]
-        start = _best_federated(tables, place, prompts, sign)
+        federated = [one for one in prompts if one["condition"][0] == "federated"]
+        if not federated:
+            without.append(NoneWithin(place, _no_start(tables, place)))
+            continue
+        start = max(federated, key=lambda one: sign * _mean(one, "global"))
         against = _key(start)
         options = [_compared(one, start, sign) for one in prompts]
         means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
@@ -133,17 +137,11 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
     yield from without
 
 
-def _best_federated(
-    tables: Tables, place: dict[str, str], prompts: list[pl.DataFrame], sign: float
-) -> pl.DataFrame:
-    """Return the federated prompt with the best global score; UserError if there is none."""
-    federated = [one for one in prompts if one["condition"][0] == "federated"]
-    if not federated:
-        raise UserError(
-            f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation "
-            "clients, so that nothing can be chosen."
-        )
-    return max(federated, key=lambda one: sign * _mean(one, "global"))
+def _no_start(tables: Tables, place: dict[str, str]) -> str:
+    return (
+        f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation clients, so "
+        "that nothing can be chosen."
+    )
 
 
 def _prompts(world: World, cell: str) -> list[pl.DataFrame]:

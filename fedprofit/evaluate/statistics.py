@@ -133,8 +133,9 @@ def bootstrap(
         least_seeds: with 1, an interval over the clients of a single seed is given; it leaves out what
             another seed would change.
         bounds: what the statistic cannot fall below or rise above, nor the interval, widened or not.
-        of_maxima: it takes the best of several, which is better in resamples than in the sample: the interval
-            is as wide as they spread about their own mean.
+        of_maxima: it takes the best of several, which is better in resamples than in the sample, as in the
+            sample it is better than in truth: the interval is as wide as resamples spread about their own
+            mean, and lies lower by as much as that exceeds the estimate (Davison and Hinkley 1997, 2.1.3).
 
     Returns:
         The estimate. It has no interval where there are fewer than `least_seeds` seeds or `LEAST_CLIENTS`
@@ -150,8 +151,9 @@ def bootstrap(
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count, units)
     middle = float(np.nanmean(found)) if of_maxima else value
-    low, high = value + wider * (low - middle), value + wider * (high - middle)
-    return Estimate(value, max(bounds[0], low), min(bounds[1], high), count, units)
+    low, high = (2 * value - middle + wider * (end - middle) for end in (low, high))
+    low, high = max(bounds[0], min(value, low)), min(bounds[1], max(value, high))
+    return Estimate(value, low, high, count, units)
 
 
 def widening(found: Floats, within: Floats, seeds: int, clients: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedprofit.config import Config
 from fedprofit.config_file import changed, from_mapping
-from fedprofit.data.settings import portable
+from fedprofit.data.settings import HubSource, LexiconSource, Source
 from fedprofit.errors import UserError
 from fedprofit.files import read_json
 from fedprofit.study.environment import package_version
@@ -30,7 +30,7 @@ def admit(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> list
         return list(runs)
     _check_version(folder)
     _check_places(folder, runs)
-    _check_data(folder, runs)
+    _check_data(folder, study, runs)
     runs = _in_its_type(folder, runs)
     _check_configurations(folder, study, runs)
     return runs
@@ -58,35 +58,37 @@ def _check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
             )
 
 
-def _check_data(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
-    """Raise UserError if what lies where a planned run reads is not what the table's runs read there."""
+def _check_data(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> None:
+    """Raise UserError if what lies where a planned run reads is not what the table's runs read there.
+
+    Where an axis says what is read, runs at the same place on the axes, seeds aside, read the same.
+    """
     from fedprofit.data.sources import content  # here: claims and fronts wait for no pyarrow
 
-    if not folder.environments.exists() or not folder.configurations.exists():
-        return
-    environments, configurations = (
-        read_json(file, RESTORE) for file in (folder.environments, folder.configurations)
-    )
+    by_place = any(key.startswith("data.source") for key in study.changed_keys)
+    axes = [*labels_of(runs[0])] if by_place else []
+    known = read_json(folder.environments, RESTORE) if folder.environments.exists() else {}
     held = {
-        _place_of(configurations[key]["data"]["source"]): environments[key].get("data_content")
-        for key in read_table(folder)[RUN].unique(maintain_order=True)
-        if key in environments and key in configurations
+        tuple(place): known[key]["data_content"]
+        for key, *place in read_table(folder).select(RUN, *axes).unique().rows()
+        if "data_content" in known.get(key, {})
     }
-    for settings in {
-        str(planned.config.data.source): planned.config.data.source for planned in runs
-    }.values():
-        place = _place_of(portable(settings.model_dump(mode="json")))
-        now = content(settings) if held.get(place) else ""
+    sources = {
+        tuple(labels_of(planned)[axis] for axis in axes): planned.config.data.source for planned in runs
+    }
+    for place, settings in sources.items():
+        now = content(settings) if place in held else ""
         if now and now != held[place]:
             raise UserError(
-                f"{folder.results}: its runs read other data from {place[1]} ({held[place]}, now {now}). "
-                "Restore it, or choose another place with --out."
+                f"{folder.results}: its runs read other data ({held[place]}) than {_what(settings)} is now "
+                f"({now}). Restore it, or choose another place with --out."
             )
 
 
-def _place_of(source: dict[str, Any]) -> tuple[str, str]:
-    """Return a source's kind and what is read, whatever is taken of it."""
-    return source["kind"], source.get("path") or source.get("name") or "the embedded tasks"
+def _what(settings: Source) -> str:
+    if isinstance(settings, LexiconSource):
+        return "what the packages of the extra lexicon hold"
+    return settings.name if isinstance(settings, HubSource) else str(settings.path)
 
 
 def _in_its_type(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:

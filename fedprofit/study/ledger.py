@@ -80,15 +80,13 @@ class StudyFolder(Folder):
 
 
 def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
-    """Take a folder for a study, or go on in it.
+    """Take a folder for a study, or go on in it; `note` says there which study it is.
 
     Raises UserError if it holds another study, or anything else, or this one and `resume` is not asked for.
     """
     folder = StudyFolder(path)
     if is_of(folder, study) and not resume:
         raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
-    if not folder.facts.exists():
-        note(folder, study)
     return folder
 
 
@@ -157,7 +155,10 @@ def read_table(folder: StudyFolder) -> pl.DataFrame:
 
 
 def add(folder: StudyFolder, planned: PlannedRun) -> None:
-    """Append a complete run's rows to the tables; its rows, if there already, are replaced."""
+    """Append a complete run's rows to the tables; its rows, if there already, are replaced.
+
+    Raises NotOfThisStudy for a run whose rows do not belong there.
+    """
     run = RunFolder(folder.run(planned.key))
     environment = json.loads(run.environment.read_text(encoding="utf-8"))
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
@@ -187,12 +188,16 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.results, planned.key, results)  # last: this is what says that the run is done
 
 
+class NotOfThisStudy(UserError):
+    """A run whose rows do not belong into a study's table."""
+
+
 def _check_made_with(folder: StudyFolder, planned: PlannedRun, facts: Mapping[str, object]) -> None:
-    """Raise UserError for a run that was made with another version, model or number type than the table."""
+    """Refuse a run that was made with another version, model or number type than the table."""
     held = read_table(folder).select(MADE_WITH).unique().to_dicts() if folder.results.exists() else []
     for column, value in (held[0] if held else {}).items():
         if facts[column] != value:
-            raise UserError(
+            raise NotOfThisStudy(
                 f"{folder.run(planned.key)}: was made with the {column} {facts[column]}, the results in "
                 f"{folder.results} with {value}. They do not compare: the run is kept, and not added."
             )

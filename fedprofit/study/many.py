@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedprofit.errors import UserError
 from fedprofit.files import alone_in, naming_full_disk
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import StudyFolder, add, claim, missing, note, write_failures
+from fedprofit.study.ledger import NotOfThisStudy, StudyFolder, add, claim, missing, note, write_failures
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, describe, load_study
@@ -84,7 +83,13 @@ def tell_time(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, repor
     found = pool.foresee(queue, left)
     # What is wrong with a run is told when it is tried.
     error = found.exception()
-    report.say(f"about {duration(found.result())}" if error is None else f"how long cannot be told: {error}")
+    report.say(f"how long cannot be told: {told(error)}" if error else f"about {duration(found.result())}")
+
+
+def told(error: BaseException) -> str:
+    """Say what a run failed with, wherever it was: Ray wraps errors in where they came from."""
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}"
 
 
 @dataclass
@@ -147,13 +152,10 @@ def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool:
     """Take a run that has ended into the table, or say why not."""
     error = future.exception()
     if error is not None:
-        died = pool.has_died(error)
-        return _Ended(
-            reason="its process died" if died else f"{type(error).__name__}: {error}", mendable=True
-        )
+        return _Ended(reason="its process died" if pool.has_died(error) else told(error), mendable=True)
     seconds = pool.collect(future, folder.run(planned.key))
     try:
         add(folder, planned)
-    except UserError as refused:
+    except NotOfThisStudy as refused:
         return _Ended(reason=str(refused))
     return _Ended(seconds)

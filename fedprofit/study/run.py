@@ -114,7 +114,8 @@ def out_of_memory(config: Config, error: Exception) -> UserError:
     reason = str(error).splitlines()[0][:120]
     return UserError(
         f"{config.name}: out of memory ({reason}). Lower backbone.token_budget (now "
-        f"{config.backbone.token_budget}); it bounds memory and changes no result. Then go on with --resume."
+        f"{config.backbone.token_budget}), which bounds memory (bfloat16 is then rounded otherwise), "
+        "and go on with --resume."
     )
 
 

@@ -42,7 +42,9 @@ OF_ROUNDS = {"round", "loss", "validation_loss", "steps", "tokens", "bytes_down"
 OF_TRIALS = {"trial", "chosen", "best_loss"}
 OF_ANALYSIS = {
     "local", "global", "unseen", "gain", "forgetting", "local_count", "local_before", "global_before",
-    "at", "best", "last", "end", "edge", "cell", "sign", "unit", "index", "mix",
+    "at", "best", "last", "end", "edge", "cell", "sign", "unit", "index", "mix", "front", "knee", "curve",
+    "stopped", "local_weighted", "local_worst_tenth",
+    "gain_low", "gain_high", "forgetting_low", "forgetting_high",
 }  # fmt: skip
 COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS | OF_ANALYSIS
 

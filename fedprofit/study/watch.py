@@ -36,13 +36,13 @@ def share_left(folder: RunFolder) -> float:
 def in_turn(lengths: Sequence[float], places: int) -> float:
     """Return when the last of some jobs ends, each of which goes in turn to the place that is free first.
 
-    >>> in_turn([2, 3, 2], places=2)
-    4.0
+    >>> in_turn([2, 3, 2], places=2), in_turn([], places=0)
+    (4.0, 0.0)
     """
     ends = [0.0] * places
     for length in lengths:
         heapreplace(ends, ends[0] + length)
-    return max(ends)
+    return max(ends, default=0.0)
 
 
 class Watch:

@@ -163,3 +163,9 @@ def test_a_setting_that_diverged_is_on_no_front():
         assert one.settings == 3
         assert one.hypervolume.clients == 12, "and it takes no client off the other settings"
         assert np.isfinite(one.hypervolume.low)
+    # Gone from one algorithm, it counts for the other alone, and in no comparison of the two.
+    one_sided = pl.when(gone & (pl.col("algorithm") == "fedavg-adam")).then(float("nan"))
+    of_one = study().with_columns(value=one_sided.otherwise(pl.col("value")))
+    first, second = list(fronts(of_one, ["seed", "heterogeneity"], "rouge_l"))[:2]
+    assert second.hypervolume.value > first.hypervolume.value
+    assert second.more.value == 0

@@ -177,7 +177,16 @@ def test_limits_that_cannot_be_kept_say_what_comes_nearest():
     assert (iid.axes["heterogeneity"], iid.setting["setting"]) == ("iid", "rate0.01")
     assert task.axes["heterogeneity"] == "task"
     assert "heterogeneity task: none of 10 options" in task.reason
-    with pytest.raises(UserError, match="finite"):
+    broken = pl.when((pl.col("heterogeneity") == "task") & (pl.col("condition") == "federated")).then(
+        float("nan")
+    )
+    found = Tables(
+        whole.path, "made", True, PLACE, whole.results,
+        whole.validation.with_columns(value=broken.otherwise(pl.col("value"))), None,
+    )  # fmt: skip
+    iid, task = recommend(found, "rouge_l", Limit(least_local=28))
+    assert "heterogeneity task: no federated prompt has finite scores" in task.reason
+    with pytest.raises(UserError, match="finite number"):
         Limit(float("inf"))
     with pytest.raises(UserError, match="either --max-forgetting or --min-local"):
         Limit()

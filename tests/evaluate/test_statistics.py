@@ -92,6 +92,31 @@ def test_the_best_of_several_is_as_uncertain_as_which_it_is():
     assert (within.low, within.high) == (0, 10)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_the_best_of_ten_that_are_equally_good_is_no_better_than_they_are(spread):
+    """All are worth 0 in truth: the best of their means is above, and the interval must know it."""
+    draw, held = np.random.default_rng(0), 0
+    units = np.repeat(np.arange(3), 12).tolist()
+    for _ in range(100):
+        scores = np.repeat(draw.normal(0, spread, (3, 10)), 12, axis=0) + draw.normal(0, 1, (36, 10))
+        found = bootstrap(lambda counts, s=scores: (counts @ s / 36).max(1), units, of_maxima=True)
+        assert found.low <= found.value <= found.high
+        held += found.low <= 0 <= found.high
+    assert held >= 85
+
+
+def test_what_is_rarely_reached_has_an_interval_all_the_same():
+    """In few resamples their mean is above zero, so that the mean of what is above exceeds most of them."""
+    values = np.array([-4.0, -3, -2, -1, 1, 2] * 2)
+    found = bootstrap(
+        lambda counts: np.maximum(0, counts @ values / 12),
+        [0] * 6 + [1] * 6,
+        bounds=(0, np.inf),
+        of_maxima=True,
+    )
+    assert 0 == found.low == found.value <= found.high
+
+
 def test_within_a_seed_an_interval_is_that_of_scipy():
     values = np.random.default_rng(4).normal(0, 1, 40)
     found = mean_of(values, [0] * 40, least_seeds=1)

@@ -1,5 +1,6 @@
 """A study run in pieces: by places on its axes, elsewhere and at other times, into the same table."""
 
+import json
 import re
 import shutil
 
@@ -13,7 +14,7 @@ from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
 from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import claim, note, read_table
+from fedprofit.study.ledger import claim, read_table
 from fedprofit.study.many import run_study
 from fedprofit.study.spec import load_study
 
@@ -104,11 +105,26 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     table = tmp_path / "table.jsonl"
     content = table.read_text()
     table.write_text(content.replace("0", "1"))
-    refused(r"its runs read other data from table.jsonl \(\w+, now \w+\). Restore it")
+    refused(r"its runs read other data \(\w+\) than .*table.jsonl is now \(\w+\). Restore it")
     table.write_text(content)
     _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
     assert progress.done == 1
     assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)
+
+
+def test_an_axis_may_read_other_files_of_the_same_name(tmp_path):
+    path = write_study(tmp_path)
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "table.jsonl"
+    other.write_text((tmp_path / "table.jsonl").read_text().replace("red", "rot"))
+    folds = {"a": {"seed": 0}, "b": {"seed": 1, "data.source.path": str(other)}}
+    path = write_study(tmp_path, axes={"fold": folds})
+    run_study(path, out=tmp_path / "out", workers=1, only=["fold=a"])
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, resume=True, only=["fold=b"])
+    assert (progress.done, progress.failed) == (1, [])
+    contents = {one["data_content"] for one in json.loads(folder.environments.read_text()).values()}
+    assert len(contents) == 2
+    assert admit(folder, *load_study(path)), "both are known now"
 
 
 def test_what_an_axis_changes_is_no_other_setting(tmp_path):
@@ -124,5 +140,5 @@ def test_what_an_axis_changes_is_no_other_setting(tmp_path):
     more = write_study(tmp_path, axes={"seed": [0, 1, 2], "heterogeneity": kinds})
     study, runs = load_study(more)
     assert len(admit(claim(folder.path, study, resume=True), study, runs)) == 6
-    note(folder, study)
+    run_study(more, out=folder.path, workers=1, resume=True, only=["seed=0", "heterogeneity=own"])
     assert open_tables(folder.path).planned == 6

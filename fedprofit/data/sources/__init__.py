@@ -1,6 +1,5 @@
 """Where instances come from: one file a source, all of them yielding the same table (`data/pool.py`)."""
 
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def fingerprint(settings: Source, seed: int) -> str:
     pin it.
     """
     values = portable(settings.model_dump(mode="json"))
-    return content_hash({"settings": values, "seed": seed, "data": _data(settings, _file)})
+    return content_hash({"settings": values, "seed": seed, "data": _data(settings, with_times=True)})
 
 
 def content(settings: Source) -> str:
@@ -61,11 +60,11 @@ def content(settings: Source) -> str:
 
     Files are known by their content, beyond 256 MiB by their size alone.
     """
-    data = _data(settings, lambda path: _file(path).partition(" ")[0])
+    data = _data(settings, with_times=False)
     return content_hash(data) if data else ""
 
 
-def _data(settings: Source, known_by: Callable[[Path], str]) -> dict[str, str]:
+def _data(settings: Source, with_times: bool) -> dict[str, str]:
     if isinstance(settings, LexiconSource):
         code = {
             path.name: file_hash(path) for path in sorted((Path(__file__).parent / "lexicon").glob("*.py"))
@@ -73,9 +72,9 @@ def _data(settings: Source, known_by: Callable[[Path], str]) -> dict[str, str]:
         return code | {name: _version(name) for name in LEXICON_PACKAGES}
     path = Path(settings.name if isinstance(settings, HubSource) else settings.path).expanduser()
     if not path.is_dir():
-        return {path.name: known_by(path)} if path.is_file() else {}
-    files = (file for file in sorted(path.rglob("*")) if file.is_file())
-    return {str(file.relative_to(path)): known_by(file) for file in files}
+        return {path.name: _file(path, with_times)} if path.is_file() else {}
+    files = path.glob("task*.json") if isinstance(settings, SniSource) else path.rglob("*")
+    return {str(file.relative_to(path)): _file(file, with_times) for file in sorted(files) if file.is_file()}
 
 
 def _version(package: str) -> str:
@@ -85,6 +84,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _file(path: Path) -> str:
+def _file(path: Path, with_time: bool) -> str:
     status = path.stat()
-    return file_hash(path) if status.st_size <= HASHED else f"{status.st_size} {status.st_mtime_ns}"
+    if status.st_size <= HASHED:
+        return file_hash(path)
+    return f"{status.st_size} {status.st_mtime_ns}" if with_time else str(status.st_size)
