@@ -151,7 +151,7 @@ def bootstrap(
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
     wider = widening(found, statistic(resamples_within(tuple(seeds), draws)), count, units)
     middle = float(np.nanmean(found)) if of_maxima else value
-    low, high = (2 * value - middle + wider * (end - middle) for end in (low, high))
+    low, high = (value + wider * (end - middle) - (middle - value) for end in (low, high))
     low, high = max(bounds[0], min(value, low)), min(bounds[1], max(value, high))
     return Estimate(value, low, high, count, units)
 
@@ -181,7 +181,7 @@ def widening(found: Floats, within: Floats, seeds: int, clients: int) -> float:
         return 1.0
     drawn, varied = (seeds, max(0.0, total - own)) if seeds > 1 else (clients, total)
     student, normal = stdtrit([drawn - 1, np.inf], (1 + LEVEL) / 2)
-    return max(1.0, float(student / normal * np.sqrt(varied / total * drawn / (drawn - 1))))
+    return max(1.0, float(student / normal * np.sqrt(varied * drawn / (drawn - 1) / total)))
 
 
 def mean_of(
