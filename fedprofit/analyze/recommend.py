@@ -19,7 +19,7 @@ from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import UNBOUNDED, Estimate, mean_of
-from fedprofit.evaluate.tradeoff import HIGHEST, KEYS, LOWER_IS_BETTER, SCOPES, label, with_one_best_round
+from fedprofit.evaluate.tradeoff import HIGHEST, KEYS, SCOPES, label, with_one_best_round
 
 SCORES = ("local", "global", "gain", "forgetting")
 
@@ -96,45 +96,47 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         )
     chooses = World(tables.validation, tables.axes, metric)
     tests = World(tables.results, tables.axes, metric)
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    without = list[NoneWithin]()
-    for cell in chooses.cells():
-        place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
-        checks = {_key(one): one for one in _prompts(tests, cell)}
-        # Text is scored at each group's own best step: what the test clients cannot check is no option.
-        prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checks]
-        federated = [one for one in prompts if one["condition"][0] == "federated"]
-        if not federated:
-            without.append(NoneWithin(place, _no_start(tables, place)))
-            continue
-        start = max(federated, key=lambda one: sign * _mean(one, "global"))
-        against = _key(start)
-        options = [_compared(one, start, sign) for one in prompts]
-        means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
-        excess = [limit.excess(*scores, sign) for scores in means]
-        within = [number for number, over in enumerate(excess) if over <= 0]
-        if not within:
-            without.append(NoneWithin(place, _none_within(tables, place, options, means, excess)))
-            continue
-        merits = {number: limit.merit(*means[number], sign) for number in within}
-        chosen = options[max(merits, key=lambda number: merits[number])]
-        setting = dict(zip(KEYS, _key(chosen), strict=True))
-        tested = _estimates(tests, _compared(checks[_key(chosen)], checks[against], sign))
-        over = [limit.excess(*ends, sign) for ends in _means_and_ends(tested)]
-        yield Recommendation(
-            place,
-            setting,
-            label(dict(zip(KEYS, against, strict=True))),
-            len(options),
-            len(within),
-            _estimates(chooses, chosen),
-            tested,
-            holds=over[0] <= 0,
-            certain=len(over) == 3 and len({each <= 0 for each in over}) == 1,
-        )
-    if len(without) == len(chooses.cells()):
+    found = [_choice(tables, chooses, tests, cell, limit) for cell in chooses.cells()]
+    without = [one for one in found if isinstance(one, NoneWithin)]
+    if len(without) == len(found):
         raise UserError("\n".join(one.reason for one in without))
+    yield from (one for one in found if isinstance(one, Recommendation))
     yield from without
+
+
+def _choice(
+    tables: Tables, chooses: World, tests: World, cell: str, limit: Limit
+) -> Recommendation | NoneWithin:
+    """Choose at one place on the axes by the validation clients, and check by the test clients."""
+    place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
+    checks = {_key(one): one for one in _prompts(tests, cell)}
+    # Text is scored at each group's own best step: what the test clients cannot check is no option.
+    prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checks]
+    federated = [one for one in prompts if one["condition"][0] == "federated"]
+    if not federated:
+        return NoneWithin(place, _no_start(tables, place))
+    sign = float(federated[0]["sign"][0])
+    start = max(federated, key=lambda one: sign * _mean(one, "global"))
+    options = [_compared(one, start, sign) for one in prompts]
+    means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
+    excess = [limit.excess(*scores, sign) for scores in means]
+    within = [number for number, over in enumerate(excess) if over <= 0]
+    if not within:
+        return NoneWithin(place, _none_within(tables, place, options, means, excess))
+    chosen = options[max(within, key=lambda number: limit.merit(*means[number], sign))]
+    tested = _estimates(tests, _compared(checks[_key(chosen)], checks[_key(start)], sign))
+    over = [limit.excess(*ends, sign) for ends in _means_and_ends(tested)]
+    return Recommendation(
+        place,
+        dict(zip(KEYS, _key(chosen), strict=True)),
+        label(dict(zip(KEYS, _key(start), strict=True))),
+        len(options),
+        len(within),
+        _estimates(chooses, chosen),
+        tested,
+        holds=over[0] <= 0,
+        certain=len(over) == 3 and len({each <= 0 for each in over}) == 1,
+    )
 
 
 def _no_start(tables: Tables, place: dict[str, str]) -> str:

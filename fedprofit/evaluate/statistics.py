@@ -135,7 +135,7 @@ def bootstrap(
         bounds: what the statistic cannot fall below or rise above, nor the interval, widened or not.
         of_maxima: it takes the best of several, which is better in resamples than in the sample, as in the
             sample it is better than in truth: the interval is as wide as resamples spread about their own
-            mean, and lies lower by as much as that exceeds the estimate (Davison and Hinkley 1997, 2.1.3).
+            mean, and lies lower by as much as that exceeds the estimate, the bootstrap's guess at the bias.
 
     Returns:
         The estimate. It has no interval where there are fewer than `least_seeds` seeds or `LEAST_CLIENTS`

@@ -80,7 +80,7 @@ class StudyFolder(Folder):
 
 
 def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
-    """Take a folder for a study, or go on in it; `note` says there which study it is.
+    """Take a folder for a study, or go on in it; `write_facts` says there which study it is.
 
     Raises UserError if it holds another study, or anything else, or this one and `resume` is not asked for.
     """
@@ -113,7 +113,7 @@ def is_of(folder: StudyFolder, study: Study) -> bool:
     return False
 
 
-def note(folder: StudyFolder, study: Study) -> None:
+def write_facts(folder: StudyFolder, study: Study) -> None:
     """Write down which study the folder holds; its axes may have more values than before."""
     facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
     if not folder.facts.exists() or read_facts(folder) != facts:

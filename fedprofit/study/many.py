@@ -17,7 +17,15 @@ from fedprofit.files import alone_in, naming_full_disk
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import NotOfThisStudy, StudyFolder, add, claim, missing, note, write_failures
+from fedprofit.study.ledger import (
+    NotOfThisStudy,
+    StudyFolder,
+    add,
+    claim,
+    missing,
+    write_facts,
+    write_failures,
+)
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, describe, load_study
@@ -65,7 +73,7 @@ def run_study(
             folder = claim(place, study, resume)
             with alone_in(folder.path):
                 runs = admit(folder, study, runs)
-                note(folder, study)
+                write_facts(folder, study)
                 if foresee:
                     tell_time(folder, runs, pool, report or Quiet())
                 return folder, run_all(folder, runs, pool, report or Quiet())
