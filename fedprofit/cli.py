@@ -11,7 +11,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from fedprofit.errors import UserError
-from fedprofit.processes import end_quickly, load_libraries
+from fedprofit.processes import end_quickly, load_libraries, usable_cores
 
 app = typer.Typer(
     name="fedprofit",
@@ -142,8 +142,12 @@ def study(
     from fedprofit.study.many import run_study
     from fedprofit.study.progress import reporter
 
+    if dry_run and ray is not None:
+        raise UserError(
+            "--dry-run measures this machine, not a cluster. Leave out one of --dry-run and --ray."
+        )
     if dry_run:
-        show_plan(study, overrides or [], out, workers or os.cpu_count() or 1, console, only or [], yes)
+        show_plan(study, overrides or [], out, workers or usable_cores(), console, only or [], yes)
         return
     with reporter() as report:
         folder, progress = run_study(

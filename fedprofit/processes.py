@@ -7,6 +7,13 @@ from multiprocessing import parent_process
 from threading import Thread
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use, which in a container can be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def load_libraries() -> None:
     """Import all that a run computes with, in four fifths of the time.
 

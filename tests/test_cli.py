@@ -1,6 +1,7 @@
 """What the command line itself adds: how it prints what users named, its version, its first estimate."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from fedprofit import cli, doctor
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
+from fedprofit.processes import usable_cores
 from fedprofit.study import many
 from fedprofit.study.progress import EARLY, Quiet
 
@@ -73,6 +75,16 @@ def test_a_cluster_may_go_without_its_address(said, address, monkeypatch):
     named = [] if "rates.yaml" in said else ["rates.yaml"]
     ended = CliRunner().invoke(cli.app, ["study", *named, *said])
     assert str(ended.exception) == f"at {address}"
+
+
+def test_a_dry_run_measures_no_cluster():
+    ended = CliRunner().invoke(cli.app, ["study", "rates.yaml", "--dry-run", "--ray"])
+    assert "measures this machine, not a cluster" in str(ended.exception)
+
+
+def test_as_many_processes_as_this_one_may_use_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7})
+    assert usable_cores() == 3
 
 
 def test_a_study_is_not_taken_for_a_run(tmp_path):

@@ -12,6 +12,7 @@ from fedprofit.config_file import changed, load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, mean_of
 from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, SCOPES, label
+from fedprofit.study.ledger import MADE_WITH
 
 # What is compared goes by the same name; its rate or pull may be what differs between the runs.
 NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
@@ -42,13 +43,13 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
     first = runs[0]
     found: list[Difference] = []
     for number, other in enumerate(runs[1:], start=1):
-        if other.axes != first.axes:
+        if sorted(other.axes) != sorted(first.axes):
             raise UserError(
                 f"{other.path} is {_what(other)}, {first.path} is {_what(first)}. Compare runs with runs, "
                 "and studies of equal axes."
             )
         _check_data(first, other)
-        _check_counts(first, other)
+        _check_counts(first, other, metric)
         found += _differences(number, first, other, metric)
     return found
 
@@ -76,9 +77,12 @@ def _check_data(first: Tables, other: Tables) -> None:
         )
 
 
-def _check_counts(first: Tables, other: Tables) -> None:
-    """Raise UserError where the base model was scored on other numbers of examples; by loss: tokens."""
-    metric = next((one for one in first.metrics if one in other.metrics), "")
+class ScoredOtherwise(UserError):
+    """Scores by a metric that are over other numbers of examples, or of tokens."""
+
+
+def _check_counts(first: Tables, other: Tables, metric: str) -> None:
+    """Raise ScoredOtherwise where the base model was scored on other numbers of examples; by loss: tokens."""
     keys = [*first.axes, "seed", "client", "scope"]
     base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SCOPES)
     counts = [tables.results.filter(base).select(*keys, "count") for tables in (first, other)]
@@ -86,15 +90,16 @@ def _check_counts(first: Tables, other: Tables) -> None:
     unequal = both.filter(pl.col("count") != pl.col("count_other"))
     if len(unequal):
         one, what = unequal.row(0, named=True), "target tokens" if metric == "loss" else "examples"
-        raise UserError(
+        raise ScoredOtherwise(
             f"{other.path}: the {one['scope']} score of client {one['client']!r} is over "
             f"{one['count_other']} {what}, in {first.path} over {one['count']}, so that nothing pairs. "
-            "Compare runs that are scored on the same examples."
+            "Compare runs that are scored on the same examples"
+            f"{', and read by one tokenizer' if metric == 'loss' else ''}."
         )
 
 
 def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:
-    worlds = [World(tables.results, tables.axes, metric) for tables in (first, other)]
+    worlds = [World(tables.results, first.axes, metric) for tables in (first, other)]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     # Federated prompts pair whatever their rounds: how many there are may be what differs.
     step = pl.when(pl.col("condition") == "federated").then(None).otherwise(pl.col("step")).alias("step")
@@ -135,6 +140,14 @@ def _better(rows: pl.DataFrame, scope: str, sign: float) -> Estimate:
 
 def _mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
+
+
+def made_otherwise(first: Tables, other: Tables) -> list[str]:
+    """Say where two runs or studies were made with another version, model or number type."""
+    tables = [each.results for each in (first, other)]
+    known = [name for name in MADE_WITH if all(name in table.columns for table in tables)]
+    values = {name: [table[name][0] for table in tables] for name in known}
+    return [f"{name}: {one} -> {two}" for name, (one, two) in values.items() if one != two]
 
 
 def changed_settings(first: Path, other: Path) -> list[str]:

@@ -74,6 +74,15 @@ class Recommendation:
         """The setting in words."""
         return label(self.setting)
 
+    @property
+    def values(self) -> dict[str, float]:
+        """What to personalize with: rate, steps, weight of the pull (λ) and of the personal prompt (α)."""
+        names = {"rate": "rate", "step": "steps", "pull": "λ", "alpha": "α"}
+        known = {name: self.setting[key] for key, name in names.items()}
+        if self.setting["condition"] == "federated":
+            return {}
+        return {name: float(str(value)) for name, value in known.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class NoneWithin:

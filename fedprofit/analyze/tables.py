@@ -19,6 +19,7 @@ from fedprofit.study.ledger import (
     RUN,
     StudyFolder,
     labelled,
+    made_with,
     read_facts,
     read_rounds,
     read_table,
@@ -134,7 +135,7 @@ def _of_run(path: Path) -> Tables:
     run = open_folder(path)
     summary = read_json(run.summary, run.again())
     key, config = summary["config_hash"], load_config(path / "config.yaml")
-    labels = {RUN: key, "tv": summary["data"]["heterogeneity"]}
+    labels = {RUN: key, **made_with(run), "tv": summary["data"]["heterogeneity"]}
     validation, clients, timing = _optional(run.validation), _optional(run.clients), read_timing(run)
     seed = {RUN: key, "seed": config.seed}
     times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})

@@ -8,7 +8,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedprofit.analyze.compare import Difference, changed_settings, compare
+from fedprofit.analyze.compare import (
+    Difference,
+    ScoredOtherwise,
+    changed_settings,
+    compare,
+    made_otherwise,
+)
 from fedprofit.analyze.recommend import SCORES, Limit, NoneWithin, Recommendation, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
@@ -27,7 +33,9 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
     without = [one for one in found if isinstance(one, NoneWithin)]
     for one in chosen:
         console.print(_recommended(one, chosen_by, limit))
-        console.print(f"gain and forgetting against {one.against}", style="dim", highlight=False)
+        values = ", ".join(f"{name} {value:g}" for name, value in one.values.items())
+        said = f"personalize with {values}; " if values else "as it is, not personalized; "
+        console.print(f"{said}gain and forgetting against {one.against}", style="dim", highlight=False)
     for each in without:
         console.print(each.reason, style="yellow", highlight=False)
     console.print(
@@ -95,7 +103,7 @@ def _plain(one: Recommendation) -> dict[str, object]:
         side: {score: estimate.plain() for score, estimate in found.items()}
         for side, found in (("expected", one.expected), ("tested", one.tested))
     }
-    return {**vars(one), **scores, "name": one.name}
+    return {**vars(one), **scores, "name": one.name, "values": one.values}
 
 
 def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None, console: Console) -> None:
@@ -104,10 +112,12 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     shown = metrics_of_all(runs, metric)
     names = [f"A: {paths[0]}"]
     for number, path in enumerate(paths[1:], start=1):
-        changes = ", ".join(changed_settings(paths[0], path))
+        changes = ", ".join([*changed_settings(paths[0], path), *made_otherwise(runs[0], runs[number])])
         names.append(f"{chr(ord('A') + number)}: {path}{': ' if changes else ''}{changes}")
-    found = {one: compare(runs, one) for one in shown}
+    found, refused = _by_metric(runs, shown)
     console.print("\n".join(names), highlight=False)
+    for reason in refused:
+        console.print(reason, style="yellow", highlight=False)
     for one, differences in found.items():
         console.print(_compared([each for each in differences if each.is_last], one))
         fewest = min((each.better["local"] for each in differences), key=lambda each: each.clients)
@@ -123,6 +133,22 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
         pages = [_compared_markdown(differences, one) for one, differences in found.items()]
         write_text(out, "\n\n".join(["\n".join(f"- {name}" for name in names), *pages]) + "\n")
         console.print(f"table    {out}", soft_wrap=True, highlight=False)
+
+
+def _by_metric(
+    runs: Sequence[Tables], metrics: Sequence[str]
+) -> tuple[dict[str, list[Difference]], list[str]]:
+    """Compare by each metric; say why where one does not compare, unless none does."""
+    found: dict[str, list[Difference]] = {}
+    refused: list[str] = []
+    for metric in metrics:
+        try:
+            found[metric] = compare(runs, metric)
+        except ScoredOtherwise as error:
+            refused.append(f"not by {metric}: {error}")
+    if not found:
+        raise UserError("\n".join(refused))
+    return found, refused
 
 
 def metrics_of_all(runs: Sequence[Tables], asked: str | None) -> list[str]:

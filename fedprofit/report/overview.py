@@ -26,8 +26,8 @@ class Place:
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
-    # Of `averaged`, with `front`, `knee`, `curve` (whether it is a point of its setting's curve), and the
-    # ends of the intervals of DIFFERENCES.
+    # Of `averaged`, with `front`, `knee`, `curve` (whether it is a point of its setting's curve), the ends of
+    # the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of the clients that forget most.
     rows: list[Row]
     units: pl.DataFrame  # of `units_of`
 
@@ -109,7 +109,10 @@ def _marked(rows: list[Row]) -> list[Row]:
 
 
 def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
-    """Add the ends of the intervals of what is gained and forgotten; None where there is none."""
+    """Add the ends of the intervals of what is gained and forgotten, and what those forget who forget most.
+
+    None where there is none; the last is of the tenth of the clients that forget most.
+    """
     own, ends = _behind(row, units), dict[str, float | None]()
     for name in DIFFERENCES:
         values, low, high = own[name].to_numpy(), None, None
@@ -117,13 +120,9 @@ def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
             found = mean_of(values, own["seed"].to_list())
             low, high = found.low, found.high
         ends |= {f"{name}_low": low, f"{name}_high": high}
-    return row | ends
-
-
-def worst(place: Place, row: Row) -> float | None:
-    """Return what the tenth of the clients that forget most lose; None where there is nothing to forget."""
-    found = _behind(row, place.units)["forgetting"].drop_nulls().to_numpy()
-    return worst_tenth(found) if len(found) and np.isfinite(found).all() else None
+    lost = own["forgetting"].drop_nulls().to_numpy()
+    worst = worst_tenth(lost) if len(lost) and np.isfinite(lost).all() else None
+    return {**row, **ends, "worst": worst}
 
 
 def _behind(row: Row, units: pl.DataFrame) -> pl.DataFrame:

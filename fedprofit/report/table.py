@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.evaluate.tradeoff import METRICS, label
 
 Row = dict[str, Any]
@@ -14,7 +15,8 @@ EXPLANATION = (
     "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
     "has. gain and forget: what personalization adds locally and loses globally, against the federated "
     "prompt it started from. best step: of each run, where the clients' own validation loss is least. Means "
-    "over test clients; 95% intervals, if there are two seeds, by a bootstrap over seeds and clients."
+    f"over test clients; 95% intervals, where there are {LEAST_SEEDS} seeds and {LEAST_CLIENTS} clients, by "
+    "a bootstrap over both."
 )
 
 

@@ -108,9 +108,20 @@ def is_of(folder: StudyFolder, study: Study) -> bool:
                 f"{', '.join(axes_of(study))}. Choose another place with --out."
             )
         return True
+    if _are_of(folder.results, study):
+        return True
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
     return False
+
+
+def _are_of(results: Path, study: Study) -> bool:
+    """Tell whether results that lie alone, without study.json, are a study's over these axes."""
+    try:
+        columns = pl.read_parquet_schema(results)
+    except (OSError, pl.exceptions.PolarsError):
+        return False
+    return {RUN, *MADE_WITH, *axes_of(study)} <= set(columns)
 
 
 def write_facts(folder: StudyFolder, study: Study) -> None:
@@ -160,18 +171,11 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     Raises NotOfThisStudy for a run whose rows do not belong there.
     """
     run = RunFolder(folder.run(planned.key))
-    environment = json.loads(run.environment.read_text(encoding="utf-8"))
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     timing = read_timing(run)
     labels = {RUN: planned.key, **labels_of(planned)}
-    facts = {
-        "version": environment["versions"]["fedprofit"],
-        "model": environment["model"]["hash"],
-        "dtype": run.dtype,
-        "tv": summary["data"][
-            "heterogeneity"
-        ],  # mean total-variation distance of a client's mix to the pool's
-    }
+    # Mean total-variation distance of a client's mix to the pool's.
+    facts = {**made_with(run), "tv": summary["data"]["heterogeneity"]}
     _check_made_with(folder, planned, facts)
     seed = {"seed": planned.config.seed}
     times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
@@ -179,13 +183,20 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.trials, planned.key, labelled(read_trials(run, planned.config), labels))
     _append(folder.times, planned.key, labelled(times, labels | seed))
     _append(folder.clients, planned.key, labelled(pl.read_parquet(run.clients), labels | seed))
-    _note(folder.environments, planned.key, environment)
+    _note(folder.environments, planned.key, run.read_environment())
     _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
     if run.validation.exists():
         found = labelled(pl.read_parquet(run.validation), labels | facts)
         _append(folder.validation, planned.key, found)
     results = labelled(pl.read_parquet(run.results), labels | facts)
     _append(folder.results, planned.key, results)  # last: this is what says that the run is done
+
+
+def made_with(run: RunFolder) -> dict[str, Any]:
+    """Return what a run's results depend on beside its configuration: the columns MADE_WITH."""
+    environment = run.read_environment()
+    values = environment["versions"]["fedprofit"], environment["model"]["hash"], run.dtype
+    return dict(zip(MADE_WITH, values, strict=True))
 
 
 class NotOfThisStudy(UserError):

@@ -5,7 +5,6 @@ more, in a new process if its own died, and reported if it fails again; one whos
 table is reported at once. The others go on.
 """
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprofit.files import alone_in, naming_full_disk
+from fedprofit.processes import usable_cores
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.folder import RunFolder
@@ -68,7 +68,7 @@ def run_study(
     place = out or Path("runs") / study.name
     with naming_full_disk(place):
         pool: Pool
-        pool = Processes(workers or os.cpu_count() or 1) if ray is None else Cluster(ray, workers, runs)
+        pool = Processes(workers or usable_cores()) if ray is None else Cluster(ray, workers, runs)
         try:
             folder = claim(place, study, resume)
             with alone_in(folder.path):
@@ -142,6 +142,8 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
                 count = f"run {progress.done} of {progress.total}"
                 report.say(f"{count} complete in {duration(ended.seconds)}: {where}")
                 complete.append(folder.run(planned.key))
+        if failed:  # at once: what ends the study now takes none along
+            write_failures(folder, progress.failed, runs)
         watch.look([folder.run(planned.key) for planned in running.values()], complete, failed)
     write_failures(folder, progress.failed, runs)
     return progress

@@ -1,6 +1,7 @@
 """What is recommended, and how runs compare, on made-up tables in which the truth is known."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -9,10 +10,11 @@ from test_claims import plain, table
 from tiny_run import call, tiny_config
 
 import fedprofit
-from fedprofit.analyze.compare import compare
+from fedprofit.analyze.compare import compare, made_otherwise
 from fedprofit.analyze.recommend import Limit, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
+from fedprofit.evaluate.results import write_frame
 
 PLACE = ["heterogeneity"]
 
@@ -39,6 +41,7 @@ def test_the_best_local_score_within_the_limit_is_taken():
         assert one.holds
     _, iid = recommend(tables(), "rouge_l", Limit(most_forgotten=4.5))
     assert (iid.setting["algorithm"], iid.setting["setting"]) == ("fedavg-adam", "rate0.01")
+    assert iid.values == {"rate": 0.01, "steps": 4, "λ": 0, "α": 1}
     assert iid.expected["local"].value == pytest.approx(30)
     assert iid.expected["gain"].value == pytest.approx(10)
     assert iid.expected["forgetting"].value == pytest.approx(4, abs=0.05)
@@ -253,6 +256,41 @@ def test_scores_over_other_numbers_of_examples_do_not_compare():
         compare([same, other], "rouge_l")
 
 
+def test_studies_of_equal_axes_compare_whatever_the_order_and_say_how_they_were_made():
+    frame = tables().results.with_columns(
+        shift="heterogeneity", version=pl.lit("0.1.0"), dtype=pl.lit("float32")
+    )
+    other = frame.with_columns(version=pl.lit("0.2.0"))
+    first = Tables(Path("here"), "made", True, ["heterogeneity", "shift"], frame)
+    second = Tables(Path("there"), "made", True, ["shift", "heterogeneity"], other)
+    found = compare([first, second], "rouge_l")
+    assert {(one.axes["heterogeneity"], one.axes["shift"]) for one in found} == {
+        ("task", "task"),
+        ("iid", "iid"),
+    }
+    assert all(one.better["global"].value == 0 for one in found)
+    assert made_otherwise(first, second) == ["version: 0.1.0 -> 0.2.0"]
+
+
+def test_losses_read_by_other_tokenizers_are_left_out(runs, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(runs[1], other)
+    results = fedprofit.read_results(other)
+    is_loss = pl.col("metric") == "loss"
+    counted = pl.when(is_loss).then(pl.col("count") + 1).otherwise(pl.col("count")).alias("count")
+    write_frame(other / "results.parquet", results.with_columns(counted))
+    done = call("compare", runs[0], other, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "not by loss: " in said
+    assert "target tokens" in said
+    assert "ROUGE-L, 0 to 100" in said
+    assert "Loss in nats" not in said
+    refused = call("compare", runs[0], other, "--metric", "loss", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "one tokenizer" in " ".join(refused.stderr.split())
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs that differ in a rate."""
@@ -289,6 +327,7 @@ def test_a_run_is_compared_and_recommended_from_by_command(runs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
     assert "ship" in done.stdout
+    assert "personalize with rate" in done.stdout or "as it is, not personalized" in done.stdout
     written = json.loads((runs[1] / "recommendation.json").read_text())["recommendations"]
     validation = pl.read_parquet(runs[1] / "validation.parquet")
     (one,) = written

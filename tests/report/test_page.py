@@ -152,6 +152,11 @@ def test_a_study_is_shown_as_it_is(study, opened):
         local, kept = found[f"{algorithm}, {setting}, step {step}"][1:3]
         assert float(local) == pytest.approx(row["local"], rel=1e-3)
         assert float(kept) == pytest.approx(row["global"], rel=1e-3)
+    most = page.locator("#summary tr:visible", has_text="best local score").first
+    _, _, gained, forgotten = (cell.inner_text().split("\n") for cell in most.locator("td").all())
+    assert gained == ["10.0", "[10.0, 10.0]"], "no noise, no width"
+    low, high = map(float, forgotten[1].strip("[]").split(", "))
+    assert low < float(forgotten[0]) < high
     verdicts = [one.text_content() for one in page.locator("#claims tr:visible .verdict").all()]
     assert len(verdicts) == 5
     assert verdicts[0] == "supported", "the small rate was made to keep more"

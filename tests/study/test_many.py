@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from concurrent.futures import Future
 
 import pytest
 from test_study import write_study
@@ -177,6 +178,35 @@ def test_places_that_no_run_is_left_for_are_not_waited_for(tmp_path):
     said = Said()
     Watch([begun(tmp_path / "one", {"a": 3, "b": 1}, 1)], 2, said)
     assert said._total == 1, "what is left of the only run, computed in one of two places"
+
+
+class Breaking:
+    """A pool in which every run fails, and which takes no more than five attempts."""
+
+    at_a_time = 1
+
+    def __init__(self):
+        self.taken = 0
+
+    def submit(self, planned, folder):
+        self.taken += 1
+        if self.taken > 5:
+            raise UserError("the cluster is gone")
+        failed = Future()
+        failed.set_exception(ValueError("broken"))
+        return failed
+
+    def has_died(self, error):
+        return False
+
+
+def test_what_ends_a_study_takes_no_failure_along(tmp_path):
+    runs = load_study(write_study(tmp_path))[1]
+    folder = StudyFolder(tmp_path / "out")
+    with pytest.raises(UserError, match="the cluster is gone"):
+        run_all(folder, runs, Breaking(), Quiet())
+    (failure,) = json.loads(folder.failures.read_text())
+    assert (failure["error"], failure["attempts"]) == ("ValueError: broken", 2)
 
 
 def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 
@@ -261,6 +262,13 @@ def test_report_prints_tables_and_draws(folder, tmp_path):
     assert (folder / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "tradeoff.svg").read_text().lstrip().startswith("<?xml")
     assert "| base model, no prompt |" in (folder / "table.md").read_text()
+    assert (folder / "tradeoff.pdf").read_bytes().startswith(b"%PDF")
+    latex = (folder / "table.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3, "a table for each metric"
+    assert not re.search(r"(?<!\\)[%_#]", latex), "what LaTeX would take for its own"
+    rows = pl.read_csv(folder / "table.csv")
+    assert set(rows["metric"]) == {"rouge_l", "exact_match", "loss"}
+    assert {"local", "global", "gain", "forgetting", "forgetting_low", "worst"} <= set(rows.columns)
 
 
 @pytest.mark.parametrize(

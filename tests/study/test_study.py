@@ -150,6 +150,11 @@ def test_what_is_in_the_table_is_not_repeated_even_without_its_folder(finished, 
     assert progress.total == 0
     assert not (copy / "runs").exists()
     assert read_table(taken).equals(read_table(folder))
+    for file in copy.iterdir():
+        if file != taken.results:
+            file.unlink()
+    assert run_study(path, out=copy, workers=1, resume=True)[1].total == 0, "the table alone says it"
+    assert open_tables(copy).name == "tiny-study"
 
 
 def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_path):
@@ -264,8 +269,10 @@ def test_a_folder_holds_one_study(finished, tmp_path):
         run_study(other, out=folder.path, resume=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter").write_text("mine")
-    with pytest.raises(UserError, match="is not empty and not a study"):
-        run_study(path, out=tmp_path / "full")
+    single = folder.run(next(iter(done(folder))))
+    for place in (tmp_path / "full", single):
+        with pytest.raises(UserError, match="is not empty and not a study"):
+            run_study(path, out=place, resume=True)
 
 
 def test_mixed_versions_are_refused(finished, tmp_path):

@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 
 from fedprofit.analyze.tables import Tables
+from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label, title_of
-from fedprofit.report.overview import DIFFERENCES, Place, places, plain, worst
+from fedprofit.report.overview import DIFFERENCES, Place, places, plain
 from fedprofit.report.page.training import budget, rounds, trials
-from fedprofit.report.table import Row
+from fedprofit.report.table import Row, ranged
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
 MOST_BY_TASK = 1_000_000  # rows of scores by task whose matrices are shown for every seed
@@ -39,9 +40,7 @@ def page_data(tables: Tables) -> dict[str, Any]:
             for metric in tables.metrics
         ],
         "places": [_place(place) for place in found],
-        "conditions": [
-            _condition(number, place, row) for number, place in enumerate(found) for row in place.rows
-        ],
+        "conditions": [_condition(number, row) for number, place in enumerate(found) for row in place.rows],
         "headlines": [_headline(place, metric) for place in found for metric in tables.metrics],
         "clients": [unit for number, place in enumerate(found) for unit in _clients(number, place)],
         "transfer": _transfer(tables, found),
@@ -51,6 +50,7 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "budget": budget(tables, found),
         "claims": _claims(tables),
         "caveats": _caveats(tables),
+        "least": {"seeds": LEAST_SEEDS, "clients": LEAST_CLIENTS},
         "configuration": tables.configuration,
         "environment": json.dumps(environments, indent=2),
         "made": _made(tables, environments),
@@ -68,12 +68,12 @@ def _place(place: Place) -> dict[str, Any]:
     }
 
 
-def _condition(number: int, place: Place, row: Row) -> dict[str, Any]:
+def _condition(number: int, row: Row) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
     ends = [f"{name}_{end}" for name in DIFFERENCES for end in ("low", "high")]
-    shown |= {key: plain(row[key]) for key in (*SCORES, *ends)}
+    shown |= {key: plain(row[key]) for key in (*SCORES, *ends, "worst")}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
-    return {"place": number, "label": label(row), **shown, **counts, "worst": plain(worst(place, row))}
+    return {"place": number, "label": label(row), **shown, **counts}
 
 
 def _headline(place: Place, metric: str) -> dict[str, Any]:
@@ -93,11 +93,14 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
         "most": best("personalized"),
         "alone": best("local"),
     }
-    shown = {
-        name: row and {"label": label(row), **{key: plain(row[key]) for key in SCORES}}
-        for name, row in chosen.items()
-    }
+    shown = {name: row and _in_words(row, metric) for name, row in chosen.items()}
     return {"place": place.title or "this run", "metric": metric, "scale": METRICS[metric], **shown}
+
+
+def _in_words(row: Row, metric: str) -> dict[str, Any]:
+    """A condition and its scores as texts, each with its interval, if it has one."""
+    scores = {key: ranged(row, key, metric).partition(" ")[::2] for key in SCORES}
+    return {"label": label(row), "scores": scores}
 
 
 def _clients(number: int, place: Place) -> Iterable[dict[str, Any]]:
