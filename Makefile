@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 .PHONY: quickstart smoke test check format bench clean
 
-quickstart: $(VENV)/.lexicon  ## run the benchmark small, on a real language model
-	$(BIN)/fedprofit quickstart
+quickstart: $(VENV)/.lexicon  ## run the benchmark small, on a real language model; OPTIONS goes to it
+	$(BIN)/fedprofit quickstart $(OPTIONS)
 
 smoke: $(VENV)/.lexicon  ## run the paper's study, as small as it can be, and check its claims
 	$(BIN)/fedprofit study studies/paper/smoke.yaml --out runs/paper-smoke --resume
