@@ -4,7 +4,8 @@
 
 The engine gives the losses of the targets and the greedy answers; peft's `generate` the answers alone. In
 float32 the engine's answers must be those of peft's `generate` one row at a time, token by token. peft's
-batches, which it pads on the left, are timed too, and the table says how many of their answers agree.
+batches, which it pads on the left, are timed too, and the table says how many of their answers agree; and the
+engine where the losses alone are asked for, which must be those that come with its answers.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import torch
 from command import measure_tables, start
 from peers.peft_loop import peft_model, prompt_of
 from table import Measurement, take_turns, timed
-from work import ADAM, Settings, Work, prepare
+from work import ADAM, Settings, Work, check_losses, prepare
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
@@ -23,7 +24,8 @@ from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
 
 Answers = list[list[int]]
-NEEDS = {"engine": "torch", "peft": "peft", "peft-batched": "peft"}  # method -> library
+# method -> library
+NEEDS = {"engine": "torch", "engine-losses": "torch", "peft": "peft", "peft-batched": "peft"}
 SIZES = {
     "clients": (4, "clients whose prompts are scored"),
     "rows": (8, "examples of each client in the set that all prompts are scored on"),
@@ -84,13 +86,18 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     prompts = trained_prompts(engine, work)
     rows = rows_of(work, args.rows * args.clients)
     model = peft_model(work)
-    methods: dict[str, Callable[[], Answers]] = {
+    answering: dict[str, Callable[[], Answers]] = {
         "engine": lambda: engine.answer(prompts, rows, args.new_tokens)[1],
         "peft": lambda: peft_answers(work, model, prompts, rows, 1, args.new_tokens),
         "peft-batched": lambda: peft_answers(work, model, prompts, rows, args.batch, args.new_tokens),
     }
-    methods = {name: method for name, method in methods.items() if name in args.methods}
-    answers = {name: method() for name, method in methods.items()}
+    methods: dict[str, Callable[[], object]] = {
+        **answering,
+        "engine-losses": lambda: engine.score(prompts, rows),
+    }
+    methods = {name: methods[name] for name in args.methods}
+    check_losses_alone(engine, prompts, rows, settings.tolerance)
+    answers = {name: method() for name, method in answering.items() if name in methods}
     agree = {name: agreement(found, answers["engine"]) for name, found in answers.items()}
     if settings.dtype == "float32" and agree.get("peft", 1.0) < 1:
         raise SystemExit(f"only {agree['peft']:.0%} of the engine's answers are peft's, one row at a time")
@@ -107,6 +114,13 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     facts = {"dtype": settings.dtype, "length": settings.length, "agreement": agree}
     timers = {name: timed(method, work.backbone.device) for name, method in methods.items()}
     return Measurement(title, len(rows), tokens, facts, take_turns(timers, args.repetitions))
+
+
+def check_losses_alone(engine: Engine, prompts: torch.Tensor, rows: list[Row], tolerance: float) -> None:
+    """Hold the mean of the losses without answers to that of those that come with one; warms both up."""
+    found = {"with answers": engine.answer(prompts, rows, 1)[0], "alone": engine.score(prompts, rows)}
+    means = {name: [[float(losses.mean())]] for name, losses in found.items()}
+    check_losses(means, "with answers", tolerance, "all rows")
 
 
 def agreement(answers: Answers, others: Answers) -> float:

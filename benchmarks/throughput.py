@@ -25,6 +25,7 @@ from work import (
     Work,
     check_losses,
     count_tokens,
+    in_float32,
     mean_by_step,
     prepare,
 )
@@ -34,7 +35,8 @@ from fedprofit.local.reference import solve_sequentially
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
 
-NEEDS = {"engine": "torch", "sequential": "torch", "peft": "peft", "pfl": "pfl"}  # method -> library
+# method -> library
+NEEDS = {"engine": "torch", "sequential": "torch", "peft": "peft", "pfl": "pfl", "peft-float32": "peft"}
 SIZES = {
     "clients": (8, "clients, trained at once by the engine"),
     "rows": (4, "examples in a client's batch"),
@@ -53,10 +55,10 @@ def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, 
             methods[name] = lambda: solve(engine, stacked, work.clients, ADAM)[0].losses
         elif name == "sequential":
             methods[name] = lambda: solve_sequentially(work.backbone, stacked, work.clients, ADAM)[1]
-        elif name == "peft":
+        elif name.startswith("peft"):
             from peers.peft_loop import peft_loop
 
-            methods[name] = peft_loop(work)
+            methods[name] = peft_loop(in_float32(work) if name == "peft-float32" else work)
         else:
             from peers.pfl_simulation import pfl_simulation
 
@@ -67,7 +69,9 @@ def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, 
 def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     """Measure all methods on real batches of a real model."""
     data = f"{Path(settings.data).name}{'' if settings.definitions else ' without definitions'}"
-    return measure_work(prepare(settings), args.methods, args.repetitions, data)
+    # In a table of float32 it is the same as peft.
+    names = [name for name in args.methods if name != f"peft-{settings.dtype}"]
+    return measure_work(prepare(settings), names, args.repetitions, data)
 
 
 def measure_work(work: Work, names: Sequence[str], repetitions: int, data: str) -> Measurement:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -86,6 +86,12 @@ class Work:
 def prepare(settings: Settings) -> Work:
     """Load the model, once a process."""
     return Work(settings, load_backbone(settings.model, settings.dtype))
+
+
+@lru_cache(maxsize=1)
+def in_float32(work: Work) -> Work:
+    """Return the same work in the type that a library's users get if they ask for none; loads the model."""
+    return Work(replace(work.settings, dtype="float32"), load_backbone(work.settings.model, "float32"))
 
 
 def sni_table() -> Path:
