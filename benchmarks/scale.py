@@ -1,6 +1,6 @@
 """How a round of FedAvg scales: with the population, the cohort, the prompt's length, and the cores.
 
-    python benchmarks/scale.py --out docs/benchmarks/scale
+    python benchmarks/scale.py --out runs/benchmarks/scale
 
 Every point is a process of its own, so that its peak memory is its own too. A population is a table
 that is tokenized into the cache when it is first asked for.

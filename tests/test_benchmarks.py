@@ -8,12 +8,14 @@ import flops
 import generation
 import numpy as np
 import operators
+import peers.peft_loop
 import pytest
 import shapes
 import throughput
 import torch
 import whole_process
 from flops import forward_flops, training_flops, visible_pairs
+from peers.peft_loop import peft_loop
 from tiny import tiny_backbone, tiny_folder
 from torch.utils.flop_counter import FlopCounterMode
 from work import ADAM, Settings, check_losses, prepare
@@ -132,6 +134,22 @@ def test_a_subset_of_the_methods_keeps_the_engine(tmp_path):
     check_table(tmp_path / "out", "throughput", ["engine", "peft"], [3])
 
 
+def test_peft_as_its_users_get_it_takes_turns_with_a_bfloat16_engine(tmp_path, monkeypatch):
+    taken = []
+
+    def loop(work):
+        taken.append({parameter.dtype for parameter in work.backbone.model.parameters()})
+        return peft_loop(work)
+
+    monkeypatch.setattr(peers.peft_loop, "peft_loop", loop)
+    places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
+    small = SMALL.replace("float32", "bfloat16").split()
+    methods = ["engine", "peft", "peft-float32"]
+    throughput.main([*small, "--length", "3", "--repetitions", "1", "--methods", *methods, *places])
+    check_table(tmp_path / "out", "throughput", methods, [3])
+    assert taken == [{torch.bfloat16}, {torch.float32}] * 2, "once to compare the losses, once to be timed"
+
+
 def test_whole_processes_of_the_engine_are_timed(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     sizes = ["--length", "3", "--repetitions", "1", "--rounds", "2"]
@@ -179,6 +197,7 @@ def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     sizes = ["--length", "3", "--repetitions", "1", "--new-tokens", "5", "--batch", "2"]
     generation.main([*SMALL.replace("steps 2", "steps 1").split(), *sizes, *places])
-    (measurement,) = check_table(tmp_path / "out", "generation", ["engine", "peft", "peft-batched"], [3])
+    methods = ["engine", "engine-losses", "peft", "peft-batched"]
+    (measurement,) = check_table(tmp_path / "out", "generation", methods, [3])
     assert measurement["examples"] == 2 * 4
     assert measurement["facts"]["agreement"]["peft"] == 1
