@@ -7,7 +7,7 @@ import pytest
 from fedprofit.study.spec import load_study
 
 PAPER = Path(__file__).parents[2] / "studies" / "paper"
-SIZES = {"short": (9, 12, 96, 3), "cpu": (9, 12, 96, 3), "gpu": (15, 20, 300, 5), "8b": (15, 20, 300, 5)}
+SIZES = {"cpu": (9, 12, 96, 3), "long": (9, 12, 96, 3), "gpu": (15, 20, 300, 5), "8b": (15, 20, 300, 5)}
 
 
 @pytest.mark.parametrize("name", SIZES)
