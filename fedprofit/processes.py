@@ -3,7 +3,9 @@
 import atexit
 import gc
 import os
-from multiprocessing import parent_process
+import sys
+from multiprocessing import get_context, parent_process
+from multiprocessing.context import BaseContext
 from threading import Thread
 
 
@@ -27,6 +29,19 @@ def load_libraries() -> None:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def fresh_processes() -> BaseContext:
+    """Return how processes are made that compute runs: each as if it were new, and soon.
+
+    A process that has computed with threads cannot be copied safely. On Linux new ones are copies of a server
+    that has imported all libraries, once, and computed nothing; elsewhere each imports them itself.
+    """
+    if sys.platform != "linux":
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["fedprofit.study.run"])
+    return context
 
 
 def end_quickly() -> None:

@@ -4,17 +4,17 @@ Each run is `study/run.py`'s, computed by one process with one thread unless its
 otherwise: where, and how many at a time, changes no number. A process keeps its backbone from run to run.
 """
 
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedprofit.processes import end_with_parent, load_libraries
+from fedprofit.processes import end_with_parent, fresh_processes, load_libraries
 from fedprofit.study.spec import PlannedRun
 
 
@@ -115,11 +115,12 @@ class Processes:
 
 
 def _make() -> ProcessPoolExecutor:
-    # Spawned, not forked: a parent that has computed with threads cannot be copied safely.
-    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(1, fresh_processes(), initializer=_begin, initargs=(dict(os.environ),))
 
 
-def _begin() -> None:
-    """Prepare a process: no interruption of its own, no life without its parent."""
+def _begin(environment: dict[str, str]) -> None:
+    """Prepare a process: its parent's environment, no interruption of its own, no life without its parent."""
+    os.environ.clear()
+    os.environ.update(environment)  # a copy of a server has that of the server's start
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()

@@ -1,11 +1,10 @@
 """A run killed again and again, at random moments, ends in the same bits as one left alone."""
 
 import random
-import subprocess
 import time
 
 import pytest
-from tiny_run import call, command, surroundings, write_config
+from tiny_run import begin, call, write_config
 
 KILLS = 20
 SAME = ("results.parquet", "summary.json", "config.yaml")
@@ -26,27 +25,20 @@ def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
     while kills < KILLS:
         starts += 1
         assert starts < 4 * KILLS, "the run ends before it can be killed"
-        process = subprocess.Popen(
-            command("run", config, "--out", out, "--resume", "--quiet"),
-            cwd=tmp_path,
-            env=surroundings(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        process = begin("run", config, "--out", out, "--resume", "--quiet", cwd=tmp_path)
         # Killed as it starts, or at any moment of the first files that it adds.
         before = len(written(out))
         more = before + draw.randint(0, 3)
-        while process.poll() is None and len(written(out)) < more:
+        while process.is_alive() and len(written(out)) < more:
             time.sleep(0.01)
-        try:
-            process.wait(draw.uniform(0.0, 0.3))
-        except subprocess.TimeoutExpired:
+        process.join(draw.uniform(0.0, 0.3))
+        if process.is_alive():
             process.kill()
-            process.wait()
+            process.join()
             kills += 1
             midway += len(written(out)) > before
         else:
-            assert process.returncode == 0, process.stderr.read()
+            assert process.exitcode == 0
             # It came through: keep what it made and begin anew, so that every kill meets a live run.
             compare(whole, out)
             out = tmp_path / f"killed-{starts}"

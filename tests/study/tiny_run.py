@@ -1,6 +1,7 @@
 """A whole run on a tiny random model and a small table, for the tests of runs."""
 
 import json
+import multiprocessing.process
 import os
 import subprocess
 import sys
@@ -8,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from tiny import tiny_folder
+
+from fedprofit.cli import main
+from fedprofit.processes import fresh_processes
 
 WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "navy", "plum", "lime", "rose", "sand"]
 
@@ -76,6 +81,21 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "config-in.yaml"
     path.write_text(yaml.safe_dump(tiny_config(folder, **changes)), encoding="utf-8")
     return path
+
+
+def begin(*arguments: str | Path, cwd: Path) -> multiprocessing.process.BaseProcess:
+    """Begin the command line in a process of its own that need not import the libraries first."""
+    process = fresh_processes().Process(target=_main, args=(list(map(str, arguments)), cwd, surroundings()))
+    process.start()
+    return process
+
+
+def _main(arguments: list[str], cwd: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.chdir(cwd)
+    torch.set_num_threads(1)
+    sys.argv = ["fedprofit", *arguments]
+    main()
 
 
 def command(*arguments: str | Path) -> list[str]:
