@@ -96,7 +96,8 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
         "engine-losses": lambda: engine.score(prompts, rows),
     }
     methods = {name: methods[name] for name in args.methods}
-    check_losses_alone(engine, prompts, rows, settings.tolerance)
+    if "engine-losses" in methods:
+        check_losses_alone(engine, prompts, rows, settings.tolerance)
     answers = {name: method() for name, method in answering.items() if name in methods}
     agree = {name: agreement(found, answers["engine"]) for name, found in answers.items()}
     if settings.dtype == "float32" and agree.get("peft", 1.0) < 1:
@@ -117,7 +118,7 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
 
 
 def check_losses_alone(engine: Engine, prompts: torch.Tensor, rows: list[Row], tolerance: float) -> None:
-    """Hold the mean of the losses without answers to that of those that come with one; warms both up."""
+    """Hold the mean of the losses without answers to that of those that come with one, which warms it up."""
     found = {"with answers": engine.answer(prompts, rows, 1)[0], "alone": engine.score(prompts, rows)}
     means = {name: [[float(losses.mean())]] for name, losses in found.items()}
     check_losses(means, "with answers", tolerance, "all rows")

@@ -88,10 +88,14 @@ def prepare(settings: Settings) -> Work:
     return Work(settings, load_backbone(settings.model, settings.dtype))
 
 
-@lru_cache(maxsize=1)
 def in_float32(work: Work) -> Work:
-    """Return the same work in the type that a library's users get if they ask for none; loads the model."""
-    return Work(replace(work.settings, dtype="float32"), load_backbone(work.settings.model, "float32"))
+    """Return the same work in the type that a library's users get if they ask for none."""
+    return Work(replace(work.settings, dtype="float32"), _in_float32(work.settings.model))
+
+
+@lru_cache(maxsize=1)
+def _in_float32(model: str) -> Backbone:
+    return load_backbone(model, "float32")
 
 
 def sni_table() -> Path:

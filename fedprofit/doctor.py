@@ -18,6 +18,7 @@ from fedprofit.backbone.workers import private_bytes
 from fedprofit.config import Config
 from fedprofit.files import cache_folder
 from fedprofit.local.solver import gradients
+from fedprofit.processes import usable_cores
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.environment import PACKAGES, package_version, processor
 from fedprofit.study.estimate import reading_speed
@@ -41,7 +42,7 @@ def machine() -> Table:
         ", ".join([f"python {sys.version.split()[0]}", *[f"{p} {package_version(p)}" for p in PACKAGES]]),
     )
     table.add_row(
-        "processor", f"{processor()}; {os.cpu_count()} cores, {torch.get_num_threads()} threads in use"
+        "processor", f"{processor()}; {usable_cores()} cores, {torch.get_num_threads()} threads in use"
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "none, the processor computes"

@@ -195,6 +195,22 @@ def test_shapes_need_no_model_and_no_network(tmp_path, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
+def test_shapes_go_on_after_losses_that_differ_and_fail_in_the_end(tmp_path, monkeypatch):
+    measure = shapes.measure
+
+    def differ_first(backbone, cohort, args):
+        if cohort == 1:
+            raise SystemExit("peft: the loss differs")
+        return measure(backbone, cohort, args)
+
+    monkeypatch.setattr(shapes, "measure", differ_first)
+    small = "--shapes tiny --cohorts 1 3 --rows 2 --length 4 --repetitions 1 --device cpu --dtype float32"
+    with pytest.raises(SystemExit, match="tiny, 1 clients: peft: the loss differs"):
+        shapes.main([*small.split(), "--methods", "engine", "--out", str(tmp_path)])
+    (found,) = json.loads((tmp_path / "shapes.json").read_text())["measurements"]
+    assert found["examples"] == 6
+
+
 def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     sizes = ["--length", "3", "--repetitions", "1", "--new-tokens", "5", "--batch", "2"]

@@ -77,11 +77,11 @@ class Recommendation:
     @property
     def values(self) -> dict[str, float]:
         """What to personalize with: rate, steps, weight of the pull (λ) and of the personal prompt (α)."""
-        names = {"rate": "rate", "step": "steps", "pull": "λ", "alpha": "α"}
-        known = {name: self.setting[key] for key, name in names.items()}
         if self.setting["condition"] == "federated":
             return {}
-        return {name: float(str(value)) for name, value in known.items() if value is not None}
+        names = {"rate": "rate", "step": "steps", "pull": "λ", "alpha": "α"}
+        values = {name: self.setting[key] for key, name in names.items()}
+        return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
 @dataclass(frozen=True)
