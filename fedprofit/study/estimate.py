@@ -13,19 +13,25 @@ from fedprofit.study.watch import in_turn
 from fedprofit.types import Batch
 
 LOOKED_AT = 6  # runs of a study, at most, whose work is counted; the others are taken to be like them
+MOST_ROWS = 4  # of a client, in the steps that the speed is measured by
 
 
 def reading_speed(bench: Bench) -> float:
-    """Measure tokens read per second, from training steps by a cohort of the first train clients."""
-    cohort = bench.dataset.clients("train")[: bench.config.training.cohort]
-    batches: list[Batch] = [bench.dataset.examples(client, "train")[:4] for client in cohort]
+    """Measure tokens read per second, from training steps by a cohort of the first train clients.
+
+    The steps are as large as the first algorithm's, if those are small: small ones are slower by the token.
+    """
+    work, training = measure(bench), bench.config.training
+    rows = int(min(training.algorithms[0].local_work(work.train_examples)[1], MOST_ROWS))
+    cohort = bench.dataset.clients("train")[: training.cohort]
+    batches: list[Batch] = [bench.dataset.examples(client, "train")[:rows] for client in cohort]
     start = {key: tensor.expand(len(batches), *tensor.shape) for key, tensor in bench.start.items()}
     gradients(bench.engine, start, batches)  # the first pass pays for allocations
     began = time.monotonic()
     for _ in range(2):
         gradients(bench.engine, start, batches)
-    work = measure(bench).trained(len(batches), 2, sum(map(len, batches)) / len(batches))
-    return work / (time.monotonic() - began)
+    done = work.trained(len(batches), 2, sum(map(len, batches)) / len(batches))
+    return done / (time.monotonic() - began)
 
 
 def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[float] | None = None) -> float:

@@ -1,5 +1,6 @@
 """The work that a run is estimated by, against the tokens that its batches really make the backbone read."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_a_point_is_estimated_at_what_its_scoring_reads(bench):
     ]
     read = count_tokens(rows, bench.config.tuner.length)
     assert measure(bench).scored(len(rows), new_tokens=0) == pytest.approx(read, rel=0.07)
+
+
+def test_the_clients_own_validation_examples_count_too(bench):
+    config = bench.config.model_copy(
+        update={"evaluation": bench.config.evaluation.model_copy(update={"metrics": ("loss",)})}
+    )
+    work, unchecked = measure(bench), replace(measure(bench), checked=0)
+    own = [Row(0, example) for examples in bench.sets.validation.values() for example in examples]
+    assert own
+    read = sum(len(row.example.source) + len(row.example.target) for row in own)
+    assert work.once(config) - unchecked.once(config) >= 0.9 * read
+    (settings, *_) = config.personalization
+    points = len([step for step in settings.evaluate_at if step < settings.steps]) + 1
+    checks = work.tuned(config, settings) - unchecked.tuned(config, settings)
+    assert checks >= 0.9 * (points + len(settings.interpolation)) * read
 
 
 def test_every_place_on_the_axes_but_the_seed_is_looked_at():
