@@ -22,7 +22,7 @@ def reading_speed(bench: Bench) -> float:
     The steps are as large as the first algorithm's, if those are small: small ones are slower by the token.
     """
     work, training = measure(bench), bench.config.training
-    rows = int(min(training.algorithms[0].local_work(work.train_examples)[1], MOST_ROWS))
+    rows = int(training.algorithms[0].local_work(MOST_ROWS)[1])
     cohort = bench.dataset.clients("train")[: training.cohort]
     batches: list[Batch] = [bench.dataset.examples(client, "train")[:rows] for client in cohort]
     start = {key: tensor.expand(len(batches), *tensor.shape) for key, tensor in bench.start.items()}
