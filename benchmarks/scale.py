@@ -25,6 +25,7 @@ from table import made_with
 
 import fedprofit
 from fedprofit.algorithm import build
+from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.workers import private_bytes
 from fedprofit.data.settings import LexiconSource
 from fedprofit.data.sources import read_source
@@ -65,7 +66,7 @@ def population_table(clients: int, train: int) -> Path:
     return path
 
 
-def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
+def run_point(point: Mapping[str, int], rounds: int, model: str, token_budget: int) -> dict[str, Any]:
     """Time rounds at one point; the first, which warms up, is not counted."""
     torch.set_num_threads(point["threads"])
     names = {name: name for name in ("client", "input", "target", "split")}
@@ -73,6 +74,7 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
     config = fedprofit.from_mapping(
         {
             "name": "scale",
+            "backbone": {"name": model, "token_budget": token_budget},
             "data": {
                 "source": {
                     "kind": "table",
@@ -105,15 +107,15 @@ def run_point(point: Mapping[str, int], rounds: int) -> dict[str, Any]:
     return {**point, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
 
 
-def measure(axis: str, values: Sequence[int], rounds: int, turns: int) -> list[dict[str, Any]]:
-    """Measure an axis at the given values, turn by turn, each time in a new process."""
+def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure an axis at all its values, turn by turn, each time in a new process."""
     # Once to fill the cache, so that making a population's files is in no measured process.
-    for value in values:
-        _in_process(axis, value, 0)
-    taken: list[list[dict[str, Any]]] = [[] for _ in values]
-    for _ in range(turns):
-        for value, points in zip(values, taken, strict=True):
-            points.append(point := _in_process(axis, value, rounds))
+    for value in AXES[axis]:
+        _in_process(axis, value, 0, args)
+    taken: list[list[dict[str, Any]]] = [[] for _ in AXES[axis]]
+    for _ in range(args.turns):
+        for value, points in zip(AXES[axis], taken, strict=True):
+            points.append(point := _in_process(axis, value, args.rounds, args))
             print(
                 axis,
                 value,
@@ -123,13 +125,14 @@ def measure(axis: str, values: Sequence[int], rounds: int, turns: int) -> list[d
     return [_together(points) for points in taken]
 
 
-def _in_process(axis: str, value: int, rounds: int) -> dict[str, Any]:
+def _in_process(axis: str, value: int, rounds: int, args: argparse.Namespace) -> dict[str, Any]:
     wanted = {**BASE, axis: value}
     if axis == "population":
         wanted["rows"] = 1  # a million clients' tables are written and tokenized in minutes
     # A cohort larger than the base population needs one of its own size.
     wanted["population"] = max(wanted["population"], wanted["cohort"] + 1)
     command = [sys.executable, __file__, "--point", json.dumps(wanted), "--rounds", str(rounds)]
+    command += ["--model", args.model, "--token-budget", str(args.token_budget)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{axis} {value} failed:\n{done.stderr[-2000:]}")
@@ -177,13 +180,16 @@ def main() -> None:
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--turns", type=int, default=1, help="new processes for each point, turn by turn")
+    parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, a folder or a hub id")
+    parser.add_argument("--token-budget", type=int, default=Engine.token_budget)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"))
     parser.add_argument("--point", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.point:
-        print(json.dumps(run_point(json.loads(args.point), args.rounds)))
+        point = run_point(json.loads(args.point), args.rounds, args.model, args.token_budget)
+        print(json.dumps(point))
         return
-    found = {axis: measure(axis, AXES[axis], args.rounds, args.turns) for axis in args.axes}
+    found = {axis: measure(axis, args) for axis in args.axes}
     write_json(args.out / "scale.json", {**made_with(), "base": BASE, "points": found})
     draw(found, args.out / "scale.png")
 

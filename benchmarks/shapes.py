@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cohorts", nargs="+", type=int, default=[1, 8, 64, 256])
     methods = [name for name in NEEDS if name != "peft-float32"]  # a random model has one type
     parser.add_argument("--methods", nargs="+", choices=methods, default=["engine", "sequential", "peft"])
-    parser.add_argument("--token-budget", type=int, default=Settings.token_budget)
+    parser.add_argument("--token-budget", type=int, help="default 32768 on a GPU, as in gpu.yaml, else 2048")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
+    args.token_budget = args.token_budget or (32768 if args.device == "cuda" else Settings.token_budget)
     args.methods = [name for name in methods if name == "engine" or name in args.methods]
     found: list[Measurement] = []
     unequal: list[str] = []

@@ -10,6 +10,7 @@ import numpy as np
 import operators
 import peers.peft_loop
 import pytest
+import scale
 import shapes
 import throughput
 import torch
@@ -209,6 +210,20 @@ def test_shapes_go_on_after_losses_that_differ_and_fail_in_the_end(tmp_path, mon
         shapes.main([*small.split(), "--methods", "engine", "--out", str(tmp_path)])
     (found,) = json.loads((tmp_path / "shapes.json").read_text())["measurements"]
     assert found["examples"] == 6
+
+
+def test_scale_times_the_rounds_of_a_point_and_draws_them(tmp_path):
+    point = {"population": 5, "cohort": 3, "length": 3, "threads": 1, "rows": 2}
+    found = scale.run_point(point, 2, str(tiny_folder(tmp_path)), 64)
+    assert {name: found[name] for name in point} == point
+    assert len(found["seconds"]) == 2, "the first round warms up"
+    assert min(found["seconds"]) > 0
+    assert found["tokens"] >= 3 * 2 * 3
+    both = scale._together([found, {**found, "peak_bytes": found["peak_bytes"] + 1, "seconds": [9.0]}])
+    assert both["peak_bytes"] == found["peak_bytes"] + 1
+    assert both["seconds"] == [*found["seconds"], 9.0]
+    scale.draw({"cohort": [both]}, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").stat().st_size > 1000
 
 
 def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
