@@ -35,7 +35,7 @@ class Knee:
     setting: str
     local: float  # its scores
     kept: float
-    worst: float  # forgetting there: mean over the tenth of the clients that forget most
+    worst: Estimate  # forgetting there: mean over the tenth of the clients that forget most
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _volume(world: World, base: Curve, points: Curve, other: Curve | None = None
 
 def _knee(part: pl.DataFrame) -> Knee:
     # The federated prompt itself has forgotten nothing.
-    worst = worst_tenth(part["forgetting"].fill_null(0.0).to_numpy())
+    worst = worst_tenth(part["forgetting"].fill_null(0.0).to_numpy(), part["seed"].to_list())
     local, kept = part.select(pl.col("local", "global").mean()).row(0)
     return Knee(label(part.row(0, named=True)), local, kept, worst)
 

@@ -4,6 +4,7 @@ A *unit* is one test client of one seed. Two conditions are compared unit by uni
 far more from each other than conditions do. A bootstrap draws seeds with replacement and, within each seed
 drawn, its clients: what depends on the seed (training, partition, order) then widens the interval as it
 should (Davison and Hinkley 1997, section 3.8), and further where the seeds are few (`widening`).
+scipy's bootstrap draws one level alone, so that the draws are made here; tests hold them to it where it can.
 """
 
 from collections.abc import Callable, Sequence
@@ -305,7 +306,15 @@ def knee(local: Floats, kept: Floats) -> int:
     return farthest if away[farthest] > 0 and farthest not in (order[0], order[-1]) else -1
 
 
-def worst_tenth(forgetting: Floats) -> float:
-    """Return the mean over the tenth of the units (at least one) that forget most."""
-    count = -(-len(forgetting) // 10)
-    return float(np.sort(forgetting)[-count:].mean())
+def worst_tenth(forgetting: Floats, seeds: Sequence[int]) -> Estimate:
+    """Estimate the mean over the tenth of the units (at least one) that forget most; `[units]` each."""
+    order = np.argsort(-forgetting, kind="stable")
+
+    def statistic(counts: Floats) -> Floats:
+        drawn = counts[:, order]
+        tenth = np.ceil(drawn.sum(1, keepdims=True) / 10)
+        taken = np.clip(tenth - (drawn.cumsum(1) - drawn), 0, drawn)
+        mean: Floats = taken @ forgetting[order] / taken.sum(1)
+        return mean
+
+    return bootstrap(statistic, seeds, of_maxima=True)

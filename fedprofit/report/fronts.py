@@ -10,7 +10,7 @@ from fedprofit.analyze.fronts import Area, Front, Knee, areas, fronts
 from fedprofit.analyze.tables import open_tables
 from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import write_text
-from fedprofit.report.table import cell, markdown
+from fedprofit.report.table import bounded, cell, markdown
 
 FRONT = ("axes", "algorithm", "settings", "volume", "more")
 FRONT_EXPLANATION = (
@@ -76,7 +76,8 @@ def _knee_cells(one: Front, knee: Knee, metric: str) -> list[str]:
     setting = knee.setting.removeprefix(f"{one.algorithm}, ")
     return [
         _place(one), one.algorithm, setting,
-        *(cell(score, metric) for score in (knee.local, knee.kept, knee.worst)),
+        *(cell(score, metric) for score in (knee.local, knee.kept)),
+        bounded(knee.worst.value, knee.worst.low, knee.worst.high, metric),
     ]  # fmt: skip
 
 

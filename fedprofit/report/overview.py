@@ -27,7 +27,8 @@ class Place:
     clients: int  # test clients, of all seeds
     seeds: int
     # Of `averaged`, with `front`, `knee`, `curve` (whether it is a point of its setting's curve), the ends of
-    # the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of the clients that forget most.
+    # the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of the clients that forget most,
+    # with its own.
     rows: list[Row]
     units: pl.DataFrame  # of `units_of`
 
@@ -111,7 +112,7 @@ def _marked(rows: list[Row]) -> list[Row]:
 def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
     """Add the ends of the intervals of what is gained and forgotten, and what those forget who forget most.
 
-    None where there is none; the last is of the tenth of the clients that forget most.
+    None where there is none; the last, with its interval, is of the tenth of the clients that forget most.
     """
     own, ends = _behind(row, units), dict[str, float | None]()
     for name in DIFFERENCES:
@@ -120,9 +121,12 @@ def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
             found = mean_of(values, own["seed"].to_list())
             low, high = found.low, found.high
         ends |= {f"{name}_low": low, f"{name}_high": high}
-    lost = own["forgetting"].drop_nulls().to_numpy()
-    worst = worst_tenth(lost) if len(lost) and np.isfinite(lost).all() else None
-    return {**row, **ends, "worst": worst}
+    lost = own.filter(pl.col("forgetting").is_not_null())
+    worst = dict[str, float | None](worst=None, worst_low=None, worst_high=None)
+    if len(lost) and np.isfinite(lost["forgetting"].to_numpy()).all():
+        most = worst_tenth(lost["forgetting"].to_numpy(), lost["seed"].to_list())
+        worst = {"worst": most.value, "worst_low": most.low, "worst_high": most.high}
+    return {**row, **ends, **worst}
 
 
 def _behind(row: Row, units: pl.DataFrame) -> pl.DataFrame:

@@ -11,12 +11,17 @@ from fedprofit.evaluate.tradeoff import METRICS, label
 
 Row = dict[str, Any]
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
+WRITTEN = {**{name: name for name in COLUMNS}, "worst": "worst tenth"}  # where there is room for more
 EXPLANATION = (
     "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
     "has. gain and forget: what personalization adds locally and loses globally, against the federated "
     "prompt it started from. best step: of each run, where the clients' own validation loss is least. Means "
     f"over test clients; 95% intervals, where there are {LEAST_SEEDS} seeds and {LEAST_CLIENTS} clients, by "
     "a bootstrap over both."
+)
+WRITTEN_EXPLANATION = (
+    f"{EXPLANATION} worst tenth: the mean of what the tenth of the clients that forget most lose, with the "
+    "like interval."
 )
 
 
@@ -151,6 +156,6 @@ def written_table(
     """Lay one metric out at one place on a study's axes ("" for a run), as Markdown or LaTeX."""
     title = ": ".join(filter(None, [place, METRICS[metric]]))
     rows = [
-        [_name(row), *(ranged(row, key, metric) for key in COLUMNS)] for row in rows_of(conditions, metric)
+        [_name(row), *(ranged(row, key, metric) for key in WRITTEN)] for row in rows_of(conditions, metric)
     ]
-    return write(title, ["method", *COLUMNS], rows, numbers=len(COLUMNS))
+    return write(title, ["method", *WRITTEN.values()], rows, numbers=len(WRITTEN))

@@ -8,7 +8,15 @@ from rich.console import Console
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.files import write_text, write_with
 from fedprofit.report.overview import Place, places
-from fedprofit.report.table import EXPLANATION, in_latex, latex, markdown, terminal_table, written_table
+from fedprofit.report.table import (
+    EXPLANATION,
+    WRITTEN_EXPLANATION,
+    in_latex,
+    latex,
+    markdown,
+    terminal_table,
+    written_table,
+)
 
 
 def write_report(path: Path, console: Console) -> None:
@@ -51,6 +59,6 @@ def _write_tables(tables: Tables, found: list[Place]) -> None:
             for place in found
             for metric in tables.metrics
         ]
-        write_text(tables.path / name, "\n\n".join([*pages, text(EXPLANATION)]) + "\n")
+        write_text(tables.path / name, "\n\n".join([*pages, text(WRITTEN_EXPLANATION)]) + "\n")
     rows = [{**place.axes, **row} for place in found for row in place.rows]
     write_with(tables.path / "table.csv", pl.DataFrame(rows, infer_schema_length=None).write_csv)

@@ -151,10 +151,16 @@ def missing(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]
 
 def read_table(folder: StudyFolder) -> pl.DataFrame:
     """Read the study's results; UserError if there are none, or rows of several versions or models."""
+    if not folder.results.exists():
+        raise UserError(f"{folder.results}: there are no results yet. Run the study first.")
+    restore = "Restore it, or move it away, and `fedprofit study --resume` fills it anew from the runs here."
     try:
         table = pl.read_parquet(folder.results)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{folder.results}: no readable results ({error}). Run the study first.") from None
+        raise UserError(f"{folder.results}: not readable ({error}). {restore}") from None
+    for column in (RUN, *MADE_WITH):
+        if column not in table.columns:
+            raise UserError(f"{folder.results}: has no column {column!r}, so no study wrote it. {restore}")
     for column in MADE_WITH:
         values = table[column].unique().to_list()
         if len(values) > 1:

@@ -44,7 +44,7 @@ OF_ANALYSIS = {
     "local", "global", "unseen", "gain", "forgetting", "local_count", "local_before", "global_before",
     "at", "best", "last", "end", "edge", "cell", "sign", "unit", "index", "mix", "front", "knee", "curve",
     "stopped", "local_weighted", "local_worst_tenth",
-    "gain_low", "gain_high", "forgetting_low", "forgetting_high",
+    "gain_low", "gain_high", "forgetting_low", "forgetting_high", "worst", "worst_low", "worst_high",
 }  # fmt: skip
 COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS | OF_ANALYSIS
 

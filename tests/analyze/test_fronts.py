@@ -95,7 +95,7 @@ def test_the_knee_and_what_the_worst_tenth_forget_there():
         assert one.knee.setting == f"{one.algorithm}, rate0.01, step 2"
         assert (one.knee.local, one.knee.kept) == pytest.approx((25, 29.8))
         # A tenth of twelve clients is two: c0 of either seed.
-        assert one.knee.worst == pytest.approx(30 - 24.8)
+        assert one.knee.worst.value == pytest.approx(30 - 24.8)
     turned = bent.with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
     for one in fronts(turned, ["seed", "heterogeneity"], "loss"):
         assert (one.knee.local, one.knee.kept) == pytest.approx((25, 20.2))

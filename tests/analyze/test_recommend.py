@@ -223,6 +223,14 @@ def test_differences_pair_client_by_client():
         assert one.better["local"].value == 0
 
 
+def test_more_than_two_are_each_compared_with_the_first():
+    first = tables()
+    others = [tables(test=lambda *at, more=more: lost(*at) - more) for more in (2, 3)]
+    found = compare([first, *others], "rouge_l")
+    last = [one.better["global"].value for one in found if one.condition == "fedsgd, rate0.1, step 4"]
+    assert last == pytest.approx([2, 2, 3, 3], abs=0.02), "two levels, of each other folder"
+
+
 def test_federated_prompts_pair_whatever_their_rounds():
     first = tables()
     later = pl.when(pl.col("condition") == "federated").then(15).otherwise(pl.col("step")).alias("step")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -95,6 +96,12 @@ def test_svg_picture(facts, tmp_path):
     assert text.startswith("<?xml")
     assert text.rstrip().endswith("</svg>")
     assert "heterogeneity 0.41" in text
+
+
+def test_dollar_signs_in_names_stay_what_they_are(facts, tmp_path):
+    named = replace(facts, tasks=[rf"$\frac {task}$" for task in facts.tasks])
+    save_picture(named, tmp_path / "mix.svg")
+    assert (tmp_path / "mix.svg").exists()
 
 
 @pytest.mark.parametrize("name", ["mix", "mix.txt", "mix."])

@@ -1,11 +1,13 @@
 """Intervals and fronts against closed forms, brute force and known coverage."""
 
 from itertools import product
+from math import ceil
 
 import numpy as np
 import pytest
 import scipy.stats
 
+from fedprofit.evaluate import statistics
 from fedprofit.evaluate.statistics import (
     bootstrap,
     front,
@@ -190,5 +192,20 @@ def test_what_is_kept_is_read_where_the_level_is_first_reached():
 def test_knee_and_worst_tenth():
     angle = np.linspace(0, np.pi / 2, 9)
     assert knee(np.cos(angle), np.sin(angle)) == 4
-    assert worst_tenth(np.arange(20.0)) == 18.5
-    assert worst_tenth(np.array([1.0, 5.0])) == 5
+    assert worst_tenth(np.arange(20.0), [0] * 20).value == 18.5
+    assert worst_tenth(np.array([1.0, 5.0]), [0, 1]).value == 5
+
+
+def test_the_worst_tenth_is_that_of_each_resample(monkeypatch):
+    """Against the sorted list of the units that a resample holds: of two seeds, ten and fifteen clients."""
+    seeds = [0] * 10 + [1] * 15
+    lost = np.random.default_rng(0).normal(size=25)
+    found = worst_tenth(lost, seeds)
+    assert found.low < found.value < found.high
+    monkeypatch.setattr(statistics, "bootstrap", lambda statistic, *_, **__: statistic)
+    drawn = resamples(tuple(seeds), draws=50)
+    expected = []
+    for counts in drawn:
+        units = np.sort(np.repeat(lost, counts.astype(int)))
+        expected.append(units[-ceil(len(units) / 10) :].mean())
+    assert worst_tenth(lost, seeds)(drawn) == pytest.approx(expected)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from fedprofit.report.figure import tradeoff_figure
+from fedprofit.report.figure import save_tradeoff, tradeoff_figure
 from fedprofit.report.overview import Place
 
 TASK = Place("task", {"level": "task"}, 0.9, clients=36, seeds=3, rows=[], units=pl.DataFrame())
@@ -30,6 +30,14 @@ def test_interpolations_are_named_where_there_are_any():
         curves = ["local = global", "fedavg, federated", "fedavg, tune (rate 0.1)"]
         assert labels == curves + ["small, hollow: interpolated, with its alpha"] * named
         assert [text.get_text() for text in figure.axes[0].texts] == ["0.3"] * named
+
+
+def test_dollar_signs_in_names_stay_what_they_are(tmp_path):
+    steps = [row("federated", "last", 0, None), row("personalized", "tune", 1, 1.0)]
+    named = [{**one, "algorithm": r"$\frac$"} for one in steps]
+    figure = tradeoff_figure("2$ or 3$", "model", [replace(TASK, title=r"$\no$", rows=named)])
+    save_tradeoff(figure, tmp_path)  # as mathematics, these names are errors
+    assert figure.legends[0].get_texts()[1].get_text().startswith(r"$\frac$, federated")
 
 
 def test_an_algorithm_of_one_place_alone_has_a_color_of_its_own_and_is_named():

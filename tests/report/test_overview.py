@@ -31,6 +31,7 @@ def test_what_is_gained_and_forgotten_has_the_interval_of_its_clients():
         assert (row["forgetting_low"], row["forgetting_high"]) == pytest.approx((found.low, found.high))
         assert row["forgetting_low"] < row["forgetting"] < row["forgetting_high"]
         assert (row["gain_low"], row["gain_high"]) == (10, 10), "no noise, no width"
+        assert row["worst_low"] <= row["worst"] <= row["worst_high"]
         assert row["worst"] == pytest.approx(own["forgetting"].sort()[-2:].mean()), "two of eighteen clients"
     assert len(rows) == 2
     assert "| 10.0 [10.0, 10.0] |" in written_table(task.rows, "rouge_l", "task")

@@ -130,6 +130,33 @@ def test_a_damaged_table_is_named(finished, tmp_path, name):
     assert len(open_tables(copy.path).results)
 
 
+@pytest.mark.parametrize("lost", ["table", "column"])
+def test_damaged_results_say_what_to_do_and_come_back_from_the_runs(finished, tmp_path, lost):
+    path, folder, _ = finished
+    copy = StudyFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path)
+    if lost == "table":
+        copy.results.write_bytes(b"PAR1 cut off")
+    else:
+        write_frame(copy.results, read_table(folder).drop("version"))
+    with pytest.raises(UserError, match=r"results\.parquet: .* Restore it, or move it away, and .* --resume"):
+        run_study(path, out=copy.path, workers=1, resume=True)
+    copy.results.rename(tmp_path / "away.parquet")
+    taken, _ = run_study(path, out=copy.path, workers=1, resume=True)
+    assert read_table(taken).sort(pl.all()).equals(read_table(folder).sort(pl.all()))
+
+
+def test_a_half_written_run_is_neither_reported_nor_compared(finished, tmp_path):
+    _, folder, _ = finished
+    whole, half = folder.run(done(folder).pop()), tmp_path / "half"
+    shutil.copytree(whole, half)
+    (half / "results.parquet").unlink()
+    for asked in (("report", half), ("compare", whole, half), ("recommend", half, "--max-forgetting", "1")):
+        ended = call(*asked, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert "the run is not complete. Go on with it: fedprofit run" in " ".join(ended.stderr.split())
+
+
 def test_a_runs_configuration_stands_beside_its_rows(finished):
     _, folder, _ = finished
     kept = json.loads(folder.configurations.read_text())

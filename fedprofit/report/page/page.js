@@ -8,7 +8,7 @@ const safe = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&l
 const unique = (values) => [...new Set(values)];
 const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(+value.toPrecision(4)) : String(value));
 
-// Okabe and Ito's colours, which every common colour vision tells apart; brighter ones on dark ground.
+// After Okabe and Ito's colours, which every common colour vision tells apart; brighter ones on dark ground.
 const COLOURS = {
   light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#3B8FC2", "#444444"],
   dark: ["#56B4E9", "#F58A42", "#2FC79A", "#E6A0C8", "#E69F00", "#9AD4F7", "#CCCCCC"],
@@ -94,7 +94,7 @@ function hover(row) {
   if (row.rate !== null) facts.push(`rate ${row.rate}${row.pull ? `, pull ${row.pull}` : ""}`);
   facts.push(`local ${shown(row.local)}, global ${shown(row.global)}`);
   if (row.gain !== null) facts.push(`gained ${ranged(row, "gain")}, forgotten ${ranged(row, "forgetting")}`);
-  if (row.worst !== null) facts.push(`the worst tenth forget ${shown(row.worst)}`);
+  if (row.worst !== null) facts.push(`the worst tenth forget ${ranged(row, "worst")}`);
   if (row.stopped) facts.push(`${row.stopped} of ${row.clients} clients stopped: not finite`);
   return facts.join("<br>");
 }
@@ -158,10 +158,17 @@ function drawTradeoff() {
       mode: "markers", name: safe(`${algorithm}, federated`),
       marker: { symbol: "circle-open", size: 17, color: colour(algorithm), line: { width: 3 } },
     }));
+    const earlier = mine.filter((row) => row.condition === "federated" && row.step !== last[0]?.step);
+    if (earlier.length) traces.push(points(earlier, {
+      mode: "markers", name: safe(`${algorithm}, federated, best round`),
+      marker: { symbol: "circle-open-dot", size: 13, color: colour(algorithm), line: { width: 2 } },
+    }));
   }
   for (const [condition, [symbol, name]] of Object.entries(BASELINES)) {
-    const found = rows.filter((row) => row.condition === condition).sort((a, b) => a.step - b.step).slice(-1);
-    if (found.length) traces.push(points(found, { mode: "markers", name, marker: { symbol, size: 13, color: cssValue("--soft") } }));
+    // A best step without number, and steps on the way, are smaller than the last.
+    const found = rows.filter((row) => row.condition === condition).sort((a, b) => a.step - b.step);
+    const sizes = found.map((row, number) => (number === found.length - 1 ? 13 : 8));
+    if (found.length) traces.push(points(found, { mode: "markers", name, marker: { symbol, size: sizes, color: cssValue("--soft") } }));
   }
   if (byId("front").checked) {
     const front = frontOf(own).sort((a, b) => a.global - b.global);
@@ -190,7 +197,7 @@ function drawTradeoff() {
   draw("tradeoff-chart", traces, plan);
   const base = rows.filter((row) => !row.algorithm);
   table("tradeoff-table", ["condition", "local", "global", "unseen", "gained", "forgotten", "worst tenth", "clients"],
-    [...base, ...own].map((row) => [row.label, row.local, row.global, row.unseen, ranged(row, "gain"), ranged(row, "forgetting"), row.worst, row.clients]));
+    [...base, ...own].map((row) => [row.label, row.local, row.global, row.unseen, ranged(row, "gain"), ranged(row, "forgetting"), ranged(row, "worst"), row.clients]));
 }
 
 function drawForgetting() {
