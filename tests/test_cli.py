@@ -8,7 +8,7 @@ import time
 
 import pytest
 import yaml
-from tiny_run import call, tiny_config
+from tiny_run import call, command, tiny_config
 from typer.testing import CliRunner
 
 from fedprofit import cli, doctor
@@ -53,7 +53,9 @@ def test_doctor_names_the_extra_to_install(monkeypatch):
 def test_the_version_is_the_package_s(tmp_path):
     from importlib.metadata import version
 
-    assert call("--version", cwd=tmp_path).stdout.strip() == f"fedprofit {version('fedprofit')}"
+    # A process from its first import on, as a user starts it.
+    done = subprocess.run(command("--version"), cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"fedprofit {version('fedprofit')}"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import multiprocessing.process
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 import yaml
 from tiny import tiny_folder
 
-from fedprofit.cli import main
 from fedprofit.processes import fresh_processes
 
 WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "navy", "plum", "lime", "rose", "sand"]
@@ -83,18 +83,29 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def begin(*arguments: str | Path, cwd: Path) -> multiprocessing.process.BaseProcess:
-    """Begin the command line in a process of its own that need not import the libraries first."""
-    process = fresh_processes().Process(target=_main, args=(list(map(str, arguments)), cwd, surroundings()))
+def begin(
+    *arguments: str | Path, cwd: Path, prints: tuple[str, str] = (os.devnull, os.devnull)
+) -> multiprocessing.process.BaseProcess:
+    """Begin the command line in a process of its own that need not import the libraries first.
+
+    What it prints goes to the two files of `prints`.
+    """
+    given = (list(map(str, arguments)), cwd, surroundings(), prints)
+    process = fresh_processes().Process(target=_main, args=given)
     process.start()
     return process
 
 
-def _main(arguments: list[str], cwd: Path, environment: dict[str, str]) -> None:
+def _main(arguments: list[str], cwd: Path, environment: dict[str, str], prints: tuple[str, str]) -> None:
+    os.environ.clear()
     os.environ.update(environment)
+    for path, stream in zip(prints, (1, 2), strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(cwd)
     torch.set_num_threads(1)
     sys.argv = ["fedprofit", *arguments]
+    from fedprofit.cli import main  # now: its console is as wide as the environment says
+
     main()
 
 
@@ -109,7 +120,10 @@ def surroundings() -> dict[str, str]:
 
 
 def call(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=surroundings(), capture_output=True, text=True, check=False
-    )
+    """Run the command line to its end, as `begin` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        process = begin(*arguments, cwd=cwd, prints=(str(out), str(err)))
+        process.join()
+        printed = out.read_text("utf-8"), err.read_text("utf-8")
+    return subprocess.CompletedProcess(command(*arguments), process.exitcode or 0, *printed)
