@@ -46,15 +46,23 @@ def _check_version(folder: StudyFolder) -> None:
 
 
 def _check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
-    """Raise UserError if the table holds, at a place of a planned run, the rows of another configuration."""
+    """Raise UserError if the table holds another run at a planned one's place, or it at another place."""
     columns = [*labels_of(runs[0]), "seed"]
     held = {tuple(place): key for key, *place in read_table(folder).select(RUN, *columns).unique().rows()}
+    places = {key: place for place, key in held.items()}
     for planned in runs:
         place = (*labels_of(planned).values(), planned.config.seed)
         if held.get(place, planned.key) != planned.key:
             raise UserError(
                 f"{folder.results}: holds results at {describe(planned.axes)} of another configuration (run "
                 f"{held[place]}, now {planned.key}). Choose another place with --out, or run what made them."
+            )
+        if places.get(planned.key, place) != place:
+            there = ", ".join(map(str, places[planned.key][:-1]))
+            raise UserError(
+                f"{folder.results}: holds the results of the run at {describe(planned.axes)} under another "
+                f"name on the axes ({there}). Call the value what it was called, or choose another place "
+                "with --out."
             )
 
 

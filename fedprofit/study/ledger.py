@@ -110,7 +110,7 @@ def is_of(folder: StudyFolder, study: Study) -> bool:
         return True
     if _are_of(folder.results, study):
         return True
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):  # left by a kill
         raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
     return False
 

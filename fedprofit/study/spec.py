@@ -231,7 +231,9 @@ def _single(config: Config) -> Config:
 
 
 def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
+    """Let every run compute something of its own, and have a place of its own in the tables."""
     seen: dict[str, PlannedRun] = {}
+    placed: dict[tuple[Value, ...], PlannedRun] = {}
     for run in runs:
         if run.key in seen:
             raise UserError(
@@ -239,6 +241,14 @@ def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
                 "the axes change something, and each value something else."
             )
         seen[run.key] = run
+        place = (*(value for name, value in run.axes.items() if name != "seed"), run.config.seed)
+        if place in placed:
+            raise UserError(
+                f"{path}: the runs {describe(placed[place].axes)} and {describe(run.axes)} both have seed "
+                f"{run.config.seed}. Let the axis called seed set the run's seed, and give an axis that "
+                "changes something else another name, with named sets of changes."
+            )
+        placed[place] = run
 
 
 def _check_models(path: Path, runs: Sequence[PlannedRun]) -> None:

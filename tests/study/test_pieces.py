@@ -112,6 +112,24 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)
 
 
+def test_a_value_of_an_axis_keeps_its_name(tmp_path):
+    """Under another name its rows would stand apart from those of its other seeds."""
+    path, out = write_study(tmp_path), tmp_path / "out"
+    run_study(path, out=out, workers=1, only=["seed=0", "heterogeneity=own"])
+    renamed = tmp_path / "renamed.yaml"
+    renamed.write_text(path.read_text().replace("own:", "natural:"))
+    with pytest.raises(UserError, match=r"at seed 0, heterogeneity natural under another name .* \(own\)"):
+        run_study(renamed, out=out, workers=1, resume=True)
+
+
+def test_a_study_killed_before_its_first_file_goes_on(tmp_path):
+    path, out = write_study(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / ".study.json.1234.part").write_text("{")
+    _, progress = run_study(path, out=out, workers=1, only=["seed=0", "heterogeneity=own"])
+    assert progress.done == 1
+
+
 def test_an_axis_may_read_other_files_of_the_same_name(tmp_path):
     path = write_study(tmp_path)
     (tmp_path / "b").mkdir()

@@ -217,6 +217,10 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         ({"axes": {"training.round": [1, 2]}}, "training.round.*rounds"),
         ({"axes": {"seed": [0, 0]}}, "are the same"),
         ({"axes": {"name": {"a": {}, "b": {}}}}, "are the same"),
+        (
+            {"axes": {"seed": {"few": {"training.rounds": 1}, "many": {"training.rounds": 2}}}},
+            "the runs seed few and seed many both have seed 0. Let the axis called seed set the run's seed",
+        ),
         ({"axis": {"seed": [0]}}, "axis.*axes"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml"),
         ({"axes": {"personalization.0.steps.more": [1]}}, "nothing can be set below"),

@@ -85,7 +85,11 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
         own = [row for row in rows if row["condition"] == condition and isfinite(row["local"])]
         return max(own, key=lambda row: sign * row["local"], default=None)
 
-    federated = [row for row in rows if row["condition"] == "federated" and row["setting"] == "last"]
+    federated = [
+        row
+        for row in rows
+        if row["condition"] == "federated" and row["setting"] == "last" and isfinite(row["global"])
+    ]
     chosen = {
         "base": next((row for row in rows if row["condition"] == "base"), None),
         "federated": max(federated, key=lambda row: sign * row["global"], default=None),
