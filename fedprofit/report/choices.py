@@ -83,7 +83,7 @@ def behind(estimate: Estimate, what: str) -> str:
     >>> behind(Estimate(12.34, None, None, 1, 4), "test client")
     '4 test clients of 1 seed, too few for an interval'
     """
-    few = estimate.low is None and not estimate.unsteady
+    few = estimate.low is None and not estimate.unsteady and isfinite(estimate.value)
     return counted(estimate, what) + ", too few for an interval" * few
 
 

@@ -174,7 +174,7 @@ def read_table(folder: StudyFolder) -> pl.DataFrame:
 def add(folder: StudyFolder, planned: PlannedRun) -> None:
     """Append a complete run's rows to the tables; its rows, if there already, are replaced.
 
-    Raises NotOfThisStudy for a run whose rows do not belong there.
+    Raises UserError for a run whose rows do not belong there; whatever comes of a damaged file of either.
     """
     run = RunFolder(folder.run(planned.key))
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
@@ -205,16 +205,12 @@ def made_with(run: RunFolder) -> dict[str, Any]:
     return dict(zip(MADE_WITH, values, strict=True))
 
 
-class NotOfThisStudy(UserError):
-    """A run whose rows do not belong into a study's table."""
-
-
 def _check_made_with(folder: StudyFolder, planned: PlannedRun, facts: Mapping[str, object]) -> None:
     """Refuse a run that was made with another version, model or number type than the table."""
     held = read_table(folder).select(MADE_WITH).unique().to_dicts() if folder.results.exists() else []
     for column, value in (held[0] if held else {}).items():
         if facts[column] != value:
-            raise NotOfThisStudy(
+            raise UserError(
                 f"{folder.run(planned.key)}: was made with the {column} {facts[column]}, the results in "
                 f"{folder.results} with {value}. They do not compare: the run is kept, and not added."
             )

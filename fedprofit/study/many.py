@@ -2,7 +2,7 @@
 
 Each run has a folder of its own and goes to a pool (`pools.py`). A run that fails is gone on with once
 more, in a new process if its own died, and reported if it fails again; one whose rows do not belong into the
-table is reported at once. The others go on.
+table, or cannot be read, is reported at once. The others go on.
 """
 
 from collections import Counter
@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polars.exceptions import PolarsError
+
+from fedprofit.errors import UserError
 from fedprofit.files import alone_in, naming_full_disk
 from fedprofit.processes import usable_cores
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import (
-    NotOfThisStudy,
-    StudyFolder,
-    add,
-    claim,
-    missing,
-    write_facts,
-    write_failures,
-)
+from fedprofit.study.ledger import StudyFolder, add, claim, missing, write_facts, write_failures
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, describe, load_study
@@ -166,6 +161,10 @@ def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool:
     seconds = pool.collect(future, folder.run(planned.key))
     try:
         add(folder, planned)
-    except NotOfThisStudy as refused:
+    except UserError as refused:
         return _Ended(reason=str(refused))
+    except (FileNotFoundError, ValueError, PolarsError) as damaged:
+        run = folder.run(planned.key)
+        advice = "Restore what is named, or delete the run's folder to compute it again."
+        return _Ended(reason=f"{run}: its rows cannot be added ({told(damaged)}). {advice}")
     return _Ended(seconds)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from concurrent.futures import Future
 
 import pytest
@@ -219,6 +220,22 @@ def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):
     write_failures(folder, [], runs[:1])
     assert json.loads(folder.failures.read_text()) == failed[1:]
     write_failures(folder, [], runs)
+    assert not folder.failures.exists()
+
+
+def test_a_run_whose_files_are_damaged_is_reported_and_the_others_go_on(tmp_path):
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
+    (key,) = done(folder)
+    shutil.rmtree(folder.run(key) / "parts")
+    folder.results.unlink()
+    _, progress = run_study(path, out=out, workers=1, resume=True)
+    (failure,) = progress.failed
+    assert (progress.done, failure["run"], failure["attempts"]) == (1, key, 1)
+    assert "its rows cannot be added (FileNotFoundError" in failure["error"]
+    shutil.rmtree(folder.run(key))
+    assert run_study(path, out=out, workers=1, resume=True)[1].done == 1
+    assert len(done(folder)) == 2
     assert not folder.failures.exists()
 
 
