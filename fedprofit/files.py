@@ -130,7 +130,8 @@ def _move(temporary: Path, path: Path) -> None:
     try:
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:  # the same, between the check and the rename
+        # The same, between the check and the rename; file systems call it by either name.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -9,7 +9,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
@@ -54,8 +54,9 @@ class Workers:
             self._pool = ProcessPoolExecutor(
                 self.count, get_context("fork"), initializer=_begin, initargs=(self.backbone,)
             )
-        running = [self._pool.submit(_call, function, _arrays(task)) for task in tasks]
-        try:
+        running: list[Future[Any]] = []
+        try:  # a worker may have been killed since the last call: then nothing can be submitted
+            running += [self._pool.submit(_call, function, _arrays(task)) for task in tasks]
             yield from (_tensors(future.result()) for future in running)
         except BrokenProcessPool as error:
             self._pool = None

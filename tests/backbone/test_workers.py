@@ -49,12 +49,14 @@ def score_often(engine, prompts, rows):
 
 
 @linux
-def test_a_killed_worker_is_out_of_memory_and_the_next_call_has_new_ones():
+@pytest.mark.parametrize("seconds", [0, 1], ids=["at once", "noticed before the call"])
+def test_a_killed_worker_is_out_of_memory_and_the_next_call_has_new_ones(seconds):
     _, shared, prompts = engines()
     rows = rows_of()
     expected = shared.score(prompts, rows)
     for process in shared.processes():
         os.kill(process, signal.SIGKILL)
+    time.sleep(seconds)
     with pytest.raises(MemoryError, match="killed"):
         score_often(shared, prompts, rows)
     assert torch.equal(shared.score(prompts, rows), expected)
