@@ -176,7 +176,10 @@ def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
     '<?xml'
     """
     import matplotlib
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar sign in a user's name is one
     kind = path.suffix[1:].lower()
     # Left to itself, matplotlib writes the date into both and draws an SVG's ids at random.
     undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -13,9 +12,6 @@ from fedprofit.data.federated import FederatedDataset
 from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
 from fedprofit.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -106,16 +102,9 @@ def save_picture(facts: Description, path: Path) -> None:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg", "pdf"):
         raise UserError(f"{path}: a picture's name ends in .png, .svg or .pdf. Choose one of them.")
-    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     from fedprofit.files import write_figure
-
-    with rc_context({"text.parse_math": False}):  # a dollar sign in a user's name is one
-        write_figure(path, _picture(facts), dpi=150)
-
-
-def _picture(facts: Description) -> "Figure":
-    from matplotlib.figure import Figure
 
     share = facts.counts / np.maximum(facts.counts.sum(1, keepdims=True), 1)
     size = (min(16, 4 + 0.32 * share.shape[1]), min(14, 2.2 + 0.24 * share.shape[0]))
@@ -131,4 +120,4 @@ def _picture(facts: Description) -> "Figure":
         f"Each client's task mix; heterogeneity {facts.heterogeneity:.2f}", loc="left", fontsize=10
     )
     figure.colorbar(image, label="share of the client's train examples")
-    return figure
+    write_figure(path, figure, dpi=150)

@@ -5,7 +5,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import Literal
 
-from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,7 +23,6 @@ ENTRY = 3.6  # inches that an entry of the legend may take
 PANELS = ("rouge_l", "loss")
 
 
-@rc_context({"text.parse_math": False})  # a dollar sign in a user's name is one
 def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     """Draw a panel for ROUGE-L and one for loss, at every place; up and to the right is better in both.
 
