@@ -290,6 +290,9 @@ def main() -> None:
         words = Text.assemble(("error", "bold red"), f"  {error}")
         Console(stderr=True).print(words, highlight=False, soft_wrap=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; go on with --resume", style="dim")
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:  # what typer makes of Ctrl-C
+            raise
+        resumable = sys.argv[1:2] in (["run"], ["study"])
+        Console(stderr=True).print("stopped" + "; go on with --resume" * resumable, style="dim")
         sys.exit(130)

@@ -197,6 +197,12 @@ class BaselineConfig(Section):
     local: Baseline | None = FineTune(name="local", steps=40, client=Optimizer(rate=0.03))
     central: Baseline | None = FineTune(name="central", steps=40, batch_size=32, client=Optimizer(rate=0.03))
 
+    @model_validator(mode="after")
+    def _central_lies_between_nothing(self) -> Self:
+        if any(entry.interpolation for entry in self.trials.get("central", ())):
+            raise ValueError("central: there is no prompt to interpolate with, leave out interpolation")
+        return self
+
     @property
     def trials(self) -> dict[str, list[FineTune]]:
         """The entries of each baseline that is asked for."""

@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -79,7 +78,7 @@ def estimate(config: Config) -> Table:
     table.add_row("time", f"about {duration(sum(plan.values()) / speed)}")
     table.add_row(
         "peak memory",
-        f"{_peak(bench.engine.processes()) / 2**30:.2f} GiB at backbone.token_budget "
+        f"{_peak(bench) / 2**30:.2f} GiB at backbone.token_budget "
         f"{config.backbone.token_budget}, backbone.workers {bench.engine.workers}",
     )
     disk = expected_bytes(config, bench.engine.backbone.width, len(bench.sets.clients))
@@ -103,13 +102,14 @@ def _fill_budget(bench: Bench) -> None:
     )
 
 
-def _peak(workers: Sequence[int]) -> int:
-    """Return peak bytes: of the accelerator if there is one, else of this process and its workers."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def _peak(bench: Bench) -> int:
+    """Return peak bytes: of the accelerator if it computes, else of this process and its workers."""
+    device = bench.engine.backbone.device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return own + sum(private_bytes(worker) for worker in workers)
+    return own + sum(private_bytes(worker) for worker in bench.engine.processes())
 
 
 def _free(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from tiny_run import call, command, tiny_config
 from typer.testing import CliRunner
 
 from fedprofit import cli, doctor
-from fedprofit.config_file import load_config
+from fedprofit.config_file import from_mapping, load_config
 from fedprofit.errors import UserError
 from fedprofit.processes import usable_cores
 from fedprofit.study import many
@@ -113,3 +114,11 @@ def test_reading_results_waits_for_no_torch():
     check = f"{words}; print({{'torch', 'transformers', 'scipy'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_doctor_measures_where_it_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: True)  # a GPU that the run does not take
+    monkeypatch.setattr(doctor.torch.cuda, "max_memory_allocated", lambda *_: 0)
+    with cli.console.capture() as captured:
+        cli.console.print(doctor.estimate(from_mapping(tiny_config(tmp_path))))
+    assert float(re.search(r"([\d.]+) GiB at", captured.get()).group(1)) > 0.1

@@ -209,6 +209,10 @@ def test_trials_of_baselines_have_names_of_their_own():
             "'baselines.local.steps': should be greater than or equal to 1",
         ),
         ("baselines.local={name: l, epochs: 1, steps: 1}", "'baselines.local': give either steps or epochs"),
+        (
+            "baselines.central={name: c, steps: 1, interpolation: [0.5]}",
+            "'baselines': central: there is no prompt to interpolate with, leave out interpolation",
+        ),
         ("baselines.central=3", "'baselines.central': should be a section with keys of its own (found 3)"),
     ],
 )

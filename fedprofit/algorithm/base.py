@@ -4,9 +4,11 @@ A new algorithm is one file: its paper, its equation, a function that returns an
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedprofit.data.batching import BatchPlan
+from fedprofit.server.aggregate import weighted_mean
+from fedprofit.server.optimizer import ServerOptimizer
 from fedprofit.types import ClientWork, LocalResult, Params, RoundReport, ServerState
 
 
@@ -33,6 +35,18 @@ def effective_weights(work: Sequence[ClientWork], result: LocalResult, uniform: 
         (1.0 if uniform else client.weight) if client.batches and client.client not in result.stopped else 0.0
         for client in work
     ]
+
+
+def next_state(
+    server: ServerOptimizer, state: ServerState, deltas: Params, weights: Sequence[float]
+) -> ServerState:
+    """Average what the clients returned, `[clients, ...]` each, and let the server apply it.
+
+    A round in which none returned anything moves nothing, whatever moments the server has.
+    """
+    if not any(weights):
+        return replace(state, round=state.round + 1)
+    return server.apply(state, weighted_mean(deltas, weights))
 
 
 def report(

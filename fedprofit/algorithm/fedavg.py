@@ -8,12 +8,11 @@ The client optimizer's state is fresh every round. With a server SGD of rate 1 t
 
 from collections.abc import Sequence
 
-from fedprofit.algorithm.base import Algorithm, effective_weights, report
+from fedprofit.algorithm.base import Algorithm, effective_weights, next_state, report
 from fedprofit.backbone.engine import Engine
 from fedprofit.config import FedAvgConfig
 from fedprofit.data.batching import plan_of
 from fedprofit.local.solver import solve
-from fedprofit.server.aggregate import weighted_mean
 from fedprofit.server.optimizer import server_optimizer
 from fedprofit.types import ClientWork, RoundReport, ServerState
 
@@ -28,6 +27,6 @@ def fedavg(engine: Engine, settings: FedAvgConfig) -> Algorithm:
         weights = effective_weights(work, result, settings.weights == "uniform")
         deltas = {key: result.params[key] - start[key] for key in start}
         summary = report(work, result, weights, state.params)
-        return server.apply(state, weighted_mean(deltas, weights)), summary
+        return next_state(server, state, deltas, weights), summary
 
     return Algorithm(settings.name, plan_of(settings), server.init, one_round)

@@ -8,12 +8,11 @@ FedAvg with one local SGD step of rate 1 and the same server is the same thing: 
 
 from collections.abc import Sequence
 
-from fedprofit.algorithm.base import Algorithm, effective_weights, report
+from fedprofit.algorithm.base import Algorithm, effective_weights, next_state, report
 from fedprofit.backbone.engine import Engine
 from fedprofit.config import FedSgdConfig
 from fedprofit.data.batching import one_batch
 from fedprofit.local.solver import finite_clients, gradients
-from fedprofit.server.aggregate import weighted_mean
 from fedprofit.server.optimizer import server_optimizer
 from fedprofit.types import ClientWork, LocalResult, RoundReport, ServerState
 
@@ -36,7 +35,7 @@ def fedsgd(engine: Engine, settings: FedSgdConfig) -> Algorithm:
             },
         )
         weights = effective_weights(work, result, settings.weights == "uniform")
-        delta = weighted_mean({key: -gradient for key, gradient in found.gradients.items()}, weights)
-        return server.apply(state, delta), report(work, result, weights, state.params)
+        deltas = {key: -gradient for key, gradient in found.gradients.items()}
+        return next_state(server, state, deltas, weights), report(work, result, weights, state.params)
 
     return Algorithm(settings.name, one_batch(settings.batch_size), server.init, one_round)

@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+import yaml
 
 from fedprofit.analyze.curves import Comparison, Curve, World
 from fedprofit.analyze.tables import Tables, with_edges
@@ -35,6 +36,7 @@ SAYS = {
     "at the same local score",
     "C5": "the more heterogeneous the clients, the more is forgotten for the same local gain",
 }
+NOTHING = "the study has nothing that the claim compares"
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ def check_claims(table: pl.DataFrame, axes: Sequence[str], metric: str) -> list[
         _finding("C1", metric, list(_rates(world)), needs_all=True),
         _finding("C2", metric, list(_algorithms(world)), needs_all=True),
         _finding("C3", metric, list(_pulls(world)), needs_all=False),
-        _finding("C4", metric, list(_interpolations(world)), needs_all=True),
+        _finding("C4", metric, list(_interpolations(world)), needs_all=True, untested=_without_way(world)),
         _finding("C5", metric, list(_levels(world)), needs_all=True),
     ]
 
 
 def caveats(tables: Tables) -> list[str]:
     """Say what the verdicts on a study do not show: what is missing, chosen at an edge, or due to chance."""
-    said, done = [], tables.results["run"].n_unique()
-    if done < tables.planned:
-        said.append(f"Only {done} of the study's {tables.planned} runs are in its table.")
+    said = []
+    if tables.done < tables.planned:
+        said.append(f"Only {tables.done} of the study's {tables.planned} runs are in its table.")
     if tables.trials is not None:
         chosen = with_edges(tables.trials).filter("chosen").group_by("algorithm", maintain_order=True)
         counts = chosen.agg(pl.col("edge").sum(), pl.len()).filter(pl.col("edge") > 0)
@@ -73,9 +75,22 @@ def caveats(tables: Tables) -> list[str]:
             said.append(
                 f"Chosen at an edge of the values tried, beyond which better ones may lie: {named} runs."
             )
+    optimizers = _optimizers(tables)
+    if len(optimizers) > 1:
+        said.append(
+            f"Personalization has several optimizers ({', '.join(optimizers)}), whose rates do not compare: "
+            "C1 and C3 do not tell them apart."
+        )
     count = len(SAYS) * len(tables.metrics)
     said.append(f"{count} verdicts, each by 95% intervals of its own: nothing is corrected for their number.")
     return said
+
+
+def _optimizers(tables: Tables) -> list[str]:
+    """Return the optimizers of a study's personalizations, as its first run has them."""
+    *_, config = [{}, *yaml.safe_load_all(tables.configuration)]
+    settings = config.get("personalization", ()) if isinstance(config, dict) else ()
+    return sorted({one["client"]["optimizer"] for one in settings if "optimizer" in one.get("client", {})})
 
 
 def _rates(world: World) -> Iterator[Comparison]:
@@ -140,6 +155,12 @@ def _interpolations(world: World) -> Iterator[Comparison]:
         yield world.compare("interpolation against the steps", pairs, blind=len(every) - len(pairs))
 
 
+def _without_way(world: World) -> str:
+    """Say why interpolation is held against nothing."""
+    mixed = any(int(str(one["alpha"])) > 1 and one["pull"] == 0.0 for one in world.settings())
+    return "interpolation was scored, and no step between start and end" if mixed else NOTHING
+
+
 def _levels(world: World) -> Iterator[Comparison]:
     """The most heterogeneous level against the least, all else equal, by what is lost for the same gain."""
     keys = ("cell", "algorithm", "setting", "start")
@@ -157,23 +178,28 @@ def _levels(world: World) -> Iterator[Comparison]:
         yield world.compare("; ".join(dict.fromkeys(titles)), pairs)
 
 
-def _finding(claim: str, metric: str, comparisons: list[Comparison], needs_all: bool) -> Finding:
+def _finding(
+    claim: str, metric: str, comparisons: list[Comparison], needs_all: bool, untested: str = NOTHING
+) -> Finding:
     """Decide by the intervals' sides of zero.
 
-    All must agree, or, where each is a way to do what the claim says, one must hold and none speak against.
+    All must agree, or, where each is a way to do what the claim says, one must hold and none speak against:
+    then one that cannot be told counts as little as one that is not there.
     """
 
     def found(verdict: Verdict, reason: str) -> Finding:
         return Finding(claim, metric, verdict, reason, comparisons)
 
     if not comparisons:
-        return found("not tested", "the study has nothing that the claim compares")
+        return found("not tested", untested)
     told = [c.estimate for c in comparisons if np.isfinite(c.estimate.value)]
     if not told:
         return found("not shown", "the curves reach no local score in common above their starts")
     if needs_all and len(told) < len(comparisons):
         return found("not shown", "some curves reach no local score in common above their starts")
-    if any(estimate.unsteady for estimate in told):
+    steady = [estimate for estimate in told if not estimate.unsteady]
+    told = told if needs_all else steady
+    if len(steady) < len(told) or not told:
         return found("not shown", "too many resamples reach no local score in common above their starts")
     if any(estimate.low is None for estimate in told):
         return found("not shown", "too few seeds or clients for an interval")

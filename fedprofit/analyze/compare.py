@@ -7,16 +7,18 @@ from pathlib import Path
 import polars as pl
 
 from fedprofit.analyze.curves import World
-from fedprofit.analyze.tables import Tables
+from fedprofit.analyze.tables import SETTING, Tables
 from fedprofit.config_file import changed, load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, mean_of
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, SCOPES, label
-from fedprofit.study.ledger import MADE_WITH
+from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
+from fedprofit.study.ledger import MADE_WITH, RUN
+
+SHOWN = ("local", "global")  # the scopes that are compared
 
 # What is compared goes by the same name; its rate or pull may be what differs between the runs.
 NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
-PAIR = ["cell", "seed", "client", *NAMES]
+PAIR = ["cell", "seed", "client", *NAMES[:-1], "taken"]  # taken: see `_side`
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ScoredOtherwise(UserError):
 def _check_counts(first: Tables, other: Tables, metric: str) -> None:
     """Raise ScoredOtherwise where the base model was scored on other numbers of examples; by loss: tokens."""
     keys = [*first.axes, "seed", "client", "scope"]
-    base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SCOPES)
+    base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SHOWN)
     counts = [tables.results.filter(base).select(*keys, "count") for tables in (first, other)]
     both = counts[0].join(counts[1], on=keys, suffix="_other")
     unequal = both.filter(pl.col("count") != pl.col("count_other"))
@@ -101,9 +103,7 @@ def _check_counts(first: Tables, other: Tables, metric: str) -> None:
 def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:
     worlds = [World(tables.results, first.axes, metric) for tables in (first, other)]
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    # Federated prompts pair whatever their rounds: how many there are may be what differs.
-    step = pl.when(pl.col("condition") == "federated").then(None).otherwise(pl.col("step")).alias("step")
-    sides = [world.wide.with_columns(step).select(*PAIR, "local", "global") for world in worlds]
+    sides = [_side(world, tables) for world, tables in zip(worlds, (first, other), strict=True)]
     both = sides[0].join(sides[1], on=PAIR, nulls_equal=True, suffix="_other", maintain_order="left")
     if both.is_empty():
         seeds = [sorted(set(world.seeds)) for world in worlds]
@@ -125,12 +125,28 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
                 label(names),
                 names["step"]
                 == last.get((rows["cell"][0], names["algorithm"], names["setting"]), names["step"]),
-                {scope: _mean(rows[scope]) for scope in ("local", "global")},
-                {scope: _mean(rows[f"{scope}_other"]) for scope in ("local", "global")},
-                {scope: _better(rows, scope, sign) for scope in ("local", "global")},
+                {scope: _mean(rows[scope]) for scope in SHOWN},
+                {scope: _mean(rows[f"{scope}_other"]) for scope in SHOWN},
+                {scope: _better(rows, scope, sign) for scope in SHOWN},
             )
         )
     return found
+
+
+def _side(world: World, tables: Tables) -> pl.DataFrame:
+    """Return what pairs with another run's or study's.
+
+    Steps pair by the number that they have in their own run: the one that the end of a setting has in all
+    runs of a table (see `with_one_last_step`) is another in a table of other seeds. Federated prompts pair
+    whatever their rounds: how many there are may be what differs.
+    """
+    step = pl.when(pl.col("condition") == "federated").then(None).otherwise(pl.col("step"))
+    wide, taken = world.wide.with_columns(step=step), pl.col("step")
+    if tables.ends is not None:
+        wide = wide.join(tables.ends, on=[RUN, *SETTING], how="left", nulls_equal=True, maintain_order="left")
+        is_end = pl.col("step") == pl.col("step").max().over(RUN, *SETTING)
+        taken = pl.when(is_end & pl.col("end").is_not_null()).then(pl.col("end")).otherwise(pl.col("step"))
+    return wide.with_columns(taken=taken).select(*PAIR, "step", "local", "global")
 
 
 def _better(rows: pl.DataFrame, scope: str, sign: float) -> Estimate:

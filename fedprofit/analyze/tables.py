@@ -26,6 +26,10 @@ from fedprofit.study.ledger import (
     read_trials,
 )
 
+SETTING = ("algorithm", "condition", "setting", "start")
+IS_TRAINED = pl.col("condition").is_in(["personalized", "local", "central"])
+LAST = pl.col("step").max().alias("end")
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -43,13 +47,27 @@ class Tables:
     times: pl.DataFrame | None = None  # seconds by stage
     configuration: str = ""  # as YAML: of the run, or the study as written and its first run's
     environments: dict[str, Any] = field(default_factory=dict)  # by run
-    planned: int = 1  # runs that the study as written has
+    ends: pl.DataFrame | None = None  # the number that each run's last step has by itself, by setting
+    places: dict[str, list[str]] = field(default_factory=dict)  # the study's values by axis, seeds too
 
     @property
     def model(self) -> str:
         """The name of the backbone."""
         found = [environment["model"]["name"] for environment in self.environments.values()]
         return str(found[0]) if found else "unknown model"
+
+    @property
+    def planned(self) -> int:
+        """How many runs the study as written has."""
+        return prod(len(values) for values in self.places.values())
+
+    @property
+    def done(self) -> int:
+        """How many of them are in the tables."""
+        if not self.places:
+            return int(self.results[RUN].n_unique())
+        at = [pl.col(axis).cast(pl.String).is_in(values) for axis, values in self.places.items()]
+        return int(self.results.filter(*at)[RUN].n_unique())
 
     @property
     def metrics(self) -> list[str]:
@@ -73,11 +91,15 @@ def open_tables(path: Path) -> Tables:
     belong together.
     """
     study = StudyFolder(path)
-    tables = _of_study(study) if study.facts.exists() else _of_run(path)
-    if tables.validation is None:
-        return replace(tables, results=with_one_last_step(tables.axes, tables.results)[0])
-    results, validation = with_one_last_step(tables.axes, tables.results, tables.validation)
-    return replace(tables, results=results, validation=validation)
+    return with_one_end(_of_study(study) if study.facts.exists() else _of_run(path))
+
+
+def with_one_end(tables: Tables) -> Tables:
+    """Give the last step of a setting one number in all runs at a place; keep the one it has by itself."""
+    ends = tables.results.filter(IS_TRAINED).group_by(RUN, *SETTING).agg(LAST)
+    frames = [frame for frame in (tables.results, tables.validation) if frame is not None]
+    results, *validation = with_one_last_step(tables.axes, *frames)
+    return replace(tables, ends=ends, results=results, validation=validation[0] if validation else None)
 
 
 def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.DataFrame]:
@@ -86,14 +108,11 @@ def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.Da
     Clients that train for epochs take as many steps as their data make, so that the same point, the end,
     has another number in each run, and among the validation clients another than among the test clients.
     """
-    setting = ["algorithm", "condition", "setting", "start"]
-    last = pl.col("step").max()
-    trained = pl.col("condition").is_in(["personalized", "local", "central"])
-    ends = pl.concat([frame.group_by(*axes, *setting).agg(last.alias("end")) for frame in frames])
-    ends = ends.group_by(*axes, *setting).agg(pl.col("end").max())
-    is_end = trained & (pl.col("step") == last.over(RUN, *setting))
+    ends = pl.concat([frame.group_by(*axes, *SETTING).agg(LAST) for frame in frames])
+    ends = ends.group_by(*axes, *SETTING).agg(pl.col("end").max())
+    is_end = IS_TRAINED & (pl.col("step") == pl.col("step").max().over(RUN, *SETTING))
     return [
-        frame.join(ends, on=[*axes, *setting], how="left", nulls_equal=True, maintain_order="left")
+        frame.join(ends, on=[*axes, *SETTING], how="left", nulls_equal=True, maintain_order="left")
         .with_columns(step=pl.when(is_end).then(pl.col("end")).otherwise(pl.col("step")))
         .drop("end")
         for frame in frames
@@ -127,7 +146,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         times=whole(folder.times),
         configuration=_configuration(facts.get("study", {}), folder, results[RUN][0]),
         environments=_facts(folder.environments),
-        planned=prod(len(values) for values in facts.get("study", {}).get("axes", {}).values()),
+        places=_places(facts.get("study", {}).get("axes", {})),
     )
 
 
@@ -153,6 +172,17 @@ def _of_run(path: Path) -> Tables:
         configuration=(path / "config.yaml").read_text(encoding="utf-8"),
         environments={key: run.read_environment()},
     )
+
+
+def _places(axes: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the values of each axis of a study as written, as its tables have them."""
+    found = {}
+    for axis, values in axes.items():
+        name = axis.rpartition(".")[2]
+        found[name] = list(map(str, values))
+        if isinstance(values, dict) and name == "seed":  # a seed stands there as what it is
+            found[name] = [str(changes.get("seed", label)) for label, changes in values.items()]
+    return found
 
 
 def _configuration(study: dict[str, Any], folder: StudyFolder, first: str) -> str:

@@ -34,7 +34,7 @@ def fingerprint_folder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     config = json.loads((folder / "config.json").read_text())
     for volatile in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
         config.pop(volatile, None)
-    digest.update(files.content_hash([config, _words(tokenizer), tokenizer(PROBE)["input_ids"]]).encode())
+    digest.update(files.content_hash([config, *_words(tokenizer)]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -56,12 +56,20 @@ def _tensors(file: Path) -> list[tuple[str, Path, int, int, str]]:
     ]
 
 
-def _words(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a tokenizer's vocabulary and merges as text, without its settings.
+def whole_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a tokenizer as text, with its settings; of one without a backend what there is to see."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return repr(_words(tokenizer)) if backend is None else str(backend.to_str())
 
-    How settings are written differs between library versions; the ids of `PROBE` show their effect.
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    """Return a tokenizer's vocabulary and merges as text, without its settings, and the ids of `PROBE`.
+
+    How settings are written differs between library versions; the ids show their effect.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return repr(sorted(tokenizer.get_vocab().items()))
-    return str(backend.to_str().partition('"model":')[2])
+        words = repr(sorted(tokenizer.get_vocab().items()))
+    else:
+        words = str(backend.to_str().partition('"model":')[2])
+    return words, tokenizer(PROBE)["input_ids"]

@@ -249,7 +249,8 @@ def plain_losses(
         position_ids=positions,
         use_cache=False,
         logits_to_keep=torch.arange(first, padded.shape[1], device=backbone.device),
-    ).logits.float()
+    ).logits
+    logits = logits[:, first - padded.shape[1] :].float()  # some models ignore what is to be kept
     labels = torch.full((len(rows), logits.shape[1]), -100, device=backbone.device)
     for number, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
         target = torch.as_tensor(row.example.target.copy(), dtype=torch.long)

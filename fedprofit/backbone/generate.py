@@ -6,16 +6,21 @@ cache. Rows that are finished are dropped from the batch, so that late ones cost
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from fedprofit.backbone.batches import GROWTH, micro_batches
 from fedprofit.backbone.forward import Row, pack, predict, predicted_at, target_losses
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.segments import Rule, rounded
 
+NOTHING = np.zeros(1, dtype=np.int32)  # in place of a target that is not there
 TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see segments.FLAT)
 
 
@@ -115,19 +120,21 @@ def _read(
 ) -> tuple[list[int], Tensor | None, Tensor, RowCache]:
     """Read a batch once.
 
-    Returns the rows' numbers as laid out; their targets' losses, unless one has none; the logits
-    `[rows, vocabulary]` of the first token to generate; and the cache of what stands before it.
+    Returns the rows' numbers as laid out; their targets' losses, NaN of a row without, None if all are; the
+    logits `[rows, vocabulary]` of the first token to generate; and the cache of what stands before it.
     """
     device = backbone.device
     members = [rows[number] for number in batch]
     packed = pack(members, prompts.shape[1], device, capture=True, fused=fused)
     laid = [members[j] for j in packed.order]
     predictions = predict(backbone, prompts, packed, predicted_at(packed, members).to(device))
-    sums, first = None, torch.arange(len(laid))
-    if all(row.target for row in laid):
-        sums = target_losses(predictions, [row.example for row in laid])
-        count = torch.tensor([len(row.example.target) for row in laid])
-        first = torch.cumsum(count, 0) - count
+    told = torch.tensor([row.target for row in laid])
+    count = torch.tensor([len(row.example.target) if row.target else 1 for row in laid])
+    first = torch.cumsum(count, 0) - count
+    sums = None
+    if told.any():
+        read = [row.example if row.target else replace(row.example, target=NOTHING) for row in laid]
+        sums = target_losses(predictions, read).where(told.to(device), torch.nan)
     ends = [start + len(row.example.source) for start, row in zip(packed.row_starts, laid, strict=True)]
     gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
     assert packed.layout.captured is not None
@@ -181,6 +188,17 @@ def _gather(
     return torch.nn.utils.rnn.pad_sequence(places, batch_first=True), lengths
 
 
+@contextmanager
+def _chosen_greedily(backbone: Backbone) -> Iterator[None]:
+    """Set the model's own settings aside, such as a penalty of repetitions: every way decodes alike."""
+    own, bare = backbone.model.generation_config, GenerationConfig()  # type: ignore[no-untyped-call]
+    backbone.model.generation_config = bare
+    try:
+        yield
+    finally:
+        backbone.model.generation_config = own
+
+
 def plain_generate(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int, attention: str = "eager"
 ) -> list[list[int]]:
@@ -196,7 +214,7 @@ def plain_generate(
         )
         tokens = backbone.embed(ids)
         inputs = torch.cat([prompts[row.owner].to(tokens.dtype), tokens]).unsqueeze(0)
-        with torch.no_grad():
+        with torch.no_grad(), _chosen_greedily(backbone):
             new = backbone.model.generate(  # type: ignore[operator]
                 inputs_embeds=inputs,
                 attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=backbone.device),

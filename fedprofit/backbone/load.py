@@ -84,7 +84,6 @@ def load_backbone(
     name: str = DEFAULT,
     dtype: str = "auto",
     device: str = "auto",
-    trust_remote_code: bool = False,
     progress: fetch.Progress | None = None,
 ) -> Backbone:
     """Load a frozen causal language model; the same arguments give the same object within a process.
@@ -99,7 +98,7 @@ def load_backbone(
             language model with its tokenizer; a model that cannot be fetched.
     """
     where = resolve_device(device)
-    return _load(name, *_locate(name, progress), resolve_dtype(dtype, where), where, trust_remote_code)
+    return _load(name, *_locate(name, progress), resolve_dtype(dtype, where), where)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -108,13 +107,19 @@ def resolve_device(device: str) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # A tensor's own device is fully spelled ("cuda:0", not "cuda"): one model, one cache entry.
-        return torch.empty(1, device=device).device
+        found = torch.empty(1, device=device).device
     except Exception as error:
         # torch raises RuntimeError, AssertionError or its accelerator's own error, by device and build.
         raise UserError(
             f"The device {device!r} cannot be used on this machine ({_reason(error)}). Use 'auto', 'cpu', or "
             "'cuda' where torch sees a GPU."
         ) from error
+    if found.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"The device {device!r} cannot be used: clients are averaged in float64, which not every kind of "
+            "device has. Use 'auto', 'cpu' or 'cuda'."
+        )
+    return found
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
@@ -169,16 +174,14 @@ def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
 
 
 @lru_cache(maxsize=2)
-def _load(
-    name: str, source: str, local: bool, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
-) -> Backbone:
+def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
     if local:
         _check_folder(name, Path(source))
     with fetch.quiet_transformers():
         try:
-            _check_causal(name, AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
+            _check_causal(name, AutoConfig.from_pretrained(source, trust_remote_code=False))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+                source, dtype=dtype, trust_remote_code=False, output_loading_info=True
             )
         except UserError:
             raise
@@ -186,7 +189,7 @@ def _load(
             # transformers, safetensors and the hub raise some ten kinds of error for a bad source.
             raise _cannot_load(name, local, error) from error
         model, info = loaded
-        tokenizer = _load_tokenizer(name, source, trust_remote_code)
+        tokenizer = _load_tokenizer(name, source)
         folder = Path(source) if local else Path(str(cached_file(source, "config.json"))).parent
     _check_fit(name, model, tokenizer, info)
     model.requires_grad_(False).eval().to(device)
@@ -213,8 +216,6 @@ def _check_causal(name: str, config: Any) -> None:
     remedy = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
     if config.is_encoder_decoder:
         raise UserError(f"The backbone {name!r} is an encoder-decoder ({config.model_type}). {remedy}")
-    if "AutoModelForCausalLM" in getattr(config, "auto_map", {}):
-        return
     causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if causal is None or (saved and causal.__name__ not in saved):
         held = ", ".join(saved) or config.model_type
@@ -223,10 +224,10 @@ def _check_causal(name: str, config: Any) -> None:
         )
 
 
-def _load_tokenizer(name: str, source: str, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     remedy = "Save the model's tokenizer there too (tokenizer.save_pretrained), or give another folder."
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         ids = tokenizer(PROBE)["input_ids"]
     except Exception as error:
         # tokenizers raises bare Exception for a damaged file.
@@ -271,7 +272,9 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 def _cannot_load(name: str, local: bool, error: Exception) -> UserError:
     if "trust_remote_code" in str(error):
-        remedy = "It brings code of its own: set trust_remote_code if you trust its authors."
+        remedy = (
+            "It brings code of its own, which is not run here: take a model that transformers has itself."
+        )
     elif local:
         remedy = "Its files may be truncated or unfinished downloads: compare sizes, then fetch them again."
     else:

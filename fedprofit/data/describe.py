@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from rich.table import Table
 
 from fedprofit.data.federated import FederatedDataset
 from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
 from fedprofit.errors import UserError
+
+MOST_DRAWN = 2000  # clients in a picture: more than it has lines of pixels
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Description:
     clients: dict[str, int]  # by group
     examples: dict[str, int]  # by split, over all clients
     tasks: list[str]  # tasks that some client trains on
-    counts: NDArray[np.int64]  # [clients, tasks], train examples
+    counts: Any  # [clients, tasks], train examples; sparse (scipy's)
     names: list[str]  # of the clients
     groups: list[str]  # and their groups
     heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
@@ -34,32 +36,27 @@ class Description:
 
     def to_frame(self) -> pl.DataFrame:
         """Return the task mixes as a tidy table: a row per client and task that it trains on."""
-        client, task = np.nonzero(self.counts)
-        return pl.DataFrame(
-            {
-                "client": [self.names[c] for c in client],
-                "group": [self.groups[c] for c in client],
-                "task": [self.tasks[t] for t in task],
-                "examples": self.counts[client, task],
-            }
-        )
+        entries = self.counts.tocoo()
+        names = {"client": self.names, "group": self.groups}
+        columns = {name: pl.Series(values, dtype=pl.String)[entries.row] for name, values in names.items()}
+        tasks = pl.Series(self.tasks, dtype=pl.String)[entries.col]
+        return pl.DataFrame({**columns, "task": tasks, "examples": entries.data})
 
 
 def describe(dataset: FederatedDataset) -> Description:
-    """Collect the facts. Reads every client once, so it is not for a million of them."""
-    groups = {group: dataset.clients(group) for group in SPLITS}
-    counts = dataset.task_counts()
-    used = np.flatnonzero(counts.sum(0))
-    group_of = {name: group for group, names in groups.items() for name in names}
-    ordered = sorted(group_of)
-    order = sorted(range(len(ordered)), key=lambda c: (SPLITS.index(group_of[ordered[c]]), c))
+    """Collect the facts: clients by group, and in it by name."""
+    members = [dataset.members(group) for group in SPLITS]
+    counts = dataset.task_counts()[np.concatenate(members)]
+    used = np.flatnonzero(counts.sum(axis=0))
+    counts = counts[:, used]
+    counts.sort_indices()
     return Description(
-        clients={group: len(names) for group, names in groups.items()},
+        clients={group: len(numbers) for group, numbers in zip(SPLITS, members, strict=True)},
         examples={split: sum(len(dataset.pooled(group, split)) for group in SPLITS) for split in SPLITS},
         tasks=[dataset.tasks[task] for task in used],
-        counts=counts[order][:, used],
-        names=[ordered[c] for c in order],
-        groups=[group_of[ordered[c]] for c in order],
+        counts=counts,
+        names=[name for group in SPLITS for name in dataset.clients(group)],
+        groups=[group for group in SPLITS for _ in dataset.members(group)],
         heterogeneity=heterogeneity(counts),
         unseen_examples=len(dataset.unseen),
     )
@@ -85,7 +82,7 @@ def client_table(facts: Description, most: int = 20) -> Table:
     table.add_column("client")
     table.add_column("examples", justify="right")
     table.add_column("tasks, largest first", overflow="fold")
-    for name, row in list(zip(facts.titles, facts.counts, strict=True))[:most]:
+    for name, row in zip(facts.titles[:most], facts.counts[:most].toarray(), strict=True):
         largest = [f"{facts.tasks[t]} {row[t]}" for t in np.argsort(-row, kind="stable")[:4] if row[t]]
         more = int((row > 0).sum()) - len(largest)
         table.add_row(name, str(row.sum()), ", ".join(largest) + (f", {more} more" if more > 0 else ""))
@@ -106,7 +103,9 @@ def save_picture(facts: Description, path: Path) -> None:
 
     from fedprofit.files import write_figure
 
-    share = facts.counts / np.maximum(facts.counts.sum(1, keepdims=True), 1)
+    drawn = np.unique(np.linspace(0, len(facts.names) - 1, MOST_DRAWN).astype(int))
+    counts = facts.counts[drawn].toarray()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = (min(16, 4 + 0.32 * share.shape[1]), min(14, 2.2 + 0.24 * share.shape[0]))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -115,6 +114,8 @@ def save_picture(facts: Description, path: Path) -> None:
         axes.set_xticks(range(len(facts.tasks)), facts.tasks, rotation=60, ha="right", fontsize=7)
     if len(facts.names) <= 50:
         axes.set_yticks(range(len(facts.names)), facts.titles, fontsize=7)
+    if len(drawn) < len(facts.names):
+        axes.set_ylabel(f"{len(drawn)} of {len(facts.names)} clients, evenly spaced")
     axes.set_xlabel("task")
     axes.set_title(
         f"Each client's task mix; heterogeneity {facts.heterogeneity:.2f}", loc="left", fontsize=10

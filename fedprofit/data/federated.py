@@ -8,12 +8,13 @@ a file and not memory. Folders are addressed by content: the same settings find 
 import bisect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedprofit.backbone.fingerprint import whole_tokenizer
 from fedprofit.backbone.load import Backbone
 from fedprofit.data.partition import Assignment, partition
 from fedprofit.data.pool import SPLITS, Split
@@ -72,9 +73,13 @@ class FederatedDataset:
         """Test examples of the tasks held out from every client."""
         return Examples(self.store, self._unseen)
 
+    def members(self, group: Group) -> NDArray[np.int64]:
+        """Return the numbers of the train, validation or test clients among all, in the order of names."""
+        return np.flatnonzero(self._groups == SPLITS.index(group))
+
     def clients(self, group: Group) -> Names:
         """Return the names of the train, validation or test clients, sorted, lazily."""
-        return Names(self._names, np.flatnonzero(self._groups == SPLITS.index(group)))
+        return Names(self._names, self.members(group))
 
     def examples(self, client: ClientId, split: Split) -> Examples:
         """Return one split of a client's examples, lazily; UserError if there is no such client."""
@@ -82,25 +87,30 @@ class FederatedDataset:
         position = bisect.bisect_left(names, client)
         if position == len(names) or names[position] != client:
             raise UserError(f"client {client!r} is not in this data set ({nearest(client, names[:50])}).")
-        return Examples(self.store, self._slice(position, split))
+        return Examples(self.store, self._rows_of(np.array([position]), split)[0])
 
-    def _slice(self, position: int, split: Split) -> NDArray[np.int64]:
-        entry = 3 * position + SPLITS.index(split)
-        rows: NDArray[np.int64] = self._rows[self._indptr[entry] : self._indptr[entry + 1]]
-        return rows
+    def _rows_of(
+        self, clients: NDArray[np.int64], split: Split
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of one split of some clients, one client behind the other, and how many of each."""
+        entries = 3 * clients + SPLITS.index(split)
+        starts, sizes = self._indptr[entries], self._indptr[entries + 1] - self._indptr[entries]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return self._rows[np.repeat(starts, sizes) + within], sizes
 
     def pooled(self, group: Group, split: Split) -> Examples:
         """Return one split of all clients of a group together."""
-        positions = np.flatnonzero(self._groups == SPLITS.index(group))
-        parts = [self._slice(int(position), split) for position in positions]
-        return Examples(self.store, np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64))
+        return Examples(self.store, self._rows_of(self.members(group), split)[0])
 
-    def task_counts(self) -> NDArray[np.int64]:
-        """Count each client's train examples by task, `[clients, tasks]`."""
-        counts = np.zeros((len(self._names), len(self.tasks)), dtype=np.int64)
-        for position in range(len(self._names)):
-            np.add.at(counts[position], self.store.task_of[self._slice(position, "train")], 1)
-        return counts
+    def task_counts(self) -> Any:
+        """Count each client's train examples by task: a sparse array (scipy's), `[clients, tasks]`."""
+        from scipy.sparse import coo_array  # here: a run needs it at its end alone
+
+        rows, sizes = self._rows_of(np.arange(len(self._names)), "train")
+        clients = np.repeat(np.arange(len(sizes)), sizes)
+        ones = np.ones(len(rows), dtype=np.int64)
+        tasks = self.store.task_of[rows]
+        return coo_array((ones, (clients, tasks)), shape=(len(sizes), len(self.tasks))).tocsr()
 
 
 def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examples:
@@ -124,7 +134,7 @@ def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> Federat
     Raises UserError for what is wrong with the source, the texts or the partition, naming it.
     """
     source = fingerprint(settings.source, seed)
-    tokenizer = content_hash(backbone.tokenizer.backend_tokenizer.to_str())
+    tokenizer = content_hash(whole_tokenizer(backbone.tokenizer))
     eos = backbone.eos_token_ids[0]
     texts = content_hash([FORMAT, source, settings.template.model_dump(), tokenizer, eos])
     owners = content_hash([source, settings.model_dump(mode="json", exclude={"template", "source"}), seed])

@@ -104,18 +104,20 @@ def task_mix(pool: pa.Table, assignment: Assignment) -> tuple[list[str], Ints]:
 def heterogeneity(counts: Ints) -> float:
     """Return the mean total-variation distance between a client's task mix and the pool's, 0 to 1.
 
-    `counts` [clients, tasks]; the pool is the sum of the clients; clients without rows do not count.
+    `counts` [clients, tasks], an array or a sparse one; the pool is the sum of the clients; clients without
+    rows do not count.
 
     >>> heterogeneity(np.array([[4, 0], [0, 4]])), heterogeneity(np.array([[2, 2], [2, 2]]))
     (0.5, 0.0)
     """
-    pooled = counts.sum(axis=0) / counts.sum()
-    distances = [
-        0.5 * np.abs(part / part.sum(axis=1, keepdims=True) - pooled).sum(axis=1)
-        for start in range(0, len(counts), 4096)
-        if len(part := counts[start : start + 4096][counts[start : start + 4096].any(axis=1)])
-    ]
-    return float(np.concatenate(distances).mean())
+    from scipy.sparse import coo_array  # here: a data set that is made already needs none
+
+    entries = coo_array(counts)
+    own, pooled = entries.sum(axis=1), entries.sum(axis=0) / entries.sum()
+    share, usual = entries.data / own[entries.row], pooled[entries.col]
+    # The shares of tasks that a client has none of are off by the pool's: by 1 less those that it has.
+    off = np.bincount(entries.row, np.abs(share - usual) - usual, len(own))
+    return float(0.5 * (1 + off[own > 0]).mean())
 
 
 def _unseen_tasks(tasks: list[str], asked: int | tuple[str, ...], seed: int) -> Ints:

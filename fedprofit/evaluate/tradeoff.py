@@ -166,14 +166,14 @@ def label(row: dict[str, object]) -> str:
     condition = str(row["condition"])
     if condition == "base":
         return "base model, no prompt"
+    alpha = f", α={row['alpha']:g}" if row.get("alpha") not in (None, 1.0) else ""
     if condition == "local":
-        return f"local only, step {row['step']}"
+        return f"local only{alpha}, step {row['step']}"
     if condition == "central":
         return f"central, step {row['step']}"
     if condition == "federated":
         round = "" if row["step"] is None else f" {row['step']}"
         which = "" if row["setting"] == "last" else f" (best round{round})"
         return f"{row['algorithm']}, federated{which}"
-    alpha = "" if row["alpha"] in (None, 1.0) else f", α={row['alpha']:g}"
     step = "best step" if row["step"] is None else f"step {row['step']}"
     return f"{row['algorithm']}, {row['setting']}{alpha}, {step}"

@@ -1,7 +1,8 @@
 """Fine-tuning of one prompt by many clients at once, each on its own train examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.config import FineTune
@@ -18,6 +19,22 @@ class Personalized:
     clients: list[ClientId]
     points: dict[int, Params]  # evaluation step -> stacked parameters, in the clients' order
     result: LocalResult
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is kept beside the prompts: clients, the steps that each took, and why any stopped."""
+        return {"clients": self.clients, "steps": self.result.steps, "stopped": self.result.stopped}
+
+
+def stopped_before(step: int, facts: Mapping[str, Any]) -> dict[ClientId, str]:
+    """Say which clients had stopped before an evaluation step, and why; `facts` of `Personalized`.
+
+    >>> facts = {"clients": ["ann", "bob"], "steps": [8, 3], "stopped": {"bob": "loss not finite"}}
+    >>> stopped_before(3, facts), stopped_before(4, facts)
+    ({}, {'bob': 'loss not finite'})
+    """
+    taken = dict(zip(facts["clients"], facts["steps"], strict=True))
+    return {client: why for client, why in facts["stopped"].items() if taken[client] < step}
 
 
 def finetune(

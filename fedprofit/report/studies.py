@@ -139,6 +139,9 @@ def _plain(one: Finding) -> dict[str, object]:
             "what": c.what,
             "told": c.told,
             "pairs": c.pairs,
+            "unsteady_pairs": c.unsteady,
+            "pairs_by_their_ends": c.straight,
+            "pairs_without_a_step_between": c.blind,
             **c.estimate.plain(),
         }
         for c in one.comparisons

@@ -10,8 +10,8 @@ from fedprofit.types import Params
 def weighted_mean(stacked: Params, weights: Sequence[float]) -> Params:
     """Average stacked parameters over clients: `[clients, ...]` to `[...]`.
 
-    Sums in float64, in client order. Clients of weight 0 (no data, or stopped) do not count; if all are,
-    the mean is zero, so that a round without news moves nothing.
+    Sums in float64, in client order. Clients of weight 0 (no data, or stopped) do not count, whatever
+    numbers they hold; if all are, the mean is zero.
 
     >>> weighted_mean({"prompt": torch.tensor([[1.0], [5.0]])}, [3, 1])
     {'prompt': tensor([2.])}

@@ -1,10 +1,12 @@
 """Which runs may be added to the table of a study: those that belong to the same study as its rows.
 
-All of it is told before anything is computed.
+All of it is told before anything is computed. Runs that are begun and not yet in the table count as well:
+they will be.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from fedprofit.config import Config
@@ -13,35 +15,79 @@ from fedprofit.data.settings import HubSource, LexiconSource, Source
 from fedprofit.errors import UserError
 from fedprofit.files import read_json
 from fedprofit.study.environment import package_version
+from fedprofit.study.folder import RunFolder
 from fedprofit.study.identity import NOT_COMPUTED, portable_run
-from fedprofit.study.ledger import RUN, StudyFolder, labels_of, read_table
+from fedprofit.study.ledger import RUN, StudyFolder, labels_of, made_with, missing, read_table
 from fedprofit.study.spec import PlannedRun, Study, describe
 
 RESTORE = "Restore it, or delete it to go on without this check."
 
 
 def admit(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return a study's runs as they are to be computed for its table, if there is one already.
+    """Return a study's runs as they are to be computed for its table.
 
-    Raises UserError where the table's rows are of another version of this package, of runs that read other
-    data, or of runs that differ from the planned ones in anything but the study's axes.
+    Raises UserError where the table's rows, or runs that are begun, are of another version of this package or
+    of several number types; where the rows are of runs that read other data, or that differ from the planned
+    ones in anything but the study's axes.
     """
-    if not folder.results.exists():
-        return list(runs)
-    _check_version(folder)
-    _check_places(folder, runs)
-    _check_data(folder, study, runs)
-    runs = _in_its_type(folder, runs)
-    _check_configurations(folder, study, runs)
+    made = _made(folder, runs)
+    for one in made:
+        _check_version(one)
+    if folder.results.exists():
+        _check_places(folder, runs)
+        _check_data(folder, study, runs)
+    runs = _in_one_type(made, runs)
+    if folder.results.exists():
+        _check_configurations(folder, study, runs)
     return runs
 
 
-def _check_version(folder: StudyFolder) -> None:
-    (held,) = read_table(folder)["version"].unique().to_list()
-    if held != package_version("fedprofit"):
+@dataclass(frozen=True)
+class _Made:
+    """What the rows of the table, or of a run that is begun, are made with."""
+
+    where: Path
+    begun: bool  # a run, of which nothing is in the table yet
+    version: str
+    dtype: str
+
+    @property
+    def of_version(self) -> str:
+        return f"{self.where}: {'was begun by' if self.begun else 'holds results of'} version {self.version}"
+
+    @property
+    def of_type(self) -> str:
+        return f"{self.where}: {'was begun in' if self.begun else 'holds results computed in'} {self.dtype}"
+
+    @property
+    def anew(self) -> str:
+        """Say what there is to do without it."""
+        removed = "remove that folder to begin the run anew, or " * self.begun
+        return f"{removed}choose another place with --out"
+
+
+def _made(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[_Made]:
+    """Return what the table is made with, and each planned run that is begun and not in it yet."""
+    found = []
+    if folder.results.exists():
+        found.append(_Made(folder.results, False, *read_table(folder).select("version", "dtype").row(0)))
+    for planned in missing(folder, runs):
+        run = RunFolder(folder.run(planned.key))
+        try:
+            facts = made_with(run) if run.environment.exists() else None
+        except UserError:
+            continue  # it is damaged, which is told when the run is tried; the others go on
+        if facts:
+            found.append(_Made(run.path, True, facts["version"], facts["dtype"]))
+    return found
+
+
+def _check_version(made: _Made) -> None:
+    here = package_version("fedprofit")
+    if made.version != here:
         raise UserError(
-            f"{folder.results}: holds results of version {held}, this is {package_version('fedprofit')}, and "
-            f"they do not compare. Install version {held}, or choose another place with --out."
+            f"{made.of_version}, this is {here}, and they do not compare. Install version {made.version}, "
+            f"or {made.anew}."
         )
 
 
@@ -99,20 +145,28 @@ def _what(settings: Source) -> str:
     return settings.name if isinstance(settings, HubSource) else str(settings.path)
 
 
-def _in_its_type(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Let runs that leave their number type to the machine compute in the type of the table's rows.
+def _in_one_type(made: Sequence[_Made], runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Let runs that leave their number type to the machine compute in that of what is there already.
 
-    Raises UserError for one that asks for another type: its rows would not belong into the table.
+    Raises UserError for one that asks for another type, or is begun in another: its rows would not belong
+    into the table.
     """
-    (dtype,) = read_table(folder)["dtype"].unique().to_list()
-    for planned in runs:
-        asked = planned.config.in_type(dtype).backbone.dtype
-        if asked != dtype:
+    if not made:
+        return list(runs)
+    first = made[0]
+    for one in made:
+        if one.dtype != first.dtype:
             raise UserError(
-                f"{folder.results}: holds results computed in {dtype}, and backbone.dtype of the run at "
-                f"{describe(planned.axes)} is {asked}. Choose another place with --out, or leave it at auto."
+                f"{one.of_type}, and {first.of_type}. They do not compare; for the first: {one.anew}."
             )
-    return [replace(planned, config=planned.config.in_type(dtype)) for planned in runs]
+    for planned in runs:
+        asked = planned.config.in_type(first.dtype).backbone.dtype
+        if asked != first.dtype:
+            raise UserError(
+                f"{first.of_type}, and backbone.dtype of the run at {describe(planned.axes)} is {asked}. "
+                "Choose another place with --out, or leave it at auto."
+            )
+    return [replace(planned, config=planned.config.in_type(first.dtype)) for planned in runs]
 
 
 def _check_configurations(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> None:

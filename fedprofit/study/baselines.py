@@ -15,7 +15,7 @@ from fedprofit.config import FineTune
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, Mean, score
 from fedprofit.files import write_json, write_with
-from fedprofit.personalize.finetune import Personalized, finetune
+from fedprofit.personalize.finetune import Personalized, finetune, stopped_before
 from fedprofit.study.bench import Bench
 from fedprofit.study.conditions import load_points, metrics_at, save_points, score_points, score_prompts
 from fedprofit.study.folder import TRY, RunFolder
@@ -46,12 +46,13 @@ def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) 
         write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{settings.name}")))
     else:
         save_points(kept, _trained_centrally(bench, settings))
-    points, stopped = load_points(kept, bench.engine.backbone.device)
-    notes = {client: reason for reason in stopped.values() for client in bench.sets.clients}
+    points, facts = load_points(kept, bench.engine.backbone.device)
     own = Condition("central", setting=settings.name, rate=settings.client.rate)
     what, scores = Condition("central", setting="central") if tried else own, []
     for step, params in points.items():
         metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
+        stopped = stopped_before(step, facts).values()
+        notes = {client: reason for reason in stopped for client in bench.sets.clients}
         scores += score_prompts(bench, params, replace(what, step=step), metrics, notes)
     return scores
 

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedprofit.config import FineTune
 from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.personalize.finetune import Personalized, finetune
+from fedprofit.personalize.finetune import Personalized, finetune, stopped_before
 from fedprofit.personalize.interpolate import interpolate
 from fedprofit.study.bench import Bench
 from fedprofit.study.checkpoint import load_tensors, save_tensors
 from fedprofit.study.train import Trained
 from fedprofit.tuner.prompt import KEY
-from fedprofit.types import ClientId, Params
+from fedprofit.types import Params
 
 
 def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
@@ -49,13 +50,14 @@ def score_points(
     bench: Bench, start: Params, tuned: Personalized, settings: FineTune, what: Condition
 ) -> list[Score]:
     """Score the clients' prompts at every evaluation point, and between there and the start."""
-    last, generate, notes = max(tuned.points), bench.config.evaluation.generate, tuned.result.stopped
+    last, generate = max(tuned.points), bench.config.evaluation.generate
+    notes = {step: stopped_before(step, tuned.facts) for step in tuned.points}
 
     def at(step: int, alpha: float) -> tuple[Params, Condition]:
         return interpolate(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
 
     # The clients' own validation losses come first: they say at which step answers are wanted too.
-    checks = {step: check_prompts(bench, *at(step, 1.0), notes) for step in tuned.points}
+    checks = {step: check_prompts(bench, *at(step, 1.0), notes[step]) for step in tuned.points}
     best = best_step([check for found in checks.values() for check in found], last)
     scores = []
     for step in tuned.points:
@@ -64,7 +66,7 @@ def score_points(
             chosen = generate == "best" and (step, alpha) == (best, 1.0)
             metrics = metrics_at(bench, step == last or generate == "all" or chosen)
             known = checks[step] if alpha == 1.0 else None
-            scores += score_prompts(bench, *at(step, alpha), metrics, notes, known)
+            scores += score_prompts(bench, *at(step, alpha), metrics, notes[step], known)
     return scores
 
 
@@ -107,12 +109,11 @@ def check_prompts(
 def save_points(path: Path, tuned: Personalized) -> None:
     """Keep the clients' prompts at every evaluation point."""
     tensors = {f"step-{step}.{KEY}": params[KEY] for step, params in tuned.points.items()}
-    facts = {"clients": tuned.clients, "steps": tuned.result.steps, "stopped": tuned.result.stopped}
-    save_tensors(path, tensors, facts)
+    save_tensors(path, tensors, tuned.facts)
 
 
-def load_points(path: Path, device: torch.device) -> tuple[dict[int, Params], dict[ClientId, str]]:
-    """Read the clients' prompts by evaluation step, and why any of them stopped."""
+def load_points(path: Path, device: torch.device) -> tuple[dict[int, Params], dict[str, Any]]:
+    """Read the clients' prompts by evaluation step, and the facts of `Personalized`."""
     tensors, facts = load_tensors(path, device)
     steps = sorted(int(name.removeprefix("step-").removesuffix(f".{KEY}")) for name in tensors)
-    return {step: {KEY: tensors[f"step-{step}.{KEY}"]} for step in steps}, facts["stopped"]
+    return {step: {KEY: tensors[f"step-{step}.{KEY}"]} for step in steps}, facts

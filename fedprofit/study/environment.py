@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprofit.config import Config
+from fedprofit.data.settings import LexiconSource
 from fedprofit.errors import UserError
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import RunFolder
@@ -74,6 +75,23 @@ def check_environment(folder: RunFolder, facts: dict[str, Any]) -> None:
                 f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
                 f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
             )
+
+
+def check_content(folder: RunFolder, config: Config) -> None:
+    """Raise UserError if what a complete run read is not what lies there now, where both are known.
+
+    What the package itself holds is another in another version, and the run says of which it is.
+    """
+    from fedprofit.data.sources import content  # here: see above
+
+    known = read_json(folder.environment, BEGIN_ANEW) if folder.environment.exists() else {}
+    was = known.get("data_content")
+    now = content(config.data.source) if was and not isinstance(config.data.source, LexiconSource) else ""
+    if now and was != now:
+        raise UserError(
+            f"{folder.path}: is complete, and the data changed since ({was}, now {now}): it says nothing of "
+            f"what is there now. Restore it. {BEGIN_ANEW}"
+        )
 
 
 def commit() -> str:

@@ -15,6 +15,7 @@ run.log
 """
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from fedprofit.config import Config
 from fedprofit.config_file import load_config, to_yaml
 from fedprofit.errors import UserError
-from fedprofit.files import read_json, write_text
+from fedprofit.files import read_json, write_json, write_text
 from fedprofit.study.identity import identity
 
 TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
@@ -201,3 +202,22 @@ def read_timing(folder: RunFolder) -> dict[str, float]:
         return {}
     found: dict[str, float] = json.loads(folder.timing.read_text(encoding="utf-8"))
     return found
+
+
+class Stopwatch:
+    """Adds up the seconds of a run's stages in its folder, over all processes that work on it."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Count from now on; `begin` says for which stage."""
+        self._folder, self._stage, self._began = folder, "", time.monotonic()
+
+    def begin(self, stage: str) -> None:
+        """Count for this stage."""
+        self._stage, self._began = stage, time.monotonic()
+
+    def lap(self) -> None:
+        """Write down the seconds since the stage began, or since the last lap."""
+        before, self._began = self._began, time.monotonic()
+        seconds = read_timing(self._folder)
+        seconds[self._stage] = round(seconds.get(self._stage, 0.0) + self._began - before, 3)
+        write_json(self._folder.timing, seconds)

@@ -33,17 +33,25 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
     baselines = result.get("baselines")
     for name in BaselineConfig.model_fields:
         if isinstance(baselines, dict) and isinstance(baselines.get(name), dict):
-            trials = _multiplied(baselines[name], PICK, place)
+            trials = _picked(baselines[name], place)
             baselines[name] = trials if len(trials) > 1 else trials[0]
     return result
 
 
 def _trials(entry: Any, place: str) -> list[Any]:
     """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
-    trials = _multiplied(entry, PICK, place)
+    trials = _picked(entry, place)
     if isinstance(entry, dict) and len(trials) > 1:
         for trial in trials:
             trial.setdefault("method", entry.get("name"))
+    return trials
+
+
+def _picked(entry: Any, place: str) -> list[Any]:
+    """Multiply an entry with `{pick: [...]}`; where a single value is there, it keeps the entry's name."""
+    trials = _multiplied(entry, PICK, place)
+    if len(trials) == 1 and isinstance(entry, dict) and "name" in entry:
+        trials[0]["name"] = entry["name"]
     return trials
 
 

@@ -10,7 +10,6 @@ whole, and repeats the others to the same bits: nothing a stage computes depends
 except through files.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,11 +26,12 @@ from fedprofit.files import alone_in, naming_full_disk, write_json
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
-from fedprofit.study.environment import check_environment, environment, write_environment
+from fedprofit.study.environment import check_content, check_environment, environment, write_environment
 from fedprofit.study.folder import (
     TRAIN,
     TRY,
     RunFolder,
+    Stopwatch,
     check_folder,
     claim_folder,
     default_folder,
@@ -55,7 +55,7 @@ def run(
     Args:
         config: what to run.
         out: the folder; `runs/NAME-HASH` if not given.
-        resume: go on with the run in that folder; a complete one is returned as it is.
+        resume: go on with the run in that folder; a complete one is returned as it is, on unchanged data.
         report: how to tell of progress; silent if not given.
 
     Raises UserError for anything that is wrong with the configuration, its data, its model or the folder.
@@ -63,7 +63,9 @@ def run(
     place = out or default_folder(config)
     with naming_full_disk(place):
         folder = check_folder(place, config, resume)
-        if not (folder.summary.exists() and folder.results.exists()):
+        if folder.summary.exists() and folder.results.exists():
+            check_content(folder, config)
+        else:
             _run(config, folder, report or Quiet())
         return folder
 
@@ -121,8 +123,9 @@ def out_of_memory(config: Config, error: Exception) -> UserError:
 
 def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[str, float]) -> None:
     """Run what is not whole yet, and add up the seconds of each stage."""
-    for name, stage in all_stages(bench, folder, report, plan):
-        began = time.monotonic()
+    watch = Stopwatch(folder)
+    for name, stage in all_stages(bench, folder, report, plan, watch):
+        watch.begin(name)
         report.begin(name)
         if not folder.part(name).exists():
             scores = stage()
@@ -132,13 +135,11 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
                 report.log(f"{name}: client {client} stopped: {note}")
         if not name.startswith(TRAIN):  # training tells of its rounds itself
             report.advance(plan[name])
-        seconds = read_timing(folder)
-        seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - began, 3)
-        write_json(folder.timing, seconds)
+        watch.lap()
 
 
 def all_stages(
-    bench: Bench, folder: RunFolder, report: Reporter, plan: dict[str, float]
+    bench: Bench, folder: RunFolder, report: Reporter, plan: dict[str, float], watch: Stopwatch
 ) -> Iterator[tuple[str, Stage]]:
     """Yield each stage's name and what it does, in the order of `plan.stages`.
 
@@ -152,7 +153,7 @@ def all_stages(
     def train_stage(settings: AlgorithmConfig) -> list[Score]:
         name = settings.name
         work = plan[f"{TRAIN}{name}"] / config.training.rounds
-        trained[name] = train(bench, build(bench.engine, settings), folder, report, work)
+        trained[name] = train(bench, build(bench.engine, settings), folder, report, work, watch)
         return []
 
     yield "base", partial(score_shared, bench, no_prompt(bench.engine.backbone), Condition("base"))

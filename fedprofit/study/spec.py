@@ -48,6 +48,11 @@ OF_ANALYSIS = {
 }  # fmt: skip
 COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS | OF_ANALYSIS
 
+SEED_ALONE = (
+    "Let the axis called seed set the run's seed, and give an axis that changes something else another name, "
+    "with named sets of changes."
+)
+
 Value = str | int | float | bool | None
 Point = tuple[Value, dict[str, Any]]  # a value of an axis, and what it changes in a configuration
 
@@ -212,6 +217,9 @@ def _check_axes(study: Study, path: Path) -> None:
     """Let every axis have a column of its own in the tables."""
     names = axes_of(study)
     for axis, name in zip(study.axes, names, strict=True):
+        for label, changes in _points(axis, study.axes[axis]):
+            if name == "seed" and "seed" not in changes:
+                raise UserError(f"{path}: axis {axis!r}: its value {label!r} sets no seed. {SEED_ALONE}")
         if names.count(name) > 1 or name in COLUMNS:
             other = "two axes are" if names.count(name) > 1 else "a column of the tables is"
             within = axis.startswith(("personalization.", "training.algorithms."))
@@ -233,7 +241,7 @@ def _single(config: Config) -> Config:
 def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
     """Let every run compute something of its own, and have a place of its own in the tables."""
     seen: dict[str, PlannedRun] = {}
-    placed: dict[tuple[Value, ...], PlannedRun] = {}
+    placed: dict[tuple[object, ...], PlannedRun] = {}
     for run in runs:
         if run.key in seen:
             raise UserError(
@@ -241,12 +249,11 @@ def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
                 "the axes change something, and each value something else."
             )
         seen[run.key] = run
-        place = (*(value for name, value in run.axes.items() if name != "seed"), run.config.seed)
+        place = (*(str(value) for name, value in run.axes.items() if name != "seed"), run.config.seed)
         if place in placed:
             raise UserError(
                 f"{path}: the runs {describe(placed[place].axes)} and {describe(run.axes)} both have seed "
-                f"{run.config.seed}. Let the axis called seed set the run's seed, and give an axis that "
-                "changes something else another name, with named sets of changes."
+                f"{run.config.seed}. {SEED_ALONE}"
             )
         placed[place] = run
 

@@ -13,7 +13,7 @@ from fedprofit.seeding import numpy_generator
 from fedprofit.server.cohort import draw_cohort
 from fedprofit.study.bench import Bench
 from fedprofit.study.checkpoint import load_state, save_state, save_tensors
-from fedprofit.study.folder import RunFolder
+from fedprofit.study.folder import RunFolder, Stopwatch
 from fedprofit.study.progress import Reporter
 from fedprofit.tuner.prompt import KEY
 from fedprofit.types import ClientId, ClientWork, Params
@@ -31,12 +31,18 @@ class Trained:
 
 
 def train(
-    bench: Bench, algorithm: Algorithm, folder: RunFolder, report: Reporter, work_a_round: float
+    bench: Bench,
+    algorithm: Algorithm,
+    folder: RunFolder,
+    report: Reporter,
+    work_a_round: float,
+    watch: Stopwatch,
 ) -> Trained:
     """Train from the common initialization, or go on from the folder's checkpoint.
 
-    After every round the server's state is on disk, so that a run killed at any moment repeats at most
-    one round, to the same bits: cohort and batches depend on seed, round and client alone.
+    After every round the server's state is on disk, and the seconds it took, so that a run killed at any
+    moment repeats at most one round, to the same bits: cohort and batches depend on seed, round and client
+    alone.
     """
     path, settings = folder.checkpoint(algorithm.name), bench.config.training
     if path.exists():
@@ -60,6 +66,7 @@ def train(
                 facts |= {"best_round": number, "best_loss": row["validation_loss"]}
         facts["history"] = [*facts["history"], row]
         save_state(path, state, best, facts)
+        watch.lap()
         for client, reason in done.stopped.items():
             report.log(f"round {number}: client {client} stopped: {reason}")
         speed = done.tokens / (time.monotonic() - began)

@@ -7,7 +7,7 @@ from statistics import mean
 
 from fedprofit.errors import UserError
 from fedprofit.files import read_json
-from fedprofit.study.folder import RunFolder, read_timing
+from fedprofit.study.folder import TRAIN, RunFolder, read_timing
 from fedprofit.study.progress import Quiet
 
 STEP = 0.05  # share of the work after which it is told again
@@ -22,9 +22,15 @@ def work_of(folder: RunFolder) -> tuple[float, float]:
         return 0.0, 0.0
     try:
         plan: dict[str, float] = read_json(folder.plan, "")
-        return sum(plan.values()), sum(plan.get(stage, 0.0) for stage in read_timing(folder))
+        ended = [stage for stage in read_timing(folder) if not _is_training(folder, stage)]
+        return sum(plan.values()), sum(plan.get(stage, 0.0) for stage in ended)
     except UserError:  # cut off; the run writes it again
         return 0.0, 0.0
+
+
+def _is_training(folder: RunFolder, stage: str) -> bool:
+    """Tell whether a stage has seconds because some of its rounds, not all, are done."""
+    return stage.startswith(TRAIN) and not folder.history(stage.removeprefix(TRAIN)).exists()
 
 
 def share_left(folder: RunFolder) -> float:

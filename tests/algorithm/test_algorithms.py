@@ -141,6 +141,16 @@ def test_a_client_without_data_does_not_count(algorithm, start):
     assert report.stopped == {}
 
 
+@pytest.mark.parametrize("server", ["momentum", "adam", "yogi"])
+def test_a_round_without_news_moves_no_server(engine, start, server):
+    algorithm = fedavg(engine, client=Optimizer(rate=0.02), server=ServerOptimizer(optimizer=server))
+    idle = [ClientWork("a", (), 0)]
+    before, _ = rounds(algorithm, start, [ragged_work()])
+    after, _ = rounds(algorithm, start, [ragged_work(), idle])
+    assert torch.equal(after.params["prompt"], before.params["prompt"])
+    assert after.round == before.round + 1
+
+
 def test_a_round_without_data_moves_nothing(algorithm, start):
     state, (report,) = rounds(algorithm, start, [[ClientWork("a", (), 0), ClientWork("b", (), 0)]])
     assert torch.equal(state.params["prompt"], start["prompt"])

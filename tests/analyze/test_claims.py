@@ -1,5 +1,6 @@
 """Verdicts on made-up tables in which the truth is known."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,6 +151,25 @@ def test_a_pull_is_compared_with_none_at_the_same_rate(better, verdict):
     assert "pull 0.5 against none" in found.comparisons[0].what
 
 
+def test_a_pull_that_cannot_be_told_speaks_neither_for_a_claim_nor_against_it():
+    effects = plain(lambda level, algorithm, rate: 6.0)
+    for level in ("task", "iid"):
+        effects |= {
+            (level, "fedavg-adam", name, 0.1, pull): 3.0 for name, pull in (("pull", 0.5), ("far", 9.0))
+        }
+    frame = table(effects)
+    stays = (pl.col("setting") == "far") & (pl.col("scope") == "local")
+    for gain in (0.0, 60.0):  # nobody gains, or one client alone, so that most resamples without it do not
+        gained = pl.when((pl.col("client") == "c0") & (pl.col("seed") == 0)).then(20 + gain).otherwise(19.0)
+        found = verdicts(frame.with_columns(value=pl.when(stays).then(gained).otherwise(pl.col("value"))))[
+            "C3"
+        ]
+        assert [one.what for one in found.comparisons] == ["pull 0.5 against none", "pull 9 against none"]
+        untold = found.comparisons[1].estimate
+        assert untold.unsteady or np.isnan(untold.value)
+        assert found.verdict == "supported"
+
+
 def test_interpolation_is_compared_with_the_steps():
     frame = table(
         {("task", "fedavg-adam", "few", 0.1, 0.0): 8.0, ("iid", "fedavg-adam", "few", 0.1, 0.0): 8.0}
@@ -163,6 +183,8 @@ def test_interpolation_is_compared_with_the_steps():
     ends = frame.filter(pl.col("step").is_null() | (pl.col("step") != STEPS[0]))
     found = verdicts(pl.concat([ends, half]))["C4"]
     assert found.verdict == "not tested", "the way along the steps is known at its ends alone"
+    assert found.reason == "interpolation was scored, and no step between start and end"
+    assert verdicts(ends)["C4"].reason == "the study has nothing that the claim compares"
 
 
 def test_losses_count_the_other_way_round():
@@ -259,10 +281,17 @@ def test_what_verdicts_do_not_show_is_said():
         made,
         orient="row",
     )
-    tables = Tables(Path("here"), "made", True, ["heterogeneity"], frame, trials=trials, planned=6)
+    whole = {"heterogeneity": ["task", "iid"], "seed": ["0", "1", "2"]}
+    tables = Tables(Path("here"), "made", True, ["heterogeneity"], frame, trials=trials, places=whole)
     assert caveats(tables) == [
         "Only 2 of the study's 6 runs are in its table.",
         "Chosen at an edge of the values tried, beyond which better ones may lie: fedsgd in 1 of 2 runs.",
         "5 verdicts, each by 95% intervals of its own: nothing is corrected for their number.",
     ]
-    assert len(caveats(replace(tables, trials=trials.filter("chosen"), planned=2))) == 1
+    done = replace(tables, trials=trials.filter("chosen"), places={**whole, "seed": ["0"]})
+    assert len(caveats(done)) == 1
+    written = {"personalization": [{"client": {"optimizer": name}} for name in ("sgd", "adam", "sgd")]}
+    mixed = replace(done, configuration=f"name: made\n---\n{json.dumps(written)}")
+    assert "several optimizers (adam, sgd)" in caveats(mixed)[0]
+    moved = replace(done, places={"heterogeneity": ["task", "few"], "seed": ["0"]})
+    assert caveats(moved)[0] == "Only 1 of the study's 2 runs are in its table.", "one is not planned now"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -258,6 +259,9 @@ def test_scores_over_other_numbers_of_examples_do_not_compare():
         for name, side in zip("ab", sides, strict=True)
     )
     assert compare([same, same], "rouge_l")
+    unseen = [one.with_columns(scope=pl.lit("unseen"), count=pl.lit(n, pl.Int32)) for n in (32, 16)]
+    both = [replace(same, results=pl.concat([same.results, rows])) for rows in unseen]
+    assert compare(both, "rouge_l"), "unseen tasks are not what is compared"
     with pytest.raises(
         UserError, match="b: the global score of client 'c0' is over 48 examples, in a over 96"
     ):

@@ -1,13 +1,16 @@
 """What is read of a study before anything is compared, on made-up tables in which the truth is known."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 from test_claims import STEPS, plain, table, verdicts
 from test_recommend import PLACE, tables
 
+from fedprofit.analyze.compare import compare
 from fedprofit.analyze.fronts import fronts
 from fedprofit.analyze.recommend import Limit, recommend
-from fedprofit.analyze.tables import Tables, with_one_last_step
+from fedprofit.analyze.tables import Tables, with_one_end, with_one_last_step
 
 
 def ending_at(frame, step):
@@ -61,3 +64,20 @@ def test_validation_clients_with_other_epochs_choose_all_the_same():
         assert (one.options, one.within) == (expected.options, expected.within)
         assert one.setting["setting"] == expected.setting["setting"]
         assert one.tested["global"].value == pytest.approx(expected.tested["global"].value)
+
+
+def test_ends_of_epochs_pair_with_those_of_a_study_over_other_seeds():
+    frame = table(plain(lambda level, algorithm, rate: 4 if rate > 0.05 else 2), seeds=3)
+    ragged = ending_at(frame, 7 + pl.col("seed"))
+    few, more = (
+        with_one_end(Tables(Path(name), name, True, PLACE, ragged.filter(pl.col("seed") < seeds)))
+        for name, seeds in (("few", 2), ("more", 3))
+    )
+    found = compare([few, more], "rouge_l")
+    ends = [one for one in found if one.is_last and ", rate" in one.condition]
+    assert len(ends) == 8, "two places, two algorithms, two rates"
+    assert {one.better["global"].value for one in ends} == {0.0}, "the same runs"
+    assert {one.better["global"].seeds for one in ends} == {2}
+    longer = with_one_end(Tables(Path("long"), "long", True, PLACE, ending_at(frame, pl.lit(9))))
+    apart = compare([with_one_end(Tables(Path("short"), "short", True, PLACE, frame)), longer], "rouge_l")
+    assert not [one for one in apart if "step 4" in one.condition or "step 9" in one.condition]

@@ -183,3 +183,11 @@ def test_an_engine_that_shares_beginnings_gives_plain_losses_gradients_and_answe
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(fast.score(prompts, rows), plain.score(prompts, rows), rtol=1e-5, atol=1e-5)
     assert fast.answer(prompts, rows, 8)[1] == plain.answer(prompts, rows, 8)[1]
+
+
+def test_a_model_that_returns_all_logits_has_the_same_losses(monkeypatch):
+    backbone = tiny_backbone("gpt2")
+    prompts, rows = prompts_of(backbone, 2), rows_of(2)
+    expected, forward = plain_losses(backbone, prompts, rows), backbone.model.forward
+    monkeypatch.setattr(backbone.model, "forward", lambda logits_to_keep=0, **given: forward(**given))
+    torch.testing.assert_close(plain_losses(backbone, prompts, rows), expected)

@@ -10,7 +10,7 @@ from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 from torch.nn.functional import cross_entropy, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from fedprofit.backbone import products
+from fedprofit.backbone import engine, products
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.operations import AT_ONCE, attended, gated, label_losses, normed, rotated
@@ -221,3 +221,13 @@ def test_bfloat16_is_as_near_to_float32_as_the_models_own_layers_are(monkeypatch
         way: (Engine(backbone, way).score(prompts, rows) - exact).abs().mean() for way in ("fused", "eager")
     }
     assert off["fused"] <= 1.5 * off["eager"]
+
+
+def test_a_broken_numba_is_done_without(monkeypatch):
+    def broken(*_):
+        raise ImportError("Numba needs NumPy 2.4 or less")
+
+    monkeypatch.setattr(engine, "available", broken)
+    engine.holds.cache_clear()
+    assert make_engine(tiny_backbone("llama"), workers=1).attention == "packed"
+    engine.holds.cache_clear()

@@ -50,6 +50,12 @@ def test_generation_equals_a_manual_greedy_loop(family, fused, length, monkeypat
     assert sums.isnan().all()
     assert plain_generate(backbone, prompts, rows, 20) == expected
     backbone.model.set_attn_implementation(NAME)
+    mixed = [dataclasses.replace(row, target=number % 3 > 0) for number, row in enumerate(rows)]
+    sums, tokens = packed_generate(backbone, prompts, mixed, 20, 300, fused)
+    assert tokens == expected
+    told = torch.tensor([row.target for row in mixed])
+    assert sums[~told].isnan().all()
+    torch.testing.assert_close(sums[told], losses[told], rtol=1e-5, atol=1e-5)
 
 
 def test_generation_stops_at_the_end_of_the_context():
@@ -59,3 +65,15 @@ def test_generation_stops_at_the_end_of_the_context():
     backbone.model.set_attn_implementation("eager")
     assert tokens == plain_generate(backbone, prompts, rows, 300)
     assert 0 < max(map(len, tokens)) < 30
+
+
+def test_a_models_own_way_of_decoding_is_set_aside(monkeypatch):
+    backbone = tiny_backbone("gpt2")
+    prompts, rows = prompts_of(backbone, 2), rows_of(2)
+    backbone.model.set_attn_implementation("eager")
+    expected = [manual_greedy(backbone, prompts[row.owner], row, 12) for row in rows]
+    own = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 2, "min_new_tokens": 12, "num_beams": 2}
+    for name, value in own.items():
+        monkeypatch.setattr(backbone.model.generation_config, name, value)
+    assert plain_generate(backbone, prompts, rows, 12) == expected
+    assert backbone.model.generation_config.num_beams == 2, "and left as it was"

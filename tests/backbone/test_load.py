@@ -166,6 +166,7 @@ def test_unknown_name(name, pattern):
 def test_unknown_dtype_and_device(folder):
     refused(folder, "'int8' is unknown. Use auto, float32", dtype="int8")
     refused(folder, "'gpu' cannot be used", device="gpu")
+    refused(folder, "'meta' cannot be used: clients are averaged in float64", device="meta")
 
 
 def test_hub_id_that_cannot_be_had(monkeypatch):
@@ -251,14 +252,14 @@ def test_no_end_of_sequence_token(folder):
     refused(folder, "no end-of-sequence token")
 
 
-def test_code_of_its_own_needs_trust(folder):
+def test_code_of_its_own_is_not_run(folder):
     content = json.loads((folder / "config.json").read_text())
     content |= {
         "model_type": "novel",
         "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"},
     }
     (folder / "config.json").write_text(json.dumps(content))
-    refused(folder, "set trust_remote_code")
+    refused(folder, "brings code of its own, which is not run here: take a model")
 
 
 def test_relative_folder(folder, monkeypatch):

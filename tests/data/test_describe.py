@@ -9,8 +9,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.sparse import csr_array
 from tiny import tiny_backbone
 
+import fedprofit.data.describe as describing
 from fedprofit.config_file import from_mapping
 from fedprofit.data.describe import Description, client_table, describe, save_picture, summary_table
 from fedprofit.data.federated import open_dataset
@@ -57,7 +59,7 @@ def test_counts_and_heterogeneity(facts):
     names = [re.fullmatch(r"(\w+) \((\w+)\)", title).groups() for title in facts.titles]
     assert [group for _, group in names] == ["train", "train", "validation", "test"]
     assert sorted(name for name, _ in names) == sorted(MIX)
-    for (name, _), row in zip(names, facts.counts.tolist(), strict=True):
+    for (name, _), row in zip(names, facts.counts.toarray().tolist(), strict=True):
         assert {task: n for task, n in zip(facts.tasks, row, strict=True) if n} == MIX[name]
 
 
@@ -112,9 +114,18 @@ def test_another_ending_is_refused(facts, tmp_path, name):
 
 
 def test_a_picture_of_many_clients_and_tasks(tmp_path):
-    counts = np.eye(60, 50, dtype=np.int64)
+    counts = csr_array(np.eye(60, 50, dtype=np.int64))
     names, tasks = [f"client-{n}" for n in range(60)], [f"t{n}" for n in range(50)]
     facts = Description({"train": 60}, {"train": 50}, tasks, counts, names, ["train"] * 60, 0.98, 0)
     save_picture(facts, tmp_path / "many.png")
     assert matplotlib.image.imread(tmp_path / "many.png").shape[1] < 3000
     assert "40 more clients" in printed(client_table(facts))
+
+
+def test_a_picture_of_more_clients_than_it_has_lines_shows_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(describing, "MOST_DRAWN", 30)
+    counts = csr_array(np.eye(4000, 50, dtype=np.int64))
+    names = [f"client-{n}" for n in range(4000)]
+    facts = Description({"train": 4000}, {"train": 50}, ["t"] * 50, counts, names, ["train"] * 4000, 0.98, 0)
+    save_picture(facts, tmp_path / "many.svg")
+    assert "30 of 4000 clients, evenly spaced" in (tmp_path / "many.svg").read_text()

@@ -3,11 +3,13 @@
 import json
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from tiny import tiny_backbone, tiny_tokenizer
+from transformers import ByT5Tokenizer
 
 from fedprofit.config_file import from_mapping
 from fedprofit.data import federated
@@ -190,7 +192,7 @@ def test_the_lexicon_and_its_unseen_tasks():
         assert text.startswith("Definition: ")
         assert text.endswith(f"\nOutput: {example.references[0]}</s>")
     index = dataset.tasks.index
-    counts = dataset.task_counts()
+    counts = dataset.task_counts().toarray()
     assert counts.sum(0)[[index("country_capital"), index("country_continent")]].tolist() == [8, 8]
     assert counts.sum(0)[index("number_roman")] == 0
 
@@ -277,3 +279,12 @@ def test_many_clients_cost_no_memory(tmp_path):
     # 200 000 names as a list would take 13 MB; 8 bytes a client of the group are held for its positions.
     assert held < 2.5e6
     assert most < 6e6
+
+
+def test_a_tokenizer_without_a_backend_will_do(table):
+    """As those that are written in Python are."""
+    backbone = replace(tiny_backbone(), tokenizer=ByT5Tokenizer())
+    example = open_dataset(table, backbone, seed=0).examples("bob", "train")[0]
+    read = np.concatenate([example.prefix, example.source, example.target]).tolist()
+    assert backbone.tokenizer.decode(read).endswith("</s>")
+    assert backbone.tokenizer.decode(read).removesuffix("</s>").endswith(example.references[0])

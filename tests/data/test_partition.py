@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.sparse import csr_array
 
 from fedprofit.config_file import from_mapping
 from fedprofit.data.deal import apportion, deal, fill
@@ -409,3 +410,11 @@ def test_heterogeneity_is_the_mean_total_variation_distance() -> None:
         for row in counts.tolist()[:2]
     ]
     assert heterogeneity(counts) == pytest.approx(sum(by_hand) / 2)
+
+
+def test_heterogeneity_of_sparse_counts_is_that_of_all():
+    counts = np.random.default_rng(0).poisson(0.3, (200, 30))
+    mixes = counts[counts.any(1)] / counts[counts.any(1)].sum(1, keepdims=True)
+    distances = 0.5 * np.abs(mixes - counts.sum(0) / counts.sum()).sum(1)
+    for form in (counts, csr_array(counts)):
+        assert heterogeneity(form) == pytest.approx(distances.mean(), rel=1e-12)

@@ -170,6 +170,11 @@ def test_the_best_step_is_each_runs_own_by_the_validation_examples():
     rows = summarize(table).filter(pl.col("condition") == "personalized", pl.col("step").is_null())
     assert rows.select("local", "gain", "forgetting", "clients").rows() == [(40.0, 10.0, -10.0, 3)]
     assert label(rows.row(0, named=True)) == "avg, slow, best step"
+    alone = {"condition": "local", "step": 12}
+    assert [label({**alone, "alpha": alpha}) for alpha in (1.0, 0.5)] == [
+        "local only, step 12",
+        "local only, α=0.5, step 12",
+    ]
 
 
 def test_a_best_step_that_some_run_was_not_scored_at_is_left_out():

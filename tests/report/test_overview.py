@@ -12,6 +12,7 @@ from fedprofit.evaluate.statistics import mean_of
 from fedprofit.evaluate.tradeoff import by_client
 from fedprofit.report.figure import tradeoff_figure
 from fedprofit.report.overview import places
+from fedprofit.report.page.data import page_data
 from fedprofit.report.table import written_table
 
 
@@ -78,3 +79,19 @@ def test_text_at_each_runs_best_step_is_a_point_on_the_way_to_the_last():
     whole = World(with_checks(frame, dict.fromkeys(range(3), 4)), ["seed", "heterogeneity"], "rouge_l")
     for one in whole.settings():
         assert whole.along_steps(one).local.shape[0] == 2, "the best is the last: no point between"
+
+
+def test_of_many_clients_the_page_shows_the_test_clients_and_some_others():
+    frame, _ = study(seeds=1)
+    clients = [(f"t{n:05}", "train") for n in range(5000)] + [(f"c{n}", "test") for n in range(6)]
+    mixes = pl.DataFrame(
+        [("task", 0, client, group, "a", 2) for client, group in clients],
+        ["heterogeneity", "seed", "client", "group", "task", "examples"],
+        orient="row",
+    )
+    tables = Tables(Path("here"), "made", True, ["heterogeneity"], frame, clients=mixes)
+    (picture,) = page_data(tables)["partition"]
+    assert picture["of"] == 5006
+    assert picture["clients"][-6:] == [f"c{n}" for n in range(6)]
+    assert picture["clients"][:-6] == [f"t{n:05}" for n in range(0, 5000, 25)]
+    assert len(picture["counts"]) == 206

@@ -157,6 +157,10 @@ def test_a_study_is_shown_as_it_is(study, opened):
     assert gained == ["10.0", "[10.0, 10.0]"], "no noise, no width"
     low, high = map(float, forgotten[1].strip("[]").split(", "))
     assert low < float(forgotten[0]) < high
+    worst = found["fedsgd, rate0.1, step 4"][6]
+    value, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", worst).groups())
+    assert low < value < high
+    assert found["base model, no prompt"][6] == "–", "nothing to forget, and no interval of it"
     verdicts = [one.text_content() for one in page.locator("#claims tr:visible .verdict").all()]
     assert len(verdicts) == 5
     assert verdicts[0] == "supported", "the small rate was made to keep more"

@@ -173,6 +173,11 @@ def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
     assert said.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
     (one / "plan.json").write_text('{"a": 3')
     assert work_of(RunFolder(one)) == (0, 0), "cut off; it only serves the bar"
+    begun(one, {"train-avg": 3, "b": 1}, 1)
+    assert work_of(RunFolder(one)) == (4, 0), "rounds are left"
+    RunFolder(one).history("avg").parent.mkdir()
+    RunFolder(one).history("avg").write_text("[]")
+    assert work_of(RunFolder(one)) == (4, 3)
 
 
 def test_places_that_no_run_is_left_for_are_not_waited_for(tmp_path):

@@ -160,3 +160,51 @@ def test_what_an_axis_changes_is_no_other_setting(tmp_path):
     assert len(admit(claim(folder.path, study, resume=True), study, runs)) == 6
     run_study(more, out=folder.path, workers=1, resume=True, only=["seed=0", "heterogeneity=own"])
     assert open_tables(folder.path).planned == 6
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A study over two seeds that was killed before any of its runs was whole, and its runs."""
+    backbone = {"name": str(tiny_folder(tmp_path)), "device": "cpu"}
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}, backbone=backbone), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1)
+    for file in out.iterdir():
+        if file.is_file() and file != folder.facts:
+            file.unlink()
+    runs = [RunFolder(folder.run(planned.key)) for planned in load_study(path)[1]]
+    for run in runs:
+        run.summary.unlink()
+        run.results.unlink()
+    return path, folder, runs
+
+
+def say_of(run, version=None, dtype=None):
+    """Let a run have been begun by another version or in another number type."""
+    facts = run.read_environment()
+    facts["versions"]["fedprofit"] = version or facts["versions"]["fedprofit"]
+    facts["model"]["dtype"] = f"torch.{dtype}" if dtype else facts["model"]["dtype"]
+    run.environment.write_text(json.dumps(facts))
+
+
+def test_what_is_begun_is_gone_on_with_in_its_own_type(begun):
+    path, folder, runs = begun
+    there = {"float32": "bfloat16", "bfloat16": "float32"}[runs[0].dtype]
+    say_of(runs[0], dtype=there)
+    with pytest.raises(UserError, match=rf"was begun in {runs[1].dtype}, and .* was begun in {there}. They"):
+        run_study(path, out=folder.path, workers=1, resume=True)
+    shutil.rmtree(runs[1].path)
+    _, progress = run_study(path, out=folder.path, workers=1, resume=True)
+    assert (progress.done, progress.failed) == (2, [])
+    assert read_table(folder)["dtype"].unique().to_list() == [there]
+
+
+def test_what_another_version_began_is_refused_before_anything_is_computed(begun):
+    path, folder, runs = begun
+    say_of(runs[1], version="0.0.9")
+    with pytest.raises(UserError, match=r"was begun by version 0.0.9, this is .* remove that folder"):
+        run_study(path, out=folder.path, workers=1, resume=True)
+    assert not runs[0].summary.exists()
+    shutil.rmtree(runs[1].path)
+    runs[0].environment.write_text("{")  # damaged: told when it is tried, and the others go on
+    _, progress = run_study(path, out=folder.path, workers=1, resume=True)
+    assert (progress.done, len(progress.failed)) == (1, 1)

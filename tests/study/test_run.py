@@ -2,14 +2,17 @@
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
 import sys
+import time
 
 import polars as pl
 import pytest
 import yaml
-from tiny_run import call, tiny_config, write_config
+from tiny_run import begin, call, tiny_config, write_config
 
 import fedprofit
 from fedprofit.backbone.load import load_backbone
@@ -17,7 +20,8 @@ from fedprofit.cli import main
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
 from fedprofit.study import bench
-from fedprofit.study.folder import default_folder
+from fedprofit.study.folder import RunFolder, default_folder, read_timing
+from fedprofit.study.progress import Quiet
 
 MINIMAL = {
     "name": "small",
@@ -97,10 +101,11 @@ def test_the_budget_is_accounted(folder):
 
 def test_a_diverging_client_stops_by_name_and_the_run_goes_on(tmp_path):
     wild = {"name": "wild", "steps": 12, "client": {"optimizer": "sgd", "rate": 1e6, "weight_decay": 1e6}}
-    config = tiny_config(tmp_path, personalization=[wild])
+    config = tiny_config(tmp_path, personalization=[wild | {"evaluate_at": [1]}])
     folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
     tuned = fedprofit.read_results(folder).filter(pl.col("condition") == "personalized")
-    assert tuned["note"].str.contains("not finite").any()
+    noted = tuned.group_by("step").agg(pl.col("note").str.contains("not finite").any())
+    assert dict(noted.rows()) == {1: False, 12: True}, "after a step it had not stopped yet"
     rows = [r for r in json.loads((folder / "summary.json").read_text())["conditions"] if r["stopped"]]
     assert rows
     assert call("report", folder, cwd=tmp_path).returncode == 0
@@ -109,12 +114,15 @@ def test_a_diverging_client_stops_by_name_and_the_run_goes_on(tmp_path):
 
 def test_a_central_training_that_diverges_says_so_for_every_client(tmp_path):
     wild = {"steps": 12, "client": {"optimizer": "sgd", "rate": 1e6, "weight_decay": 1e6}}
-    config = tiny_config(tmp_path, personalization=[], baselines={"central": {"name": "central", **wild}})
+    wild |= {"name": "central", "evaluate_at": [1]}
+    config = tiny_config(tmp_path, personalization=[], baselines={"central": wild})
     config["baselines"]["local"] = None
     folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
     central = fedprofit.read_results(folder).filter(pl.col("condition") == "central")
     assert central["client"].n_unique() == 2
-    assert central["note"].str.contains("not finite").all()
+    stopped = pl.col("step") == 12
+    assert central.filter(stopped)["note"].str.contains("not finite").all()
+    assert central.filter(~stopped)["note"].unique().to_list() == [""]
 
 
 def test_resuming_a_complete_run_changes_nothing(folder):
@@ -201,8 +209,10 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     moved = table.rename(tmp_path / "elsewhere" / table.name)
     elsewhere = fedprofit.load_config(folder.config, [f"data.source.path={moved}"])
     assert fedprofit.run(elsewhere, out=folder.path, resume=True).summary.exists(), "the same data"
-    folder.summary.unlink()
     moved.write_text(moved.read_text().replace("red", "rot"))
+    with pytest.raises(UserError, match=r"is complete, and the data changed since .*--out"):
+        fedprofit.run(elsewhere, out=folder.path, resume=True)
+    folder.summary.unlink()
     with pytest.raises(UserError, match=r"the data changed since the run was begun .*--out"):
         fedprofit.run(elsewhere, out=folder.path, resume=True)
     assert not folder.summary.exists()
@@ -316,3 +326,33 @@ def test_config_as_run_can_be_run_again(folder, tmp_path):
     assert again.to_mapping() == yaml.safe_load((folder / "config.yaml").read_text())
     repeated = fedprofit.run(again, out=tmp_path / "again").path
     assert (repeated / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()
+
+
+class Interrupted(Quiet):
+    """Ends the run, as a kill does, after a round."""
+
+    def advance(self, work, message=""):
+        if message.startswith("round 2/"):
+            raise KeyboardInterrupt
+        super().advance(work, message)
+
+
+def test_seconds_of_training_that_was_killed_are_kept(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        fedprofit.run(config, out=tmp_path / "out", report=Interrupted())
+    before = read_timing(RunFolder(tmp_path / "out"))
+    assert before["train-avg"] > 0
+    folder = fedprofit.run(config, out=tmp_path / "out", resume=True)
+    assert read_timing(folder)["train-avg"] > before["train-avg"]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    config, files = write_config(tmp_path), (str(tmp_path / "out.txt"), str(tmp_path / "err.txt"))
+    process = begin("run", config, "--out", tmp_path / "run", cwd=tmp_path, prints=files)
+    while process.is_alive() and not list((tmp_path / "run").glob("checkpoints/*")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "err.txt").read_text().splitlines()[-1] == "stopped; go on with --resume"

@@ -219,7 +219,11 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         ({"axes": {"name": {"a": {}, "b": {}}}}, "are the same"),
         (
             {"axes": {"seed": {"few": {"training.rounds": 1}, "many": {"training.rounds": 2}}}},
-            "the runs seed few and seed many both have seed 0. Let the axis called seed set the run's seed",
+            "axis 'seed': its value 'few' sets no seed. Let the axis called seed set the run's seed",
+        ),
+        (
+            {"axes": {"seed": {"few": {"seed": 1}, "many": {"seed": 1, "training.rounds": 3}}}},
+            "the runs seed few and seed many both have seed 1. Let the axis called seed set the run's seed",
         ),
         ({"axis": {"seed": [0]}}, "axis.*axes"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml"),
@@ -388,3 +392,11 @@ def test_a_dry_run_shows_the_runs_and_starts_none(finished, tmp_path):
     more.write_text(yaml.safe_dump(whole | {"axes": whole["axes"] | {"training.rounds": [1, 2]}}))
     with pytest.raises(UserError, match=r"with the axes seed, heterogeneity, now they are .*, rounds"):
         show_plan(more, [], folder.path, 1, Console())
+
+
+def test_values_of_an_axis_may_be_lists(tmp_path):
+    metrics = [["loss", "rouge_l"], ["loss", "exact_match"]]
+    path = write_study(tmp_path, axes={"seed": [0, 1], "evaluation.metrics": metrics})
+    assert [(run.axes["metrics"], run.config.seed) for run in load_study(path)[1]] == [
+        (one, seed) for seed in (0, 1) for one in metrics
+    ]

@@ -224,3 +224,19 @@ def test_a_choice_needs_validation_clients(tmp_path, asked):
     with pytest.raises(UserError, match="validation clients with examples are needed"):
         fedprofit.run(fedprofit.from_mapping(expand_grids(config, "here")), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_single_value_to_pick_keeps_the_name(tmp_path):
+    """So that a smaller study pairs with a larger one."""
+    config = with_trials(tmp_path)
+    avg, sgd = config["training"]["algorithms"]
+    local, central = (config["baselines"][name] for name in ("local", "central"))
+    for section in (avg["client"], sgd["server"], local["client"], central["client"]):
+        section["rate"] = {"pick": [0.1]}
+    settings = fedprofit.from_mapping(expand_grids(config, "here"))
+    assert {name: [one.name for one in trials] for name, trials in settings.training.methods.items()} == {
+        "avg": ["avg"],
+        "sgd": ["sgd"],
+    }
+    for name, (alone,) in settings.baselines.trials.items():
+        assert (alone.name, alone.client.rate) == (name, 0.1)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing.process
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,7 @@ def begin(
 
 
 def _main(arguments: list[str], cwd: Path, environment: dict[str, str], prints: tuple[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     os.environ.clear()
     os.environ.update(environment)
     for path, stream in zip(prints, (1, 2), strict=True):

@@ -16,6 +16,7 @@ from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row, ranged
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
+MOST_OTHERS = 200  # train clients, and validation clients, that are shown beside the test clients
 MOST_BY_TASK = 1_000_000  # rows of scores by task whose matrices are shown for every seed
 DOWNLOADS = {
     "results.parquet": "every score, by client",
@@ -70,7 +71,7 @@ def _place(place: Place) -> dict[str, Any]:
 
 def _condition(number: int, row: Row) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
-    ends = [f"{name}_{end}" for name in DIFFERENCES for end in ("low", "high")]
+    ends = [f"{name}_{end}" for name in (*DIFFERENCES, "worst") for end in ("low", "high")]
     shown |= {key: plain(row[key]) for key in (*SCORES, *ends, "worst")}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
     return {"place": number, "label": label(row), **shown, **counts}
@@ -83,6 +84,8 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
 
     def best(condition: str) -> Row | None:
         own = [row for row in rows if row["condition"] == condition and isfinite(row["local"])]
+        if condition == "local":  # between its prompt and the common start there is nothing to stay close to
+            own = [row for row in own if row["alpha"] in (None, 1.0)]
         return max(own, key=lambda row: sign * row["local"], default=None)
 
     federated = [
@@ -171,7 +174,8 @@ def _partition(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
     pictures = []
     for number, place in enumerate(found):
         own = place.within(tables.clients)
-        for (seed,), rows in own.group_by("seed", maintain_order=True):
+        for (seed,), every in own.group_by("seed", maintain_order=True):
+            rows = every.join(_shown(every), on="client", how="semi", maintain_order="left")
             clients = rows.select("client", "group").unique(maintain_order=True).rows()
             tasks = sorted(set(rows["task"]))
             counts = {
@@ -183,11 +187,20 @@ def _partition(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:
                     "seed": seed,
                     "clients": [client for client, _ in clients],
                     "groups": [group for _, group in clients],
+                    "of": every["client"].n_unique(),
                     "tasks": tasks,
                     "counts": [[counts.get((client, task), 0) for task in tasks] for client, _ in clients],
                 }
             )
     return pictures
+
+
+def _shown(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the clients to show: all test clients, and of the other groups some, evenly spaced."""
+    clients = rows.select("client", "group").unique(maintain_order=True)
+    number, count = pl.int_range(pl.len()).over("group"), pl.len().over("group")
+    stride = (count / MOST_OTHERS).ceil().cast(pl.Int64)
+    return clients.filter((pl.col("group") == "test") | (number % stride == 0))
 
 
 def _claims(tables: Tables) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ function table(id, columns, rows) {
 /** A difference with its 95% interval, if it has one. */
 function ranged(row, name) {
   const [low, high] = [row[`${name}_low`], row[`${name}_high`]];
-  return low === null ? shown(row[name]) : `${shown(row[name])} [${shown(low)}, ${shown(high)}]`;
+  return low == null ? shown(row[name]) : `${shown(row[name])} [${shown(low)}, ${shown(high)}]`;
 }
 
 function hover(row) {
@@ -263,7 +263,8 @@ function drawPartition() {
     return draw("partition-chart", [], {});
   }
   byId("partition-text").textContent = `Share of each client's train examples by task${one ? `, seed ${one.seed}` : ""}. Heterogeneity ${shown(facts.heterogeneity)}: ` +
-    "the mean distance of a client's task mix from the pool's, 0 where all are alike.";
+    "the mean distance of a client's task mix from the pool's, 0 where all are alike." +
+    (one && one.clients.length < one.of ? ` Shown are ${one.clients.length} of ${one.of} clients: all test clients, and some of the others.` : "");
   if (!one) return draw("partition-chart", [], {});
   const share = one.counts.map((line) => {
     const total = Math.max(1, line.reduce((sum, count) => sum + count, 0));
