@@ -34,7 +34,7 @@ from fedprofit.server.cohort import draw_cohort
 from fedprofit.study.bench import prepare
 from fedprofit.study.train import client_work
 
-BASE = {"population": 1000, "cohort": 8, "length": 20, "threads": 2, "rows": 4}
+BASE = {"population": 1000, "cohort": 8, "length": 20, "threads": 2, "rows": 3}
 AXES: Mapping[str, Sequence[int]] = {
     "population": (1_000, 100_000, 1_000_000),
     "cohort": (1, 8, 64, 512),
@@ -51,13 +51,14 @@ LABELS = {
 
 def population_table(clients: int, train: int) -> Path:
     """Write the table of a population, once: questions of the lexicon, told apart by a number."""
-    path, each = cache_folder() / f"scale-{clients}x{train}.parquet", train + 1
+    path, each = cache_folder() / f"scale-{clients}-{train}.parquet", train + 2
     if not path.exists():
         pool = read_source(LexiconSource(kind="lexicon", instances=50), 0).to_pylist()
         rows = [pool[n % len(pool)] for n in range(each * clients)]
         columns = {
             "client": [f"client-{n // each:07d}" for n in range(each * clients)],
-            "split": [*["train"] * train, "test"] * clients,
+            # All three are named: of a table without validation rows, a fifth of the train rows becomes it.
+            "split": [*["train"] * train, "validation", "test"] * clients,
             "input": [f"{row['input']} ({n})" for n, row in enumerate(rows)],
             "target": [row["targets"][0] for row in rows],
         }

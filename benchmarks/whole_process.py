@@ -25,7 +25,7 @@ from table import Measurement, take_turns
 from work import Losses, Settings, check_losses, count_tokens, prepare
 
 ROUNDS = Path(__file__).resolve().parent / "rounds.py"
-NEEDS = {"engine": "torch", "pfl": "pfl", "flower": "ray"}  # method -> library
+NEEDS = {"engine": "torch", "pfl": "pfl", "flower": "flwr"}  # method -> library
 # Rounds whose losses are compared; the second shows that the averages are equal too. Later on, Adam's first
 # step, which is the sign of the gradient, has magnified mere rounding: the rest is only written down.
 COMPARED = 2

@@ -2,18 +2,31 @@
 
 import atexit
 import gc
+import math
 import os
 import sys
 from multiprocessing import get_context, parent_process
 from multiprocessing.context import BaseContext
+from pathlib import Path
 from threading import Thread
+
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "share period", in microseconds
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use, which in a container can be fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    return min(len(os.sched_getaffinity(0)), _quota())
+
+
+def _quota() -> int:
+    """Return how many cores the container's share of processor time comes to; very many without one."""
+    try:
+        share, period = QUOTA.read_text().split()
+        return max(1, math.ceil(int(share) / int(period)))
+    except (OSError, ValueError):  # none set is "max"
+        return sys.maxsize
 
 
 def load_libraries() -> None:

@@ -9,6 +9,7 @@ import generation
 import numpy as np
 import operators
 import peers.peft_loop
+import polars as pl
 import pytest
 import scale
 import shapes
@@ -219,6 +220,12 @@ def test_scale_times_the_rounds_of_a_point_and_draws_them(tmp_path):
     assert len(found["seconds"]) == 2, "the first round warms up"
     assert min(found["seconds"]) > 0
     assert found["tokens"] >= 3 * 2 * 3
+    table = pl.read_parquet(scale.population_table(5, 2))
+    assert table["split"].value_counts().sort("split").rows() == [
+        ("test", 5),
+        ("train", 10),
+        ("validation", 5),
+    ]
     both = scale._together([found, {**found, "peak_bytes": found["peak_bytes"] + 1, "seconds": [9.0]}])
     assert both["peak_bytes"] == found["peak_bytes"] + 1
     assert both["seconds"] == [*found["seconds"], 9.0]

@@ -12,7 +12,7 @@ import yaml
 from tiny_run import call, command, tiny_config
 from typer.testing import CliRunner
 
-from fedprofit import cli, doctor
+from fedprofit import cli, doctor, processes
 from fedprofit.config_file import from_mapping, load_config
 from fedprofit.errors import UserError
 from fedprofit.processes import usable_cores
@@ -90,6 +90,14 @@ def test_as_many_processes_as_this_one_may_use_cores(monkeypatch):
     assert usable_cores() == 3
 
 
+@pytest.mark.parametrize(("share", "cores"), [("150000 100000", 2), ("20000 100000", 1), ("max 100000", 8)])
+def test_a_containers_share_of_processor_time_counts(monkeypatch, tmp_path, share, cores):
+    (tmp_path / "cpu.max").write_text(share + "\n")
+    monkeypatch.setattr(processes, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert usable_cores() == cores
+
+
 def test_a_study_is_not_taken_for_a_run(tmp_path):
     path = tmp_path / "many.yaml"
     path.write_text("{name: many, base: one.yaml, axes: {seed: [0, 1]}}")
@@ -105,6 +113,12 @@ def test_the_time_left_is_told_once_there_is_enough_to_tell_it_from(monkeypatch)
     assert progress.left() == ""
     progress.advance(20 - 100 * EARLY)
     assert progress.left() == "4 min 00 s left"
+    resumed = Quiet(total=100.0)
+    resumed._began = began
+    resumed.skip(90)
+    assert resumed.left() == "", "what was done before says nothing of how fast it is now"
+    resumed.advance(5)
+    assert resumed.left() == "1 min 00 s left"
 
 
 def test_reading_results_waits_for_no_torch():

@@ -6,6 +6,7 @@ a file and not memory. Folders are addressed by content: the same settings find 
 """
 
 import bisect
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -28,6 +29,7 @@ from fedprofit.seeding import numpy_generator
 from fedprofit.types import ClientId
 
 Group = Split  # train, validation and test clients
+READ = "read.txt"  # in each folder, a hash of the rows that it was made from
 
 
 class Names(Sequence[ClientId]):
@@ -137,20 +139,47 @@ def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> Federat
     tokenizer = content_hash(whole_tokenizer(backbone.tokenizer))
     eos = backbone.eos_token_ids[0]
     texts = content_hash([FORMAT, source, settings.template.model_dump(), tokenizer, eos])
-    owners = content_hash([source, settings.model_dump(mode="json", exclude={"template", "source"}), seed])
+    deal = settings.model_dump(mode="json", exclude={"template", "source"})
+    owners = content_hash([FORMAT, source, deal, seed])
     examples = cache_folder() / "data" / f"examples-{texts}"
     clients = cache_folder() / "data" / f"clients-{owners}"
     if not (examples.is_dir() and clients.is_dir()):
         pool = read_source(settings.source, seed)
+        read = _rows_hash(pool)
         if not clients.is_dir():
             assignment = partition(pool, settings, seed)
             with atomic(clients) as temporary:
                 _write_clients(temporary, assignment)
+                (temporary / READ).write_text(read)
         if not examples.is_dir():
             template = Template(backbone.tokenizer, settings.template, eos)
             with atomic(examples) as temporary:
                 write_store(temporary, pool, template)
+                (temporary / READ).write_text(read)
+    _check_one_reading(examples, clients)
     return FederatedDataset(examples, clients)
+
+
+def _rows_hash(pool: pa.Table) -> str:
+    """Return a short hash of a pool's rows."""
+    digest = hashlib.sha256()
+    for batch in pool.combine_chunks().to_batches(max_chunksize=65536):
+        digest.update(batch.serialize())
+    return digest.hexdigest()[:16]
+
+
+def _check_one_reading(examples: Path, clients: Path) -> None:
+    """Raise UserError where texts and their owners were read from a source that changed in between.
+
+    What a source is known by does not always show it: a data set on the hub, say, without a revision.
+    """
+    was, now = ((folder / READ).read_text() for folder in (clients, examples))
+    if was != now:
+        raise UserError(
+            "data.source: what it holds has changed since this data set was first read, so that rows are no "
+            f"longer whose they were. Name a revision (data.source.revision), or remove {clients} and "
+            f"{examples} to read it anew."
+        )
 
 
 def _write_clients(folder: Path, assignment: Assignment) -> None:

@@ -49,7 +49,8 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
     if settings.clients.train + settings.clients.validation + settings.clients.test == 0:
         raise UserError("data.clients asks for no client at all. Set data.clients.train to one or more.")
     tasks, task = encode(pool["task"])
-    split = make_splits(pool, seed)
+    kind = settings.partition.kind
+    split = make_splits(pool, seed, kind == "natural")
     hidden = np.isin(task, _unseen_tasks(tasks, settings.unseen_tasks, seed))
     unseen = np.flatnonzero(hidden & (split == TEST))
     if hidden.any() and not len(unseen):
@@ -57,7 +58,6 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
             "data.unseen_tasks: the tasks held out have no test rows, so nothing can be scored on them. Name "
             "other tasks, or set it to 0."
         )
-    kind = settings.partition.kind
     if kind in ("natural", "flwr") and settings.partition.quantity_skew:
         raise UserError(
             f"data.partition.quantity_skew does not go with kind: {kind}, where the data decides how much "
@@ -154,7 +154,7 @@ def _flower(
     pool: pa.Table, split: NDArray[np.int8], hidden: NDArray[np.bool_], settings: DataConfig, seed: int
 ) -> tuple[list[str], Ints, NDArray[np.int8]]:
     """Partition the rows that the pool gives no other split than train; cut each part by seed."""
-    free = np.flatnonzero(~hidden & (pc.is_null(pool["split"]).to_numpy() | (split == TRAIN)))
+    free = np.flatnonzero(~hidden & pc.fill_null(pc.equal(pool["split"], "train"), True).to_numpy())
     total = settings.clients.train + settings.clients.validation + settings.clients.test
     count, part = partition_with_flower(pool, free, settings.partition, total, seed)
     names, owner, split = _numbered(count), np.full(len(split), -1, np.int64), split.copy()

@@ -67,12 +67,12 @@ def cut(names: list[str], groups: Ints, keys: Ints, seed: int, wanted: tuple[boo
     return split[unit_of_row].astype(np.int8)
 
 
-def make_splits(pool: pa.Table, seed: int) -> NDArray[np.int8]:
+def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
     """Return each row's split, int8 [rows]: the pool's own where it names one, else made by seed.
 
-    Rows without a split are cut 60/20/20 within their client, or within their task where the pool
-    names no clients; equal inputs of a task stay together. Where every row names a split but
-    none is validation (or test), a fifth of the train rows becomes it.
+    Rows without a split are cut 60/20/20 within their client where clients are the pool's own (`natural`),
+    else within their task; equal inputs of a task stay together, there in each client, here in all. Where
+    every row names a split but none is validation (or test), a fifth of the train rows becomes it.
     """
     named = pc.fill_null(pc.index_in(pool["split"], value_set=pa.array(SPLITS)), -1)
     split: NDArray[np.int8] = np.array(named.to_numpy(), np.int8)
@@ -82,7 +82,7 @@ def make_splits(pool: pa.Table, seed: int) -> NDArray[np.int8]:
         made = split == TRAIN if any(wanted) else made
     if not made.any():
         return split
-    by = "client" if pool["client"].null_count == 0 else "task"
+    by = "client" if natural and pool["client"].null_count == 0 else "task"
     names, groups = encode(pool[by])
     split[made] = cut(names, groups[made], same_input(pool)[made], seed, wanted)
     return split

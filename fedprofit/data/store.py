@@ -22,7 +22,7 @@ from fedprofit.data.template import Instance, Template
 from fedprofit.types import Example, Tokens
 
 CHUNK = 4096  # instances tokenized at a time
-FORMAT = 1  # part of a cached folder's name; raise it when the text of an example or the files change
+FORMAT = 2  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
 
 
 class ExampleStore:

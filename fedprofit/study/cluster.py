@@ -18,6 +18,7 @@ from typing import Any
 from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.files import atomic, cache_folder
+from fedprofit.study.environment import package_version
 from fedprofit.study.pools import compute, foresee
 from fedprofit.study.spec import PlannedRun
 
@@ -27,7 +28,7 @@ TRAVEL = ("*.parquet", "*.json", "config.yaml", "run.log", "prompts/*", "parts/h
 
 def compute_there(mapping: dict[str, Any], key: str) -> tuple[float, dict[str, bytes]]:
     """Compute a run on a node; return its seconds and its files by path below its folder."""
-    folder = cache_folder() / "runs" / key
+    folder = cache_folder() / "runs" / f"{key}-{package_version('fedprofit')}"  # another version begins anew
     began = time.monotonic()
     compute(mapping, str(folder))
     found = {
@@ -129,12 +130,12 @@ class Cluster:
     def collect(self, done: "Future[Any]", folder: Path) -> float:
         """Write the run's files into its folder and return its seconds."""
         seconds, found = done.result()
-        shutil.rmtree(folder, ignore_errors=True)  # what a run on this machine may have begun
         with atomic(folder) as temporary:
             for name, content in found.items():
                 path = temporary / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
+            shutil.rmtree(folder, ignore_errors=True)  # what a run on this machine may have begun
         return float(seconds)
 
     def has_died(self, error: BaseException) -> bool:

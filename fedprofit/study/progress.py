@@ -22,6 +22,9 @@ class Reporter(Protocol):
     def advance(self, work: float, message: str = "") -> None:
         """Say that some of the planned work is done, and the latest figures."""
 
+    def skip(self, work: float) -> None:
+        """Say that some of the planned work was done before."""
+
     def log(self, message: str) -> None:
         """Say something worth keeping."""
 
@@ -45,11 +48,12 @@ class Quiet:
     def __init__(self, log: Path | None = None, total: float = 1.0) -> None:
         """Log to a file, if given; `total` is the planned work, in any unit."""
         self._file, self._total = log, total
-        self._done, self._began, self._stage = 0.0, time.monotonic(), ""
+        self._done, self._skipped, self._began, self._stage = 0.0, 0.0, time.monotonic(), ""
 
     def plan(self, log: Path | None, total: float) -> None:
         """Set the log file, if any, and the planned work, and start the clock."""
-        self._file, self._total, self._done, self._began = log, total, 0.0, time.monotonic()
+        self._file, self._total, self._began = log, total, time.monotonic()
+        self._done = self._skipped = 0.0
 
     def expect(self, rest: float) -> None:
         """Correct how much of the planned work is left."""
@@ -66,6 +70,11 @@ class Quiet:
         if message:
             self._write(f"{self._stage}: {message}")
 
+    def skip(self, work: float) -> None:
+        """Count work that took no time now."""
+        self._skipped += work
+        self.advance(work)
+
     def log(self, message: str) -> None:
         """Write to the log file."""
         self._write(message)
@@ -77,9 +86,10 @@ class Quiet:
         """Say how much time is left, from the work done so far; "" while it is too early to tell."""
         elapsed = time.monotonic() - self._began
         # The first of the work also pays for what happens once, and would promise too long a wait.
-        if elapsed < 5 or self._done <= EARLY * self._total:
+        fresh = self._done - self._skipped
+        if elapsed < 5 or fresh <= EARLY * (self._total - self._skipped):
             return ""
-        return f"{duration(elapsed * max(self._total - self._done, 0) / self._done)} left"
+        return f"{duration(elapsed * max(self._total - self._done, 0) / fresh)} left"
 
     def _write(self, message: str) -> None:
         if self._file is not None:

@@ -127,14 +127,15 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
     for name, stage in all_stages(bench, folder, report, plan, watch):
         watch.begin(name)
         report.begin(name)
-        if not folder.part(name).exists():
+        whole = folder.part(name).exists()
+        if not whole:
             scores = stage()
             if scores:
                 write_frame(folder.part(name), to_frame(bench.config.seed, scores))
             for client, note in sorted({(score.client, score.note) for score in scores if score.note}):
                 report.log(f"{name}: client {client} stopped: {note}")
         if not name.startswith(TRAIN):  # training tells of its rounds itself
-            report.advance(plan[name])
+            (report.skip if whole else report.advance)(plan[name])
         watch.lap()
 
 

@@ -50,7 +50,7 @@ def train(
     else:
         state = algorithm.init(bench.start)
         best, facts = state.params, {"history": [], "best_round": 0, "best_loss": None}
-    report.advance(work_a_round * state.round)
+    report.skip(work_a_round * state.round)
     while state.round < settings.rounds:
         number = state.round + 1
         cohort = draw_cohort(bench.dataset.clients("train"), settings.cohort, bench.config.seed, number)

@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -288,3 +289,14 @@ def test_a_tokenizer_without_a_backend_will_do(table):
     read = np.concatenate([example.prefix, example.source, example.target]).tolist()
     assert backbone.tokenizer.decode(read).endswith("</s>")
     assert backbone.tokenizer.decode(read).removesuffix("</s>").endswith(example.references[0])
+
+
+def test_owners_of_rows_that_are_no_longer_there_are_refused(table, monkeypatch):
+    """As where a data set on the hub gets new rows, which its name does not show."""
+    monkeypatch.setattr(federated, "fingerprint", lambda *_: "the same")
+    open_dataset(table, tiny_backbone(), seed=0)
+    path = Path(table.source.path)
+    path.write_text("\n".join(path.read_text().splitlines()[::-1]))
+    assert open_dataset(table, tiny_backbone(), seed=0), "as it was read"
+    with pytest.raises(UserError, match=r"has changed since .* Name a revision"):
+        open_dataset(table, tiny_backbone(), seed=1)

@@ -256,14 +256,14 @@ def test_splits_are_made_within_each_task_and_keep_duplicates_together() -> None
     pool = make_pool(tasks=3, rows=50, split="none")
     repeated = pa.array([f"input {n // 2 if n < 50 else n}" for n in range(150)])
     pool = pool.set_column(pool.schema.get_field_index("input"), "input", repeated)
-    split = make_splits(pool, 0).reshape(3, 50)
+    split = make_splits(pool, 0, True).reshape(3, 50)
     assert [np.bincount(part, minlength=3).tolist() for part in split] == [[30, 10, 10]] * 3
     assert (split[0, ::2] == split[0, 1::2]).all()
     assert split[1].tolist() != split[2].tolist()
     # A task's splits do not depend on the tasks beside it.
-    assert make_splits(pool.slice(100), 0).tolist() == split[2].tolist()
+    assert make_splits(pool.slice(100), 0, True).tolist() == split[2].tolist()
     for rows, counts in ((1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (4, [2, 1, 1])):
-        assert np.bincount(make_splits(pool.slice(100, rows), 0), minlength=3).tolist() == counts
+        assert np.bincount(make_splits(pool.slice(100, rows), 0, True), minlength=3).tolist() == counts
 
 
 def test_splits_that_a_source_does_not_have_are_cut_from_train() -> None:
@@ -275,7 +275,7 @@ def test_splits_that_a_source_does_not_have_are_cut_from_train() -> None:
     ):
         keep = np.isin(pool["split"].to_pylist(), names)
         named = pool.filter(pa.array(keep))
-        split = make_splits(named, 0)
+        split = make_splits(named, 0, True)
         assert np.bincount(split, minlength=3).tolist() == [named.num_rows - sum(counts[1:]), *counts[1:]]
 
 
@@ -418,3 +418,34 @@ def test_heterogeneity_of_sparse_counts_is_that_of_all():
     distances = 0.5 * np.abs(mixes - counts.sum(0) / counts.sum()).sum(1)
     for form in (counts, csr_array(counts)):
         assert heterogeneity(form) == pytest.approx(distances.mean(), rel=1e-12)
+
+
+def test_what_two_clients_of_a_table_both_hold_is_not_dealt_to_train_and_test() -> None:
+    """A table with clients and no splits, whose rows are dealt anew: each input stands there twice."""
+    inputs = [f"question {n}" for n in range(60)] * 2
+    columns = {name: [""] * 120 for name in ("category", "definition")}
+    columns |= {"input": inputs, "task": ["t"] * 120, "client": ["ann"] * 60 + ["bob"] * 60}
+    rows = {name: pa.array(columns[name], POOL_SCHEMA.field(name).type) for name in columns}
+    rows |= {"split": pa.nulls(120, POOL_SCHEMA.field("split").type)}
+    for name, value in (("targets", ["x"]), ("positives", [])):
+        rows[name] = pa.array([value] * 120, POOL_SCHEMA.field(name).type)
+    pool = pa.table({name: rows[name] for name in POOL_SCHEMA.names})
+    dealt = config(clients=groups(2, 0, 2), examples=None, unseen_tasks=0, partition={"kind": "iid"})
+    made = partition(pool, dealt, 0)
+    held = np.repeat(np.arange(len(made.indptr) - 1) % 3, np.diff(made.indptr))
+    train, test = ({inputs[row] for row in made.rows[held == split]} for split in (0, 2))
+    assert train
+    assert test
+    assert not train & test
+
+
+def test_flower_partitions_all_rows_that_no_split_keeps(pool: pa.Table) -> None:
+    """Of a source that calls all rows train, all are parted, and each part is cut once."""
+    pytest.importorskip("flwr_datasets")
+    place = pool.schema.get_field_index("split")
+    trained = pool.set_column(place, "split", pa.array(["train"] * len(pool), pool.schema.field(place).type))
+    settings = config(
+        clients=groups(5, 1, 2), examples=None, unseen_tasks=0,
+        partition={"kind": "flwr", "partitioner": "IidPartitioner"},
+    )  # fmt: skip
+    assert len(partition(trained, settings, 0).rows) == len(pool)
