@@ -18,6 +18,7 @@ import torch
 import whole_process
 from flops import forward_flops, training_flops, visible_pairs
 from peers.peft_loop import peft_loop
+from table import Measurement, Result, cells
 from tiny import tiny_backbone, tiny_folder
 from torch.utils.flop_counter import FlopCounterMode
 from work import ADAM, Settings, check_losses, prepare
@@ -241,3 +242,10 @@ def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
     (measurement,) = check_table(tmp_path / "out", "generation", methods, [3])
     assert measurement["examples"] == 2 * 4
     assert measurement["facts"]["agreement"]["peft"] == 1
+
+
+def test_only_what_computes_in_the_peaks_type_is_measured_by_it():
+    facts = {"flops": 6.0, "peak": 2.0}
+    results = [Result(method, [6.0], [1.0]) for method in ("engine", "peft-float32")]
+    measurement = Measurement("bfloat16", 4, 40, facts, results)
+    assert [cells(measurement, result)[-1] for result in results] == ["50%", ""]

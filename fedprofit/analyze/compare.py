@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from fedprofit.analyze.curves import World
-from fedprofit.analyze.tables import SETTING, Tables
+from fedprofit.analyze.tables import IS_END, SETTING, Tables
 from fedprofit.config_file import changed, load_config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, mean_of
@@ -144,8 +144,7 @@ def _side(world: World, tables: Tables) -> pl.DataFrame:
     wide, taken = world.wide.with_columns(step=step), pl.col("step")
     if tables.ends is not None:
         wide = wide.join(tables.ends, on=[RUN, *SETTING], how="left", nulls_equal=True, maintain_order="left")
-        is_end = pl.col("step") == pl.col("step").max().over(RUN, *SETTING)
-        taken = pl.when(is_end & pl.col("end").is_not_null()).then(pl.col("end")).otherwise(pl.col("step"))
+        taken = pl.when(IS_END).then(pl.col("end")).otherwise(pl.col("step"))
     return wide.with_columns(taken=taken).select(*PAIR, "step", "local", "global")
 
 

@@ -28,6 +28,7 @@ from fedprofit.study.ledger import (
 
 SETTING = ("algorithm", "condition", "setting", "start")
 IS_TRAINED = pl.col("condition").is_in(["personalized", "local", "central"])
+IS_END = IS_TRAINED & (pl.col("step") == pl.col("step").max().over(RUN, *SETTING))
 LAST = pl.col("step").max().alias("end")
 
 
@@ -110,10 +111,9 @@ def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.Da
     """
     ends = pl.concat([frame.group_by(*axes, *SETTING).agg(LAST) for frame in frames])
     ends = ends.group_by(*axes, *SETTING).agg(pl.col("end").max())
-    is_end = IS_TRAINED & (pl.col("step") == pl.col("step").max().over(RUN, *SETTING))
     return [
         frame.join(ends, on=[*axes, *SETTING], how="left", nulls_equal=True, maintain_order="left")
-        .with_columns(step=pl.when(is_end).then(pl.col("end")).otherwise(pl.col("step")))
+        .with_columns(step=pl.when(IS_END).then(pl.col("end")).otherwise(pl.col("step")))
         .drop("end")
         for frame in frames
     ]

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from pathlib import Path
 
 import pytest
 from test_many import Said
@@ -79,3 +80,20 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UserError, match=r"fedprofit\[ray\]"):
         cluster.Cluster("local")
+
+
+def test_another_version_begins_a_run_anew_on_a_node(monkeypatch, tmp_path):
+    """What an earlier one left there would be gone on with, and be neither's result."""
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path))
+    places = []
+
+    def computed(mapping, folder):
+        places.append(folder)
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "summary.json").write_text("{}")
+
+    monkeypatch.setattr(cluster, "compute", computed)
+    for version in ("1", "2"):
+        monkeypatch.setattr(cluster, "package_version", lambda package, version=version: version)
+        assert cluster.compute_there({}, "key")[1] == {"summary.json": b"{}"}
+    assert len(set(places)) == 2

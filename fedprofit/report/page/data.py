@@ -84,7 +84,7 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
 
     def best(condition: str) -> Row | None:
         own = [row for row in rows if row["condition"] == condition and isfinite(row["local"])]
-        if condition == "local":  # between its prompt and the common start there is nothing to stay close to
+        if condition == "local":  # its own prompt, and none between it and the common start
             own = [row for row in own if row["alpha"] in (None, 1.0)]
         return max(own, key=lambda row: sign * row["local"], default=None)
 
