@@ -26,7 +26,7 @@ from table import made_with
 import fedprofit
 from fedprofit.algorithm import build
 from fedprofit.backbone.engine import Engine
-from fedprofit.backbone.workers import private_bytes
+from fedprofit.backbone.workers import peak_private_bytes
 from fedprofit.data.settings import LexiconSource
 from fedprofit.data.sources import read_source
 from fedprofit.files import cache_folder, write_json
@@ -94,7 +94,7 @@ def run_point(point: Mapping[str, int], rounds: int, model: str, token_budget: i
     bench = prepare(config)
     opened = time.perf_counter() - begin
     method = build(bench.engine, config.training.algorithms[0])
-    state, seconds, tokens, held = method.init(bench.start), [], 0, 0
+    state, seconds, tokens = method.init(bench.start), [], 0
     for number in range(1, rounds + 2):
         begin = time.perf_counter()
         cohort = draw_cohort(bench.dataset.clients("train"), point["cohort"], 0, number)
@@ -102,10 +102,12 @@ def run_point(point: Mapping[str, int], rounds: int, model: str, token_budget: i
         state, report = method.round(state, work)
         seconds.append(time.perf_counter() - begin)
         tokens = report.tokens
-        held = max(held, sum(private_bytes(worker) for worker in bench.engine.processes()))
-    # Of the workers, the most they hold after a round: what they gave back within one is not seen.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + held
-    return {**point, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
+    # Each process's own peak, though they need not fall together: the sum is at least what was held at once.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak += sum(peak_private_bytes(worker) for worker in bench.engine.processes())
+    dtype = str(bench.engine.backbone.dtype).removeprefix("torch.")
+    found = {"dtype": dtype, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
+    return {**point, **found}
 
 
 def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -151,8 +153,8 @@ def _together(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Draw seconds a client and peak memory over each axis."""
+def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], machine: str, path: Path) -> None:
+    """Draw seconds a client and peak memory over each axis, and say on which machine."""
     figure, axes = plt.subplots(
         2, len(found), figsize=(3.6 * len(found), 5.6), layout="constrained", squeeze=False
     )
@@ -171,8 +173,10 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             if axis == "threads":
                 place.set_xticks(x)
             place.grid(alpha=0.3)
+    dtypes = {str(point["dtype"]) for points in found.values() for point in points}
+    figure.text(0, -0.01, f"{machine}, {' and '.join(sorted(dtypes))}", va="top", fontsize=8, color="0.35")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def main() -> None:
@@ -191,8 +195,9 @@ def main() -> None:
         print(json.dumps(point))
         return
     found = {axis: measure(axis, args) for axis in args.axes}
-    write_json(args.out / "scale.json", {**made_with(), "base": BASE, "points": found})
-    draw(found, args.out / "scale.png")
+    made = made_with()
+    write_json(args.out / "scale.json", {**made, "base": BASE, "points": found})
+    draw(found, f"{made['machine']['processor']}, {made['machine']['cores']} cores", args.out / "scale.png")
 
 
 if __name__ == "__main__":

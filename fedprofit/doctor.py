@@ -13,7 +13,7 @@ from rich.table import Table
 from fedprofit.backbone import fetch
 from fedprofit.backbone.forward import Row
 from fedprofit.backbone.load import resolve_dtype
-from fedprofit.backbone.workers import private_bytes
+from fedprofit.backbone.workers import peak_private_bytes
 from fedprofit.config import Config
 from fedprofit.files import cache_folder
 from fedprofit.local.solver import gradients
@@ -109,7 +109,7 @@ def _peak(bench: Bench) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return own + sum(private_bytes(worker) for worker in bench.engine.processes())
+    return own + sum(peak_private_bytes(worker) for worker in bench.engine.processes())
 
 
 def _free(path: Path) -> int:

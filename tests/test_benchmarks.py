@@ -230,7 +230,8 @@ def test_scale_times_the_rounds_of_a_point_and_draws_them(tmp_path):
     both = scale._together([found, {**found, "peak_bytes": found["peak_bytes"] + 1, "seconds": [9.0]}])
     assert both["peak_bytes"] == found["peak_bytes"] + 1
     assert both["seconds"] == [*found["seconds"], 9.0]
-    scale.draw({"cohort": [both]}, tmp_path / "scale.png")
+    assert found["dtype"] in ("float32", "bfloat16")
+    scale.draw({"cohort": [both]}, "a processor", tmp_path / "scale.png")
     assert (tmp_path / "scale.png").stat().st_size > 1000
 
 

@@ -88,10 +88,23 @@ def shared_workers(backbone: Backbone, count: int) -> Workers:
     return Workers(backbone, count)
 
 
-def private_bytes(process: int) -> int:
-    """Return the memory that is a worker's own, not shared with the parent it was forked from."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+def peak_private_bytes(process: int) -> int:
+    """Return the most memory that a worker held of its own, not shared with the parent it was forked from.
+
+    Linux keeps the highest of all that a process held. What a worker gave back since was its own but for
+    what it let go of the parent's, so that it is at most this.
+    """
+    own = sum(size for name, size in _sizes(process, "smaps_rollup") if name.startswith("Private_"))
+    ever = dict(_sizes(process, "status"))
+    return own + max(0, ever["VmHWM"] - ever["VmRSS"])
+
+
+def _sizes(process: int, file: str) -> Iterator[tuple[str, int]]:
+    """Yield names and bytes of the lines like `VmRSS: 123 kB` of a file that Linux keeps of a process."""
+    for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
+        if line.endswith(" kB"):
+            name, _, size = line.partition(":")
+            yield name, int(size.removesuffix("kB")) * 1024
 
 
 def _begin(backbone: Backbone) -> None:

@@ -22,6 +22,7 @@ from fedprofit.evaluate.statistics import Estimate, counted
 from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
 from fedprofit.report.table import bounded, cell, markdown
+from fedprofit.study.environment import in_words
 
 
 def write_recommendation(path: Path, metric: str | None, limit: Limit, console: Console) -> None:
@@ -110,10 +111,12 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     """Compare runs or studies with the first of them; print it, and write it as Markdown where asked for."""
     runs = [open_tables(path) for path in paths]
     shown = metrics_of_all(runs, metric)
-    names = [f"A: {paths[0]}"]
-    for number, path in enumerate(paths[1:], start=1):
-        changes = ", ".join([*changed_settings(paths[0], path), *made_otherwise(runs[0], runs[number])])
-        names.append(f"{chr(ord('A') + number)}: {path}{': ' if changes else ''}{changes}")
+    names = []
+    for number, (path, tables) in enumerate(zip(paths, runs, strict=True)):
+        made = in_words(tables.environments.values())
+        changes = ", ".join([*changed_settings(paths[0], path), *made_otherwise(runs[0], tables)])
+        name = f"{chr(ord('A') + number)}: {path}{f' ({made})' if made else ''}"
+        names.append(f"{name}{': ' if changes else ''}{changes}")
     found, refused = _by_metric(runs, shown)
     console.print("\n".join(names), highlight=False)
     for reason in refused:

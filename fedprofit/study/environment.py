@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,30 @@ def check_content(folder: RunFolder, config: Config) -> None:
             f"{folder.path}: is complete, and the data changed since ({was}, now {now}): it says nothing of "
             f"what is there now. Restore it. {BEGIN_ANEW}"
         )
+
+
+def in_words(environments: Iterable[dict[str, Any]]) -> str:
+    """Say in a few words what runs were made with: version, number types and all processors.
+
+    >>> in_words([{"versions": {"fedprofit": "0.1.0", "commit": "1f2e3d4"}, "machine": {"processor": "A"}}])
+    'version 0.1.0 at 1f2e3d4, A'
+    """
+    versions, types, found = [], [], list(environments)
+    for one in found:
+        of = one.get("versions", {})
+        at = f" at {of['commit']}" if of.get("commit", "none") != "none" else ""
+        versions.append(f"version {of['fedprofit']}{at}" if "fedprofit" in of else "")
+        types.append(str(one.get("model", {}).get("dtype", "")).removeprefix("torch."))
+    return ", ".join(filter(None, (_each_once(versions), _each_once(types), processors(found))))
+
+
+def processors(environments: Iterable[dict[str, Any]]) -> str:
+    """Name all processors that computed some run."""
+    return _each_once(one.get("machine", {}).get("processor", "") for one in environments)
+
+
+def _each_once(names: Iterable[str]) -> str:
+    return " and ".join(filter(None, dict.fromkeys(names)))
 
 
 def commit() -> str:

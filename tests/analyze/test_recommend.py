@@ -16,6 +16,7 @@ from fedprofit.analyze.recommend import Limit, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import write_frame
+from fedprofit.study.environment import processor
 
 PLACE = ["heterogeneity"]
 
@@ -325,6 +326,8 @@ def test_a_run_is_compared_and_recommended_from_by_command(runs, tmp_path):
     page = (tmp_path / "table.md").read_text()
     assert "avg, tune, step 3" in page
     assert page.count("### ") == 3
+    names = page.splitlines()[:2]
+    assert all("(version " in name and f"float32, {processor()})" in name for name in names)
     first, other = (fedprofit.read_results(run) for run in runs)
     keep = (
         (pl.col("condition") == "personalized") & (pl.col("algorithm") == "avg") & (pl.col("step") == 3)

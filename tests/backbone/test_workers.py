@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from ragged import ragged_batch
@@ -15,7 +16,7 @@ from tiny import tiny_backbone
 from fedprofit.backbone.batches import PASS_TOKENS
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
-from fedprofit.backbone.workers import worker_count
+from fedprofit.backbone.workers import Workers, peak_private_bytes, worker_count
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
@@ -41,6 +42,26 @@ def test_workers_compute_what_one_process_computes():
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(shared.score(prompts, rows), alone.score(prompts, rows), rtol=1e-5, atol=1e-5)
     assert shared.answer(prompts, rows, 12)[1] == alone.answer(prompts, rows, 12)[1]
+
+
+def hold_for_a_moment(backbone, mebibytes):
+    held = np.ones(mebibytes * 2**20, dtype=np.uint8)
+    return (int(held[-1]),)
+
+
+@linux
+def test_a_workers_peak_counts_what_it_gave_back_and_not_what_it_shares():
+    inherited = np.ones(512 * 2**20, dtype=np.uint8)
+    workers = Workers(tiny_backbone("llama"), 2)
+
+    def peaks(mebibytes):
+        list(workers.map(hold_for_a_moment, [(mebibytes,)] * 8))  # so many that each worker gets some
+        return [peak_private_bytes(process) / 2**20 for process in workers.processes()]
+
+    small, large = peaks(1), peaks(256)
+    assert inherited[-1] == 1
+    assert max(small) < 128, "what the parent holds is not theirs"
+    assert all(256 <= size < 512 for size in large)
 
 
 def score_often(engine, prompts, rows):

@@ -14,6 +14,7 @@ from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label, t
 from fedprofit.report.overview import DIFFERENCES, Place, places, plain
 from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row, ranged
+from fedprofit.study.environment import processors
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
 MOST_OTHERS = 200  # train clients, and validation clients, that are shown beside the test clients
@@ -245,12 +246,11 @@ def _environments(tables: Tables) -> list[dict[str, Any]]:
 def _made(tables: Tables, environments: list[dict[str, Any]]) -> dict[str, Any]:
     """What it was made with, in a line; the processors are all that computed some run."""
     first: dict[str, Any] = environments[0] if environments else {}
-    processors = [one.get("machine", {}).get("processor", "") for one in environments]
     return {
         "model": tables.model,
         "dtype": str(first.get("model", {}).get("dtype", "")).removeprefix("torch."),
         "version": first.get("versions", {}).get("fedprofit", ""),
-        "processors": " and ".join(filter(None, dict.fromkeys(processors))),
+        "processors": processors(environments),
         "runs": tables.results["run"].n_unique(),
     }
 
