@@ -2,8 +2,8 @@
 
     python benchmarks/scale.py --out runs/benchmarks/scale
 
-Every point is a process of its own, so that its peak memory is its own too. A population is a table
-that is tokenized into the cache when it is first asked for.
+Every point is a process of its own, so that its peak memory is its own too; those of an axis take a round in
+turn. A population is a table that is tokenized into the cache when it is first asked for.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,44 @@ def population_table(clients: int, train: int) -> Path:
     return path
 
 
-def run_point(point: Mapping[str, int], rounds: int, model: str, token_budget: int) -> dict[str, Any]:
-    """Time rounds at one point; the first, which warms up, is not counted."""
+def take_rounds(
+    point: Mapping[str, int], model: str, token_budget: int, wanted: Iterable[object]
+) -> Iterator[dict[str, Any]]:
+    """Open a point's federation and yield its facts, then those of a round for each of `wanted`."""
     torch.set_num_threads(point["threads"])
+    config = point_config(point, model, token_budget)
+    begin = time.perf_counter()
+    bench = prepare(config)
+    yield {
+        **point,
+        "opened": time.perf_counter() - begin,
+        "dtype": str(bench.engine.backbone.dtype).removeprefix("torch."),
+    }
+    method = build(bench.engine, config.training.algorithms[0])
+    state = method.init(bench.start)
+    for number, _ in enumerate(wanted, 1):
+        begin = time.perf_counter()
+        cohort = draw_cohort(bench.dataset.clients("train"), point["cohort"], 0, number)
+        work = [client_work(bench, method, client, number) for client in cohort]
+        state, report = method.round(state, work)
+        yield {
+            "seconds": time.perf_counter() - begin,
+            "tokens": report.tokens,
+            "peak_bytes": peak_bytes(bench.engine),
+        }
+
+
+def peak_bytes(engine: Engine) -> int:
+    """Return the sum of each process's peak: not less than what was held at once."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return own + sum(peak_private_bytes(worker) for worker in engine.processes())
+
+
+def point_config(point: Mapping[str, int], model: str, token_budget: int) -> fedprofit.Config:
+    """Return the configuration of a point: one step of FedAvg over the table of its population."""
     names = {name: name for name in ("client", "input", "target", "split")}
     algorithm = {"kind": "fedavg", "name": "fedavg", "steps": 1, "batch_size": point["rows"]}
-    config = fedprofit.from_mapping(
+    return fedprofit.from_mapping(
         {
             "name": "scale",
             "backbone": {"name": model, "token_budget": token_budget},
@@ -90,67 +122,72 @@ def run_point(point: Mapping[str, int], rounds: int, model: str, token_budget: i
             "training": {"cohort": point["cohort"], "algorithms": [algorithm]},
         }
     )
-    begin = time.perf_counter()
-    bench = prepare(config)
-    opened = time.perf_counter() - begin
-    method = build(bench.engine, config.training.algorithms[0])
-    state, seconds, tokens = method.init(bench.start), [], 0
-    for number in range(1, rounds + 2):
-        begin = time.perf_counter()
-        cohort = draw_cohort(bench.dataset.clients("train"), point["cohort"], 0, number)
-        work = [client_work(bench, method, client, number) for client in cohort]
-        state, report = method.round(state, work)
-        seconds.append(time.perf_counter() - begin)
-        tokens = report.tokens
-    # Each process's own peak, though they need not fall together: the sum is at least what was held at once.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak += sum(peak_private_bytes(worker) for worker in bench.engine.processes())
-    dtype = str(bench.engine.backbone.dtype).removeprefix("torch.")
-    found = {"dtype": dtype, "opened": opened, "seconds": seconds[1:], "tokens": tokens, "peak_bytes": peak}
-    return {**point, **found}
 
 
-def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure an axis at all its values, turn by turn, each time in a new process."""
-    # Once to fill the cache, so that making a population's files is in no measured process.
-    for value in AXES[axis]:
-        _in_process(axis, value, 0, args)
-    taken: list[list[dict[str, Any]]] = [[] for _ in AXES[axis]]
-    for _ in range(args.turns):
-        for value, points in zip(AXES[axis], taken, strict=True):
-            points.append(point := _in_process(axis, value, args.rounds, args))
-            print(
-                axis,
-                value,
-                f"{statistics.median(point['seconds']):.2f} s",
-                f"{point['peak_bytes'] / 2**20:.0f} MiB",
-            )
-    return [_together(points) for points in taken]
-
-
-def _in_process(axis: str, value: int, rounds: int, args: argparse.Namespace) -> dict[str, Any]:
+def point_of(axis: str, value: int) -> dict[str, int]:
+    """Return what is measured at a value of an axis: the base, but for what goes with that value."""
     wanted = {**BASE, axis: value}
     if axis == "population":
         wanted["rows"] = 1  # a million clients' tables are written and tokenized in minutes
     # A cohort larger than the base population needs one of its own size.
     wanted["population"] = max(wanted["population"], wanted["cohort"] + 1)
-    command = [sys.executable, __file__, "--point", json.dumps(wanted), "--rounds", str(rounds)]
-    command += ["--model", args.model, "--token-budget", str(args.token_budget)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{axis} {value} failed:\n{done.stderr[-2000:]}")
-    point: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return point
+    return wanted
 
 
-def _together(turns: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Put the turns of one point together: all seconds, the median start, the largest peak."""
-    return {
-        **turns[0],
-        "opened": statistics.median(turn["opened"] for turn in turns),
-        "seconds": [seconds for turn in turns for seconds in turn["seconds"]],
-        "peak_bytes": max(turn["peak_bytes"] for turn in turns),
-    }
+class Point:
+    """A point of an axis in a process of its own, which takes a round when told to."""
+
+    def __init__(self, axis: str, value: int, args: argparse.Namespace) -> None:
+        """Start the process, and wait until it has opened its federation."""
+        command = [sys.executable, __file__, "--point", json.dumps(point_of(axis, value))]
+        command += ["--model", args.model, "--token-budget", str(args.token_budget)]
+        self.name = f"{axis} {value}"
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.opened = self._answer()
+
+    def round(self) -> dict[str, Any]:
+        """Let it take a round, and return the round's facts."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if line := self._process.stdout.readline():
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        raise SystemExit(f"{self.name} failed (exit status {self._process.wait()}); why stands above.")
+
+
+def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure an axis: all its values take a round in turn, so that what else is going on falls on all."""
+    for value in AXES[axis]:  # here, so that making a population's files is in no measured process
+        prepare(point_config(point_of(axis, value), args.model, args.token_budget))
+    points = [Point(axis, value, args) for value in AXES[axis]]
+    rounds: list[list[dict[str, Any]]] = [[] for _ in points]
+    for number in range(args.rounds + 1):
+        for point, taken in list(zip(points, rounds, strict=True))[:: -1 if number % 2 else 1]:
+            taken.append(point.round())
+    for point in points:
+        point.end()
+    found = [together(point.opened, taken[1:]) for point, taken in zip(points, rounds, strict=True)]
+    for point, facts in zip(points, found, strict=True):
+        pairs = zip(facts["seconds"], found[0]["seconds"], strict=True)
+        ratio = statistics.median(seconds / first for seconds, first in pairs)
+        middle, peak = statistics.median(facts["seconds"]), facts["peak_bytes"] / 2**20
+        print(f"{point.name}: {middle:.2f} s, {ratio:.2f} times the first, {peak:.0f} MiB")
+    return found
+
+
+def together(opened: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put a point's rounds together: the seconds of each, and what the last one says of tokens and peak."""
+    return {**opened, **rounds[-1], "seconds": [one["seconds"] for one in rounds]}
 
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], machine: str, path: Path) -> None:
@@ -183,16 +220,15 @@ def main() -> None:
     """Measure the axes asked for, or, in a process of its own, one point."""
     parser = argparse.ArgumentParser(description="Scaling of a round of FedAvg.")
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--turns", type=int, default=1, help="new processes for each point, turn by turn")
+    parser.add_argument("--rounds", type=int, default=5, help="of each point, after one that warms up")
     parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, a folder or a hub id")
     parser.add_argument("--token-budget", type=int, default=Engine.token_budget)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"))
     parser.add_argument("--point", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.point:
-        point = run_point(json.loads(args.point), args.rounds, args.model, args.token_budget)
-        print(json.dumps(point))
+        for facts in take_rounds(json.loads(args.point), args.model, args.token_budget, sys.stdin):
+            print(json.dumps(facts), flush=True)
         return
     found = {axis: measure(axis, args) for axis in args.axes}
     made = made_with()

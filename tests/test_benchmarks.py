@@ -1,6 +1,7 @@
 """The benchmarks run on a tiny model, write what they promise, and refuse unequal losses."""
 
 import json
+from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -214,25 +215,37 @@ def test_shapes_go_on_after_losses_that_differ_and_fail_in_the_end(tmp_path, mon
     assert found["examples"] == 6
 
 
-def test_scale_times_the_rounds_of_a_point_and_draws_them(tmp_path):
-    point = {"population": 5, "cohort": 3, "length": 3, "threads": 1, "rows": 2}
-    found = scale.run_point(point, 2, str(tiny_folder(tmp_path)), 64)
-    assert {name: found[name] for name in point} == point
-    assert len(found["seconds"]) == 2, "the first round warms up"
-    assert min(found["seconds"]) > 0
-    assert found["tokens"] >= 3 * 2 * 3
+SMALL_POINT = {"population": 5, "cohort": 3, "length": 3, "threads": 1, "rows": 2}
+
+
+def test_scale_takes_a_points_rounds_when_told_to(tmp_path):
+    opened, *rounds = scale.take_rounds(SMALL_POINT, str(tiny_folder(tmp_path)), 64, range(2))
+    assert opened["opened"] > 0
+    assert {name: opened[name] for name in SMALL_POINT} == SMALL_POINT
+    assert len(rounds) == 2
+    assert all(one["seconds"] > 0 and one["tokens"] >= 3 * 2 * 3 for one in rounds)
+    assert rounds[0]["peak_bytes"] <= rounds[1]["peak_bytes"], "a peak does not fall"
     table = pl.read_parquet(scale.population_table(5, 2))
     assert table["split"].value_counts().sort("split").rows() == [
         ("test", 5),
         ("train", 10),
         ("validation", 5),
     ]
-    both = scale._together([found, {**found, "peak_bytes": found["peak_bytes"] + 1, "seconds": [9.0]}])
-    assert both["peak_bytes"] == found["peak_bytes"] + 1
-    assert both["seconds"] == [*found["seconds"], 9.0]
+
+
+def test_scale_measures_an_axis_in_processes_and_draws_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scale, "BASE", SMALL_POINT)
+    monkeypatch.setattr(scale, "AXES", {"cohort": (2,)})
+    model = str(tiny_folder(tmp_path))
+    (found,) = scale.measure("cohort", Namespace(model=model, token_budget=64, rounds=2))
+    assert found["cohort"] == 2
     assert found["dtype"] in ("float32", "bfloat16")
-    scale.draw({"cohort": [both]}, "a processor", tmp_path / "scale.png")
+    assert len(found["seconds"]) == 2, "the first round warms up"
+    assert "cohort 2: " in capsys.readouterr().out
+    scale.draw({"cohort": [found]}, "a processor", tmp_path / "scale.png")
     assert (tmp_path / "scale.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="cohort 2 failed"):
+        scale.Point("cohort", 2, Namespace(model=str(tmp_path / "nowhere"), token_budget=64))
 
 
 def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
