@@ -50,8 +50,11 @@ LABELS = {
 
 
 def population_table(clients: int, train: int) -> Path:
-    """Write the table of a population, once: questions of the lexicon, told apart by a number."""
-    path, each = cache_folder() / f"scale-{clients}-{train}.parquet", train + 2
+    """Write the table of a population, once: questions of the lexicon, told apart by a number.
+
+    It has as many digits, hence tokens, in a small population as in a large one.
+    """
+    path, each = cache_folder() / f"population-{clients}-{train}.parquet", train + 2
     if not path.exists():
         pool = read_source(LexiconSource(kind="lexicon", instances=50), 0).to_pylist()
         rows = [pool[n % len(pool)] for n in range(each * clients)]
@@ -59,7 +62,7 @@ def population_table(clients: int, train: int) -> Path:
             "client": [f"client-{n // each:07d}" for n in range(each * clients)],
             # All three are named: of a table without validation rows, a fifth of the train rows becomes it.
             "split": [*["train"] * train, "validation", "test"] * clients,
-            "input": [f"{row['input']} ({n})" for n, row in enumerate(rows)],
+            "input": [f"{row['input']} ({n:07d})" for n, row in enumerate(rows)],
             "target": [row["targets"][0] for row in rows],
         }
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -226,6 +226,7 @@ def test_scale_takes_a_points_rounds_when_told_to(tmp_path):
     assert all(one["seconds"] > 0 and one["tokens"] >= 3 * 2 * 3 for one in rounds)
     assert rounds[0]["peak_bytes"] <= rounds[1]["peak_bytes"], "a peak does not fall"
     table = pl.read_parquet(scale.population_table(5, 2))
+    assert table["input"].str.extract(r"\((\d+)\)$").str.len_chars().unique().to_list() == [7]
     assert table["split"].value_counts().sort("split").rows() == [
         ("test", 5),
         ("train", 10),

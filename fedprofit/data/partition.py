@@ -174,6 +174,7 @@ def _choose_clients(
 ) -> tuple[list[str], NDArray[np.int8], Ints, Ints]:
     """Put clients into groups by seed, exactly as many as asked for; keep at most `examples` a split.
 
+    Where there are enough of them, all have train rows, and validation and test clients have test rows.
     `owner` [rows] is a position in `names`, or -1. Returns the chosen names, their groups, and, aligned,
     the client and row of what they own.
     """
@@ -187,9 +188,11 @@ def _choose_clients(
         log.info(
             "%d of %d clients are left out: data.clients asks for fewer", len(names) - sum(wanted), len(names)
         )
-    group = np.full(len(names) + 1, -1, np.int8)  # the last is found by owner -1
+    has = np.zeros((len(names) + 1, 3), bool)  # the last is found by owner -1
+    has[owner, split] = True
+    group = np.full(len(names) + 1, -1, np.int8)
     shuffled = numpy_generator(seed, "client groups").permutation(len(names))
-    group[shuffled[: sum(wanted)]] = np.repeat(np.arange(3, dtype=np.int8), wanted)
+    group[_draw(shuffled, has, wanted)] = np.repeat(np.arange(3, dtype=np.int8), wanted)
     chosen = np.flatnonzero(group >= 0)
     rows = np.flatnonzero(group[owner] >= 0)
     client = np.searchsorted(chosen, owner[rows])
@@ -203,6 +206,19 @@ def _choose_clients(
         order = order[position < most[split[rows[order]]]]
         client, rows = client[order], rows[order]
     return [names[position] for position in chosen], group[chosen], client, rows
+
+
+def _draw(shuffled: Ints, has: NDArray[np.bool_], wanted: tuple[int, int, int]) -> Ints:
+    """Choose train, validation and test clients, in this order; `has` [clients, splits] tells their rows.
+
+    If too few have the rows that they need, those that come first are taken, whatever they have.
+    """
+    trained = shuffled[has[shuffled, TRAIN]]
+    behind = np.roll(trained, -wanted[0])  # those first that have their turn after the train clients
+    scored = behind[has[behind, TEST]][: wanted[1] + wanted[2]]
+    others = trained[~np.isin(trained, scored)][: wanted[0]]
+    chosen = np.concatenate([others, scored])
+    return chosen if len(chosen) == sum(wanted) else shuffled[: sum(wanted)]
 
 
 def _assemble(

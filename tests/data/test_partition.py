@@ -230,6 +230,24 @@ def test_natural_clients_are_the_sources_own() -> None:
     assert set(capped.rows.tolist()) < set(made.rows.tolist())
 
 
+def test_natural_clients_are_drawn_into_groups_that_they_have_the_rows_for() -> None:
+    def owner(n: int) -> str:
+        """Users 8 to 11 have no test rows, user 12 has validation rows alone."""
+        return "user 12" if n % 5 == 3 and n % 7 == 0 else f"user {n % (8 if n % 5 == 4 else 12):02d}"
+
+    pool = make_pool(tasks=4, rows=200, client=owner)
+    settings = config(clients=groups(6, 2, 3), examples=None, partition={"kind": "natural"})
+    trained = set()
+    for seed in range(12):
+        made = partition(pool, settings, seed)
+        check_sound(pool, made)
+        sizes = np.diff(made.indptr).reshape(-1, 3)
+        assert (sizes[:, 0] > 0).all()
+        assert (sizes[made.groups > 0, 2] > 0).all()
+        trained |= set(np.array(made.clients.to_pylist())[made.groups == 0])
+    assert trained == {f"user {number:02d}" for number in range(12)}, "any may train"
+
+
 def test_natural_with_a_hundred_thousand_clients() -> None:
     count = 600_000
     number = np.arange(count)
