@@ -101,13 +101,13 @@ def in_words(environments: Iterable[dict[str, Any]]) -> str:
     >>> in_words([{"versions": {"fedprofit": "0.1.0", "commit": "1f2e3d4"}, "machine": {"processor": "A"}}])
     'version 0.1.0 at 1f2e3d4, A'
     """
-    versions, types, found = [], [], list(environments)
-    for one in found:
-        of = one.get("versions", {})
-        at = f" at {of['commit']}" if of.get("commit", "none") != "none" else ""
-        versions.append(f"version {of['fedprofit']}{at}" if "fedprofit" in of else "")
-        types.append(str(one.get("model", {}).get("dtype", "")).removeprefix("torch."))
-    return ", ".join(filter(None, (_each_once(versions), _each_once(types), processors(found))))
+    found = list(environments)
+    made = [one.get("versions", {}) for one in found]
+    versions = _each_once(one.get("fedprofit", "") for one in made)
+    commits = _each_once(one.get("commit", "") for one in made if one.get("commit") != "none")
+    types = _each_once(str(one.get("model", {}).get("dtype", "")).removeprefix("torch.") for one in found)
+    version = f"version {versions}{f' at {commits}' if commits else ''}" if versions else ""
+    return ", ".join(filter(None, (version, types, processors(found))))
 
 
 def processors(environments: Iterable[dict[str, Any]]) -> str:
