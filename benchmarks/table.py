@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fedprofit.backbone.load import computes_bfloat16
 from fedprofit.files import write_json, write_text
@@ -85,9 +85,12 @@ def cells(measurement: Measurement, result: Result) -> list[str]:
 
 def show(measurement: Measurement) -> None:
     """Print a table, 80 columns wide at most."""
-    table = Table(*HEADER, title=measurement.title, title_justify="left")
-    for result in measurement.results:
-        table.add_row(*cells(measurement, result))
+    rows = [cells(measurement, result) for result in measurement.results]
+    used = [column for column in range(len(HEADER)) if any(row[column] for row in rows)]
+    headers = [Column(HEADER[column], no_wrap=not column) for column in used]  # a method's name is kept whole
+    table = Table(*headers, title=measurement.title, title_justify="left")
+    for row in rows:
+        table.add_row(*(row[column] for column in used))
     Console(width=80).print(table)
 
 

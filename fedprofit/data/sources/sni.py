@@ -79,7 +79,10 @@ def _read_parquet(path: Path, settings: SniSource) -> pa.Table:
 def _read_folder(path: Path, settings: SniSource, seed: int) -> pa.Table:
     files = {file.stem: file for file in sorted(path.glob("task*.json"))}
     if not files:
-        raise UserError(f"{path}: no task*.json in this folder (data.source.path). Name the folder `tasks`.")
+        raise UserError(
+            f"{path}: no task*.json in this folder (data.source.path). Name the folder `tasks`, "
+            "or a .parquet file."
+        )
     tables, categories = [], []
     for name in _chosen(settings.tasks, list(files), path):
         table = _read_json(name, files[name])
