@@ -8,7 +8,6 @@ turn. A population is a table that is tokenized into the cache when it is first 
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,9 +25,9 @@ from table import made_with
 import fedprofit
 from fedprofit.algorithm import build
 from fedprofit.backbone.engine import Engine
-from fedprofit.backbone.workers import peak_private_bytes
 from fedprofit.data.settings import LexiconSource
 from fedprofit.data.sources import read_source
+from fedprofit.doctor import peak_bytes
 from fedprofit.files import cache_folder, write_json
 from fedprofit.server.cohort import draw_cohort
 from fedprofit.study.bench import prepare
@@ -95,12 +94,6 @@ def take_rounds(
             "tokens": report.tokens,
             "peak_bytes": peak_bytes(bench.engine),
         }
-
-
-def peak_bytes(engine: Engine) -> int:
-    """Return the sum of each process's peak: not less than what was held at once."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return own + sum(peak_private_bytes(worker) for worker in engine.processes())
 
 
 def point_config(point: Mapping[str, int], model: str, token_budget: int) -> fedprofit.Config:

@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 
 from fedprofit.backbone import fetch
+from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
 from fedprofit.backbone.load import resolve_dtype
 from fedprofit.backbone.workers import peak_private_bytes
@@ -78,7 +79,7 @@ def estimate(config: Config) -> Table:
     table.add_row("time", f"about {duration(sum(plan.values()) / speed)}")
     table.add_row(
         "peak memory",
-        f"{_peak(bench) / 2**30:.2f} GiB at backbone.token_budget "
+        f"{peak_bytes(bench.engine) / 2**30:.2f} GiB at backbone.token_budget "
         f"{config.backbone.token_budget}, backbone.workers {bench.engine.workers}",
     )
     disk = expected_bytes(config, bench.engine.backbone.width, len(bench.sets.clients))
@@ -102,14 +103,14 @@ def _fill_budget(bench: Bench) -> None:
     )
 
 
-def _peak(bench: Bench) -> int:
-    """Return peak bytes: of the accelerator if it computes, else of this process and its workers."""
-    device = bench.engine.backbone.device
+def peak_bytes(engine: Engine) -> int:
+    """Return peak bytes: of the accelerator if it computes, else of this process and its workers, summed."""
+    device = engine.backbone.device
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return own + sum(peak_private_bytes(worker) for worker in bench.engine.processes())
+    return own + sum(peak_private_bytes(worker) for worker in engine.processes())
 
 
 def _free(path: Path) -> int:
