@@ -10,8 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
+from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, by_segment, count_tokens, share_beginnings
 from fedprofit.backbone.load import Backbone
+from fedprofit.backbone.workers import shared_workers
 from fedprofit.types import ClientWork
 
 
@@ -60,8 +62,23 @@ def visible_pairs(rows: Sequence[Row], length: int) -> int:
 PEAK_SECONDS = 3.0  # for which the fastest products are looked for
 
 
-def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Measure the most operations a second of square matrix products, with the threads now in use."""
+def matmul_peak(engine: Engine) -> float:
+    """Measure the most operations a second of square matrix products.
+
+    That of one process with the threads now in use, or of the engine's workers side by side, with a thread
+    each: some libraries spread a product badly over threads, and what workers reach is within reach.
+    """
+    backbone = engine.backbone
+    (together,) = products_rate(backbone)
+    if engine.workers == 1:
+        return together
+    workers = shared_workers(backbone, engine.workers)
+    return max(together, sum(rate for (rate,) in workers.map(products_rate, [()] * engine.workers)))
+
+
+def products_rate(backbone: Backbone) -> tuple[float]:
+    """Measure the most operations a second of square products in this process, in the backbone's type."""
+    device, dtype = backbone.device, backbone.dtype
     size = 8192 if device.type == "cuda" else 2048  # so much that what lies between products is nothing
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + PEAK_SECONDS
@@ -72,4 +89,4 @@ def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, (time.perf_counter() - begin) / 4)
-    return 2 * size**3 / best
+    return (2 * size**3 / best,)

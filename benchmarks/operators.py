@@ -78,14 +78,14 @@ def measure(settings: Settings, repetitions: int) -> dict[str, Any]:
 
     with Arithmetic() as counted:
         step()
-    before = matmul_peak(backbone.dtype, backbone.device)
+    before = matmul_peak(engine)
     for _ in range(WARM):
         step()
     runs = sorted((profiled(step) for _ in range(repetitions)), key=_total)
     return {
         "title": f"{backbone.name}, {settings.dtype}, {settings.threads} threads, engine {engine.attention}: "
         f"{settings.clients} clients x {settings.rows} rows, one step, prompt {settings.length}",
-        "peak": max(before, matmul_peak(backbone.dtype, backbone.device)),
+        "peak": max(before, matmul_peak(engine)),
         "needed": training_flops(backbone, work.clients, settings.length),
         "flops": dict(counted.flops),
         "operators": runs[len(runs) // 2],

@@ -99,9 +99,9 @@ def measure_work(work: Work, names: Sequence[str], repetitions: int, data: str) 
         f"prompt {settings.length}, {tokens / settings.examples:.0f} tokens a row"
     )
     timers = {name: timed(method, backbone.device) for name, method in methods.items()}
-    before = matmul_peak(backbone.dtype, backbone.device)
+    before = matmul_peak(engine)
     results = take_turns(timers, repetitions)
-    facts["peak"] = max(before, matmul_peak(backbone.dtype, backbone.device))
+    facts["peak"] = max(before, matmul_peak(engine))
     facts["flops"] = training_flops(backbone, work.clients, settings.length)
     return Measurement(title, settings.examples, tokens, facts, results)
 

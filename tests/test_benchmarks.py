@@ -147,7 +147,7 @@ def test_peft_as_its_users_get_it_takes_turns_with_a_bfloat16_engine(tmp_path, m
 
     monkeypatch.setattr(peers.peft_loop, "peft_loop", loop)
     # Measuring it in bfloat16 takes minutes where a processor has no arithmetic for it.
-    monkeypatch.setattr(throughput, "matmul_peak", lambda dtype, device: 1e12)
+    monkeypatch.setattr(throughput, "matmul_peak", lambda engine: 1e12)
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     small = SMALL.replace("float32", "bfloat16").split()
     methods = ["engine", "peft", "peft-float32"]
@@ -257,6 +257,16 @@ def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
     (measurement,) = check_table(tmp_path / "out", "generation", methods, [3])
     assert measurement["examples"] == 2 * 4
     assert measurement["facts"]["agreement"]["peft"] == 1
+
+
+def three(backbone):
+    return (3.0,)
+
+
+def test_the_peak_is_what_workers_reach_side_by_side(monkeypatch):
+    monkeypatch.setattr(flops, "products_rate", three)
+    backbone = tiny_backbone()
+    assert [flops.matmul_peak(make_engine(backbone, workers=count)) for count in (1, 2)] == [3, 6]
 
 
 def test_only_what_computes_in_the_peaks_type_is_measured_by_it():
