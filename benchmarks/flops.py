@@ -77,7 +77,10 @@ def matmul_peak(engine: Engine) -> float:
 
 
 def products_rate(backbone: Backbone) -> tuple[float]:
-    """Measure the most operations a second of square products in this process, in the backbone's type."""
+    """Measure the most operations a second of square products in this process, in the backbone's type.
+
+    Returned as the one value of a tuple, as workers return what they compute.
+    """
     device, dtype = backbone.device, backbone.dtype
     size = 8192 if device.type == "cuda" else 2048  # so much that what lies between products is nothing
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -87,9 +87,8 @@ def show(measurement: Measurement) -> None:
     """Print a table, 80 columns wide at most."""
     rows = [cells(measurement, result) for result in measurement.results]
     used = [column for column in range(len(HEADER)) if any(row[column] for row in rows)]
-    headers = [
-        Column(HEADER[column], no_wrap=column == 0) for column in used
-    ]  # a method's name is kept whole
+    # A method's name is kept whole.
+    headers = [Column(HEADER[column], no_wrap=column == 0) for column in used]
     table = Table(*headers, title=measurement.title, title_justify="left")
     for row in rows:
         table.add_row(*(row[column] for column in used))
