@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles what is imported when it first is; compiling all of it here takes as long as installing it.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 
 .PHONY: quickstart smoke test check format bench clean
 
@@ -37,11 +39,11 @@ $(VENV)/bin/python:
 	  || { rm -rf $(VENV); echo "No virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.lexicon: $(VENV)/bin/python constraints.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lexicon,fast]'
+	$(INSTALL) '.[lexicon,fast]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python constraints.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) '.[dev]'
 	@touch $@ $(VENV)/.lexicon
 
 # An environment of its own inside .venv: Flower needs older typer and packaging than the tests pass with, and
