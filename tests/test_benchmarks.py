@@ -245,8 +245,9 @@ def test_scale_measures_an_axis_in_processes_and_draws_it(tmp_path, monkeypatch,
     assert "cohort 2: " in capsys.readouterr().out
     scale.draw({"cohort": [found]}, "a processor", tmp_path / "scale.png")
     assert (tmp_path / "scale.png").stat().st_size > 1000
-    with pytest.raises(SystemExit, match="cohort 2 failed"):
-        scale.Point("cohort", 2, Namespace(model=str(tmp_path / "nowhere"), token_budget=64))
+    monkeypatch.setattr(scale, "__file__", str(tmp_path / "nowhere.py"))  # fails before it imports anything
+    with pytest.raises(SystemExit, match=r"cohort 2 failed \(exit status 2\)"):
+        scale.Point("cohort", 2, Namespace(model=model, token_budget=64))
 
 
 def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
