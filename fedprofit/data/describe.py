@@ -28,6 +28,7 @@ class Description:
     groups: list[str]  # and their groups
     heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
     unseen_examples: int
+    known_examples: int  # test examples whose task and input some client also trains on
 
     @property
     def titles(self) -> list[str]:
@@ -59,7 +60,17 @@ def describe(dataset: FederatedDataset) -> Description:
         groups=[group for group in SPLITS for _ in dataset.members(group)],
         heterogeneity=heterogeneity(counts),
         unseen_examples=len(dataset.unseen),
+        known_examples=_known(dataset),
     )
+
+
+def _known(dataset: FederatedDataset) -> int:
+    """Count the test examples that ask what some client trains on: their scores can be mere memory."""
+    trained, tested = (
+        np.concatenate([dataset.pooled(group, split).rows for group in SPLITS]) for split in ("train", "test")
+    )
+    asked = set(dataset.store.questions(trained))
+    return sum(question in asked for question in dataset.store.questions(tested))
 
 
 def summary_table(facts: Description) -> Table:
@@ -68,6 +79,9 @@ def summary_table(facts: Description) -> Table:
     table.add_row("clients", ", ".join(f"{count} {group}" for group, count in facts.clients.items()))
     table.add_row("examples", ", ".join(f"{count} {split}" for split, count in facts.examples.items()))
     table.add_row("tasks", str(len(facts.tasks)))
+    if facts.known_examples:
+        known = f"{facts.known_examples} of {facts.examples['test']}"
+        table.add_row("test inputs trained on", f"{known}  (by some client: memory may answer)")
     table.add_row("unseen-task examples", str(facts.unseen_examples))
     meaning = "0: all clients alike; mean total variation"
     if len(facts.tasks) == 1:

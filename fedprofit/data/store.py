@@ -52,6 +52,11 @@ class ExampleStore:
             references=tuple(self._references[row].as_py()),
         )
 
+    def questions(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+        """Yield what each row asks, equal where task and input are: its task's number and source tokens."""
+        for row, task in zip(rows.tolist(), self.task_of[rows].tolist(), strict=True):
+            yield task, self._tokens[self._starts[row] : self._cuts[row]].tobytes()
+
     def longest(self) -> int:
         """Return the tokens of the longest example, prefix included."""
         prefix = np.diff(self._prefix_starts)[self._prefix_of]

@@ -25,8 +25,7 @@ HETEROGENEITY = 13 / 32
 
 
 @pytest.fixture
-def facts(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
+def rows():
     rows = [
         {"who": who, "task": task, "part": "train", "input": f"{who} {task} {n}", "target": "x"}
         for who, mix in MIX.items()
@@ -37,6 +36,16 @@ def facts(tmp_path, monkeypatch):
         rows.append({"who": who, "task": "a", "part": "test", "input": f"{who} test", "target": "x"})
         rows.append({"who": who, "task": "hidden", "part": "test", "input": f"{who} unseen", "target": "x"})
     rows.append({"who": "cid", "task": "b", "part": "validation", "input": "check", "target": "x"})
+    return rows
+
+
+@pytest.fixture
+def facts(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
+    return described(rows, tmp_path)
+
+
+def described(rows, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = {"client": "who", "task": "task", "split": "part"}
@@ -61,6 +70,18 @@ def test_counts_and_heterogeneity(facts):
     assert sorted(name for name, _ in names) == sorted(MIX)
     for (name, _), row in zip(names, facts.counts.toarray().tolist(), strict=True):
         assert {task: n for task, n in zip(facts.tasks, row, strict=True) if n} == MIX[name]
+
+
+def test_test_inputs_that_someone_trains_on_are_counted(rows, facts, tmp_path):
+    assert facts.known_examples == 0
+    assert "trained on" not in printed(summary_table(facts))
+    tests = {row["who"]: row for row in rows if row["part"] == "test" and row["task"] == "a"}
+    tests["ann"]["input"] = "cid a 0"  # another client's
+    tests["dan"]["input"] = "dan a 1"  # its own
+    tests["bob"]["input"] = "bob b 0"  # asked in another task
+    facts = described(rows, tmp_path)
+    assert facts.known_examples == 2
+    assert "2 of 4" in printed(summary_table(facts))
 
 
 def printed(table):
@@ -116,7 +137,7 @@ def test_another_ending_is_refused(facts, tmp_path, name):
 def test_a_picture_of_many_clients_and_tasks(tmp_path):
     counts = csr_array(np.eye(60, 50, dtype=np.int64))
     names, tasks = [f"client-{n}" for n in range(60)], [f"t{n}" for n in range(50)]
-    facts = Description({"train": 60}, {"train": 50}, tasks, counts, names, ["train"] * 60, 0.98, 0)
+    facts = Description({"train": 60}, {"train": 50}, tasks, counts, names, ["train"] * 60, 0.98, 0, 0)
     save_picture(facts, tmp_path / "many.png")
     assert matplotlib.image.imread(tmp_path / "many.png").shape[1] < 3000
     assert "40 more clients" in printed(client_table(facts))
@@ -125,7 +146,7 @@ def test_a_picture_of_many_clients_and_tasks(tmp_path):
 def test_a_picture_of_more_clients_than_it_has_lines_shows_some(tmp_path, monkeypatch):
     monkeypatch.setattr(describing, "MOST_DRAWN", 30)
     counts = csr_array(np.eye(4000, 50, dtype=np.int64))
-    names = [f"client-{n}" for n in range(4000)]
-    facts = Description({"train": 4000}, {"train": 50}, ["t"] * 50, counts, names, ["train"] * 4000, 0.98, 0)
+    names, tasks = [f"client-{n}" for n in range(4000)], ["t"] * 50
+    facts = Description({"train": 4000}, {"train": 50}, tasks, counts, names, ["train"] * 4000, 0.98, 0, 0)
     save_picture(facts, tmp_path / "many.svg")
     assert "30 of 4000 clients, evenly spaced" in (tmp_path / "many.svg").read_text()
