@@ -81,7 +81,7 @@ def summary_table(facts: Description) -> Table:
     table.add_row("tasks", str(len(facts.tasks)))
     if facts.known_examples:
         known = f"{facts.known_examples} of {facts.examples['test']}"
-        table.add_row("test inputs trained on", f"{known}  (by some client: memory may answer)")
+        table.add_row("tests trained on", f"{known}  (their inputs, by some client)")
     table.add_row("unseen-task examples", str(facts.unseen_examples))
     meaning = "0: all clients alike; mean total variation"
     if len(facts.tasks) == 1:
