@@ -1,5 +1,6 @@
 """What a federated data set looks like: counts, each client's task mix, and one number."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,9 @@ def _known(dataset: FederatedDataset) -> int:
     trained, tested = (
         np.concatenate([dataset.pooled(group, split).rows for group in SPLITS]) for split in ("train", "test")
     )
-    asked = set(dataset.store.questions(trained))
-    return sum(question in asked for question in dataset.store.questions(tested))
+    # The smaller part is held, the larger passes by; what was met is taken out, to be counted once.
+    asked = Counter(dataset.store.questions(tested))
+    return sum(asked.pop(question, 0) for question in dataset.store.questions(trained))
 
 
 def summary_table(facts: Description) -> Table:
@@ -78,10 +80,10 @@ def summary_table(facts: Description) -> Table:
     table = Table(title="Federated data set", title_justify="left", show_header=False)
     table.add_row("clients", ", ".join(f"{count} {group}" for group, count in facts.clients.items()))
     table.add_row("examples", ", ".join(f"{count} {split}" for split, count in facts.examples.items()))
-    table.add_row("tasks", str(len(facts.tasks)))
     if facts.known_examples:
         known = f"{facts.known_examples} of {facts.examples['test']}"
         table.add_row("tests trained on", f"{known}  (their inputs, by some client)")
+    table.add_row("tasks", str(len(facts.tasks)))
     table.add_row("unseen-task examples", str(facts.unseen_examples))
     meaning = "0: all clients alike; mean total variation"
     if len(facts.tasks) == 1:

@@ -76,12 +76,13 @@ def test_test_inputs_that_someone_trains_on_are_counted(rows, facts, tmp_path):
     assert facts.known_examples == 0
     assert "trained on" not in printed(summary_table(facts))
     tests = {row["who"]: row for row in rows if row["part"] == "test" and row["task"] == "a"}
-    tests["ann"]["input"] = "cid a 0"  # another client's
+    tests["ann"]["input"] = tests["cid"]["input"] = "cid a 0"  # another client's, and its own
+    next(row for row in rows if row["input"] == "ann a 0")["input"] = "cid a 0"  # two train on it
     tests["dan"]["input"] = "dan a 1"  # its own
     tests["bob"]["input"] = "bob b 0"  # asked in another task
     facts = described(rows, tmp_path)
-    assert facts.known_examples == 2
-    assert "2 of 4" in printed(summary_table(facts))
+    assert facts.known_examples == 3
+    assert "3 of 4" in printed(summary_table(facts))
 
 
 def printed(table):
