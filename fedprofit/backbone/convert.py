@@ -1,0 +1,316 @@
+"""From a GGUF file to a plain Hugging Face folder that computes the same function, or a refusal.
+
+transformers reads the weights and the common fields of a GGUF file. It ignores the others, such as the
+scaling of rotary positions. Here scaling is put into the configuration; every other field and tensor that
+changes what the model computes must agree with the configuration that was read, or the file is refused.
+"""
+
+import errno
+import io
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from fedprofit.errors import UserError
+
+# Fields that do not change the function. A context length only limits it; the rest are remarks.
+REMARKS = (
+    "vocab_size",
+    "context_length",
+    "tensor_data_layout",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",  # of a scaling that is refused or read
+)
+
+# Tensors of factors that divide the rotary frequencies.
+FACTORS = {
+    "all": "rope_freqs.weight",
+    "long": "rope_factors_long.weight",
+    "short": "rope_factors_short.weight",
+}
+
+
+def check_magic(path: Path) -> None:
+    """Raise UserError unless a file begins as GGUF files do."""
+    with open(path, "rb") as handle:
+        magic = handle.read(4)
+    if magic != b"GGUF":
+        raise UserError(
+            f"{path} is not a GGUF file: it begins with {magic!r} instead of b'GGUF'. Give another file, "
+            "or a folder in Hugging Face format."
+        )
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model and tokenizer of a GGUF file as a plain Hugging Face folder in float32.
+
+    The values are those that transformers' GGUF reader dequantizes. Q4 and Q5 values are products
+    of a float16 scale and a small integer: neither bfloat16 nor float16 holds them all exactly.
+
+    Raises:
+        UserError: the file is damaged, of an architecture that transformers cannot read, or has a field
+            or tensor that changes the function and is not read.
+    """
+    from safetensors import SafetensorError
+
+    check_magic(gguf)
+    with quiet_transformers():
+        try:
+            # The reader's progress bar heeds no setting of transformers: it goes to a stderr of its own.
+            with redirect_stderr(io.StringIO()):
+                model, tokenizer = _read(gguf)
+        except UserError:
+            raise
+        except Exception as error:
+            # The readers raise whatever a damaged byte leads to: ValueError, IndexError, KeyError, …
+            raise UserError(f"{gguf} cannot be read as a language model in GGUF ({_why(error)}") from error
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:
+            # safetensors wraps the system's error; a full disk is told apart by its text only.
+            raise (OSError(errno.ENOSPC, str(error)) if "No space left" in str(error) else error) from error
+        tokenizer.save_pretrained(folder)
+
+
+def _why(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if isinstance(error, ImportError) or "pip install" in reason:
+        return f"{reason}). A package is missing: install the one that is named."
+    return (
+        f"{reason}). It may be truncated: compare its size with the source's and download it again. Or "
+        "transformers does not read this architecture from GGUF: give a folder in Hugging Face format."
+    )
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    import torch
+    from gguf import GGUFReader
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path.parent, dtype=torch.float32, gguf_file=path.name, output_loading_info=True
+    )
+    read, info = loaded
+    reader = GGUFReader(path)
+    fields = _fields(reader)
+    _scale_positions(read.config, fields, _factors(reader))
+    _check_fields(path, read.config, fields)
+    _check_tensors(path, read, reader, info)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    # A model read from GGUF counts as quantized and cannot be saved: rebuild it around the same tensors.
+    config = read.config
+    del config.quantization_config
+    config._name_or_path = ""
+    with torch.device("meta"):
+        model = type(read)(config)
+    model.load_state_dict(read.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = read.generation_config
+    return model, tokenizer
+
+
+def _fields(reader: Any) -> dict[str, Any]:
+    """Return the fields of the file's own architecture, without its name: `{"rope.freq_base": 1e4}`."""
+    prefix = f"{reader.fields['general.architecture'].contents()}."
+    return {
+        name.removeprefix(prefix): field.contents()
+        for name, field in reader.fields.items()
+        if name.startswith(prefix)
+    }
+
+
+def _factors(reader: Any) -> dict[str, list[float]]:
+    """Return the factors that divide the rotary frequencies, by the part of `FACTORS` that they are."""
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    return {kind: tensors[name].data.ravel().tolist() for kind, name in FACTORS.items() if name in tensors}
+
+
+def _scale_positions(config: Any, fields: dict[str, Any], factors: dict[str, list[float]]) -> None:
+    """Write the file's rotary base and scaling into a configuration's `rope_parameters`."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope:
+        return  # the fields are then refused as not read
+    # Where layers of a sliding window have positions of their own, scaling is of the others alone.
+    rope = rope.get("full_attention", rope)
+    if "rope.freq_base" in fields:
+        rope["rope_theta"] = fields["rope.freq_base"]
+    scaling = _scaling(config, fields, factors)
+    if scaling:
+        rope.update(scaling)
+        for name in [name for name in fields if name.startswith("rope.scaling.")]:
+            del fields[name]
+
+
+def _scaling(config: Any, fields: dict[str, Any], factors: dict[str, list[float]]) -> dict[str, Any]:
+    kind = fields.get("rope.scaling.type", "none")
+    factor = fields.get("rope.scaling.factor", 1.0)
+    original = fields.get("rope.scaling.original_context_length", config.max_position_embeddings)
+    attention = fields.get("rope.scaling.attn_factor")
+    if factors.get("all") and kind in ("none", "llama3"):
+        # Any factors of frequencies, such as Llama 3.1's, are a "longrope" whose two sets are equal.
+        both = {"long_factor": factors["all"], "short_factor": factors["all"], "attention_factor": 1.0}
+        return {"rope_type": "longrope", "original_max_position_embeddings": original, **both}
+    if factors.get("long") and factors.get("short"):
+        parts = {"long_factor": factors["long"], "short_factor": factors["short"], "factor": factor}
+        if attention is not None:
+            parts["attention_factor"] = attention
+        elif original < config.max_position_embeddings:
+            parts["factor"] = config.max_position_embeddings / original
+        return {"rope_type": "longrope", "original_max_position_embeddings": original, **parts}
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn" and not fields.get("rope.scaling.yarn_log_multiplier"):
+        betas = {
+            f"beta_{side}": fields[name]
+            for side in ("fast", "slow")
+            if (name := f"rope.scaling.yarn_beta_{side}") in fields
+        }
+        scale = fields.get("rope.scaling.yarn_attn_factor", 1.0) * (attention or 1.0)
+        attention = scale * (0.1 * math.log(factor) + 1.0) if factor > 1 else scale
+        parts = {"factor": factor, "attention_factor": attention, **betas}
+        return {"rope_type": "yarn", "original_max_position_embeddings": original, **parts}
+    if kind == "none" and factor == 1.0:
+        return {"rope_type": "default"}
+    return {}
+
+
+def _head_size(config: Any) -> int:
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(size)
+
+
+def _of(*names: str, default: Any = None) -> Callable[[Any], Any]:
+    """Return a function that reads the first of these values which a configuration has."""
+
+    def read(config: Any) -> Any:
+        return next((getattr(config, name) for name in names if hasattr(config, name)), default)
+
+    return read
+
+
+def _rotary(config: Any) -> float:
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope = rope.get("full_attention", rope)
+    return _head_size(config) * float(rope.get("partial_rotary_factor", 1.0))
+
+
+def _rope_theta(layers: str) -> Callable[[Any], Any]:
+    def read(config: Any) -> Any:
+        rope = getattr(config, "rope_parameters", None) or {}
+        return rope.get(layers, rope).get("rope_theta")
+
+    return read
+
+
+def _attention_scale(config: Any) -> float:
+    size = float(getattr(config, "query_pre_attn_scalar", None) or _head_size(config))
+    return 1 / math.sqrt(size)
+
+
+# What a configuration says of a field: where both are equal, the field needs no reading.
+MEANING: dict[str, Callable[[Any], Any]] = {
+    "block_count": _of("num_hidden_layers"),
+    "embedding_length": _of("hidden_size"),
+    "feed_forward_length": _of("intermediate_size", "n_inner", "ffn_hidden_size"),
+    "attention.head_count": _of("num_attention_heads"),
+    "attention.head_count_kv": _of("num_key_value_heads", "num_attention_heads"),
+    "attention.key_length": _head_size,
+    "attention.value_length": _head_size,
+    "attention.causal": lambda config: True,
+    "attention.layer_norm_epsilon": _of("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"),
+    "attention.layer_norm_rms_epsilon": _of("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
+    "attention.sliding_window": _of("sliding_window"),
+    "attention.scale": _attention_scale,
+    "attn_logit_softcapping": _of("attn_logit_softcapping"),
+    "final_logit_softcapping": _of("final_logit_softcapping"),
+    "logit_scale": _of("logit_scale", default=1.0),
+    "embedding_scale": _of("embedding_multiplier", default=1.0),
+    "residual_scale": _of("residual_multiplier", default=1.0),
+    "use_parallel_residual": _of("use_parallel_residual", "parallel_attn", default=False),
+    "rope.dimension_count": _rotary,
+    "rope.freq_base": _rope_theta("full_attention"),
+    "rope.freq_base_swa": _rope_theta("sliding_attention"),
+    "rope.scaling.type": lambda config: "none",
+    "rope.scaling.factor": lambda config: 1.0,
+    "rope.scaling.attn_factor": lambda config: 1.0,
+    "expert_count": _of("num_experts", "num_local_experts", default=0),
+    "expert_used_count": _of("num_experts_per_tok", default=0),
+    "expert_feed_forward_length": _of("moe_intermediate_size", "intermediate_size"),
+    "expert_shared_feed_forward_length": _of("shared_expert_intermediate_size", default=0),
+    "expert_weights_norm": _of("norm_topk_prob"),
+    "expert_weights_scale": _of("routed_scaling_factor", default=1.0),
+}
+
+
+def _check_fields(path: Path, config: Any, fields: dict[str, Any]) -> None:
+    """Raise unless every field is a remark, or agrees with the configuration that was read."""
+    for name, value in fields.items():
+        if name in REMARKS:
+            continue
+        meant = MEANING[name](config) if name in MEANING else None
+        if name in MEANING and _agree(value, meant):
+            continue
+        if name == "attention.sliding_window" and value >= config.max_position_embeddings:
+            continue  # it hides nothing
+        read = (
+            f"the model that transformers makes of it has {meant!r}" if name in MEANING else "it is not read"
+        )
+        raise UserError(
+            f"{path}: the field {name!r} = {str(value)[:80]} changes what the model computes, and {read}. "
+            "Give the model as a folder in Hugging Face format."
+        )
+
+
+def _agree(value: Any, meant: Any) -> bool:
+    if isinstance(value, list):
+        return all(_agree(one, meant) for one in value)
+    if isinstance(value, str) or meant is None or isinstance(meant, str):
+        return bool(value == meant)
+    return math.isclose(value, meant, rel_tol=1e-5)
+
+
+def _check_tensors(path: Path, model: Any, reader: Any, info: dict[str, Any]) -> None:
+    """Raise unless the model has all its tensors from the file, and the file no others."""
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{path}: has no values for {len(missing)} tensors of the model, the first {missing[0]!r}. "
+            "The file is incomplete: download it again."
+        )
+    held = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+    for name in FACTORS.values():
+        held.pop(name, None)
+    tied = bool(getattr(model.config, "tie_word_embeddings", False))
+    own = {tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}
+    if sum(held.values()) - tied * held.get("output.weight", 0) > sum(own.values()):
+        raise UserError(
+            f"{path}: has {len(held)} tensors with {sum(held.values())} values, but the model that "
+            f"transformers makes of it reads {sum(own.values())} of them (biases, for example, may be left "
+            "out). Give the model as a folder in Hugging Face format."
+        )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' own log lines and progress bars within the block, then restore them."""
+    from transformers.utils import logging as transformers_logging
+
+    bars_off: Callable[[], None] = transformers_logging.disable_progress_bar
+    bars_on: Callable[[], None] = transformers_logging.enable_progress_bar
+    hub_logger = logging.getLogger("huggingface_hub")
+    verbosity, hub_level = transformers_logging.get_verbosity(), hub_logger.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    hub_logger.setLevel(logging.CRITICAL)
+    bars_off()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        hub_logger.setLevel(hub_level)
+        if bars:
+            bars_on()
