@@ -6,20 +6,16 @@ some prompts and rows; workers compute them side by side.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fedprofit.backbone import paths
 from fedprofit.backbone.batches import Batches, worker_batches
-from fedprofit.backbone.forward import Row, packed_losses, plain_losses, share_beginnings
-from fedprofit.backbone.fused import available, fuse
-from fedprofit.backbone.generate import packed_generate, plain_generate
+from fedprofit.backbone.forward import Row, share_beginnings
 from fedprofit.backbone.load import Backbone
+from fedprofit.backbone.verify import verified_path
 from fedprofit.backbone.workers import Task, Workers, shared_workers, worker_count
-from fedprofit.errors import UserError
-from fedprofit.types import Example
 
 
 @dataclass(frozen=True)
@@ -27,9 +23,10 @@ class Engine:
     """A backbone, computed packed or plain, with at most `token_budget` tokens in flight."""
 
     backbone: Backbone
-    attention: str  # "fused" or "packed", or an implementation of the model's own: "eager", "sdpa"
+    attention: str  # a path of `paths.py`
     token_budget: int = 2048
     workers: int = 1  # processes that share the budget; 1: all in this one
+    reason: str = ""  # why this path
 
     def gradients(self, prompts: Tensor, rows: Sequence[Row], weights: Tensor) -> tuple[Tensor, Tensor]:
         """Differentiate a weighted sum of the rows' losses by the prompts.
@@ -46,7 +43,7 @@ class Engine:
         rows = share_beginnings(rows)
         batches = self.batches(prompts, rows)
         extras = [(weights[batch],) for batch in batches]
-        for batch, owners, (sums, slopes) in self._compute(_gradients, prompts, rows, batches, extras):
+        for batch, owners, (sums, slopes) in self._compute(paths.gradients, prompts, rows, batches, extras):
             losses[batch] = sums
             gradient[owners] += slopes
         return losses, gradient
@@ -56,7 +53,7 @@ class Engine:
         losses = torch.zeros(len(rows), dtype=torch.float64)
         rows = share_beginnings(rows)
         batches = self.batches(prompts, rows)
-        for batch, _, (sums,) in self._compute(_score, prompts, rows, batches, [()] * len(batches)):
+        for batch, _, (sums,) in self._compute(paths.score, prompts, rows, batches, [()] * len(batches)):
             losses[batch] = sums.double().cpu()
         return losses
 
@@ -72,7 +69,7 @@ class Engine:
         extras = [(max_new_tokens, self.token_budget)] * len(batches)
         losses = torch.zeros(len(rows), dtype=torch.float64)
         answers: list[list[int]] = [[] for _ in rows]
-        for batch, _, (sums, found) in self._compute(_answer, prompts, rows, batches, extras):
+        for batch, _, (sums, found) in self._compute(paths.answer, prompts, rows, batches, extras):
             losses[batch] = sums.double().cpu()
             for number, answer in zip(batch, found, strict=True):
                 answers[number] = answer
@@ -111,86 +108,22 @@ class Engine:
         yield from zip(batches, owners, self._pool.map(function, tasks), strict=True)
 
 
-def _losses(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
-    if attention in ("fused", "packed"):
-        return packed_losses(backbone, prompts, rows, fused=attention == "fused")
-    return plain_losses(backbone, prompts, rows, attention)
-
-
-def _gradients(
-    backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row], weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    leaf = prompts.detach().requires_grad_()
-    losses = _losses(backbone, attention, leaf, rows)
-    torch.autograd.backward((losses * weights).sum())
-    assert leaf.grad is not None
-    return losses.detach(), leaf.grad
-
-
-def _score(backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row]) -> tuple[Tensor]:
-    with torch.no_grad():
-        return (_losses(backbone, attention, prompts, rows),)
-
-
-def _answer(
-    backbone: Backbone, attention: str, prompts: Tensor, rows: Sequence[Row], most: int, budget: int
-) -> tuple[Tensor, list[list[int]]]:
-    if attention in ("fused", "packed"):
-        return packed_generate(backbone, prompts, rows, most, budget, fused=attention == "fused")
-    (losses,) = _score(backbone, attention, prompts, rows)
-    return losses, plain_generate(backbone, prompts, rows, most, attention)
-
-
 def make_engine(
-    backbone: Backbone, attention: str = "auto", token_budget: int = 2048, workers: int | str = "auto"
+    backbone: Backbone,
+    attention: str = "auto",
+    token_budget: int = 2048,
+    workers: int | str = "auto",
+    reach: int = 0,
 ) -> Engine:
-    """Choose how the backbone is computed.
+    """Choose how the backbone is computed: by the first path that is verified to be the model's own.
 
-    `fused` and `packed` are verified on a few tokens: they must give the model's own losses and gradients.
-    `auto` is the first of them that does, else eager attention; `fused` needs layers of Llama's shape, a
-    CPU and the package numba. `workers` is a number of processes, or "auto" (see `worker_count`).
+    `attention` "auto" tries all of `verify.AUTO`; any other names one path. `workers` is a number of
+    processes, or "auto" (see `worker_count`). `reach` is the longest row in tokens, prompt and answer
+    included.
 
     Raises:
-        UserError: fused or packed was asked for by name and does not hold for this model.
+        UserError: the model cannot be used, or the path asked for by name is not exact for it.
     """
+    verdict = verified_path(backbone, attention, reach)
     count = worker_count(workers, backbone, token_budget)
-    for way in ("fused", "packed"):
-        if attention in (way, "auto") and holds(backbone, way):
-            return Engine(backbone, way, token_budget, count)
-    if attention in ("fused", "packed"):
-        needs = " It needs layers of Llama's shape, a CPU, and `pip install numba`." * (attention == "fused")
-        raise UserError(
-            f"backbone {backbone.name!r}: {attention} attention does not give this model's own losses."
-            f"{needs} Set backbone.attention to auto or eager."
-        )
-    return Engine(backbone, "eager" if attention == "auto" else attention, token_budget, count)
-
-
-@lru_cache(maxsize=2)  # a process that computes many runs asks again for each
-def holds(backbone: Backbone, way: str) -> bool:
-    """Tell whether a way gives plain losses and gradients on a small probe of ragged rows and prefixes."""
-    draw = np.random.Generator(np.random.PCG64(0))
-    size = len(backbone.tokenizer)
-
-    def tokens(count: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        return draw.integers(0, size, count).astype(np.int32)
-
-    shared = tokens(5)
-    rows = [
-        Row(owner, Example(prefix, tokens(length), tokens(2), "", ()))
-        for owner, prefix, length in ((0, shared, 7), (0, shared, 3), (1, tokens(0), 4))
-    ]
-    prompts = backbone.embed(torch.as_tensor(tokens(6), dtype=torch.long)).reshape(2, 3, -1).float()
-    weights = torch.ones(len(rows), device=prompts.device)
-    try:
-        if way == "fused" and not (available(backbone.device, backbone.dtype) and fuse(backbone.model)):
-            return False
-        losses, slopes = _gradients(backbone, way, prompts, rows, weights)
-    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, ImportError, OSError):
-        return False  # the model does not hand its attention the layout, or a library is there and broken
-    plain, plain_slopes = _gradients(backbone, "eager", prompts, rows, weights)
-    exact = backbone.dtype == torch.float32
-    same = torch.allclose(losses, plain, rtol=1e-3 if exact else 3e-2, atol=1e-3 if exact else 3e-2)
-    # Rounding to half precision adds up over the layers; a wrong formula turns the gradient elsewhere.
-    off = (slopes - plain_slopes).norm() / plain_slopes.norm()
-    return same and bool(off < (1e-3 if exact else 0.3))
+    return Engine(backbone, verdict.path, token_budget, count, verdict.reason)

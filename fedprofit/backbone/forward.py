@@ -1,9 +1,10 @@
 """Losses of many clients' rows under many clients' prompts, in shared forward passes.
 
-`packed_losses` is the fast way and `plain_losses` the obvious one (concatenate, pad, let the model's
-own attention run). They take and return the same, differentiably, and tests hold them equal.
+`packed_losses` is the fast path. `plain_losses` concatenates, pads and lets the model's own attention run;
+`single_losses` does so row by row. All take and return the same, differentiably; tests compare them.
 """
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -227,26 +228,50 @@ def as_given(order: Sequence[int], values: Tensor) -> Tensor:
     return values[inverse.to(values.device)]
 
 
+def row_inputs(backbone: Backbone, prompts: Tensor, row: Row, target: bool = True) -> Tensor:
+    """Return a row's input embeddings `[1, tokens, width]`; of its target all but the last token."""
+    parts = [row.example.prefix, row.example.source]
+    if target:
+        parts.append(row.example.target[:-1])
+    tokens = backbone.embed(torch.as_tensor(np.concatenate(parts), dtype=torch.long))
+    return torch.cat([prompts[row.owner].to(tokens.dtype), tokens]).unsqueeze(0)
+
+
+def single_logits(backbone: Backbone, inputs: Tensor, count: int) -> Tensor:
+    """Return the logits `[count, vocabulary]` of the last positions of one row, by the model and no more."""
+    keep = {"logits_to_keep": count} if _keeps_logits(backbone.model.forward) else {}
+    logits: Tensor = backbone.model(inputs_embeds=inputs, use_cache=False, **keep).logits
+    return logits[0, -count:].float()
+
+
+def _keeps_logits(forward: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(forward).parameters
+
+
+def single_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+    """The same as `packed_losses`, one row at a time: the pseudocode that everything is compared with."""
+    sums = []
+    for row in rows:
+        target = torch.as_tensor(row.example.target.copy(), dtype=torch.long, device=backbone.device)
+        logits = single_logits(backbone, row_inputs(backbone, prompts, row), len(target))
+        sums.append(torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
+    return torch.stack(sums)
+
+
 def plain_losses(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], attention: str = "eager"
 ) -> Tensor:
     """The same as `packed_losses` the obvious way: concatenate, pad on the right, run the model."""
     if backbone.model.config._attn_implementation != attention:
         backbone.model.set_attn_implementation(attention)
-    inputs = []
-    for row in rows:
-        parts = (row.example.prefix, row.example.source, row.example.target[:-1])
-        ids = torch.cat([torch.as_tensor(part.copy(), dtype=torch.long) for part in parts])
-        tokens = backbone.embed(ids)
-        inputs.append(torch.cat([prompts[row.owner].to(tokens.dtype), tokens]))
+    inputs = [row_inputs(backbone, prompts, row)[0] for row in rows]
     lengths = torch.tensor([len(sequence) for sequence in inputs], device=backbone.device)
     padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
-    positions = torch.arange(padded.shape[1], device=backbone.device).expand(len(rows), -1)
+    positions = torch.arange(padded.shape[1], device=backbone.device)
     first = int(min(length - len(row.example.target) for length, row in zip(lengths, rows, strict=True)))
     logits = backbone.model(
         inputs_embeds=padded,
         attention_mask=(positions < lengths[:, None]).long(),
-        position_ids=positions,
         use_cache=False,
         logits_to_keep=torch.arange(first, padded.shape[1], device=backbone.device),
     ).logits

@@ -4,7 +4,7 @@ Llama, Mistral, Qwen2 and SmolLM2 share one layer: norm, attention, norm, gated 
 batches such a layer is computed here instead of by the model's own code: projections of the same input as
 one product, and everything between the products by the compiled loops in `kernels.py`. The weights are the
 model's; what else the model is used for runs as before. Whether a model's layers mean the same as these
-is not told from their names alone: `engine.py` compares losses and gradients before it relies on them.
+is not told from their names alone: `verify.py` compares them with the plain model before it relies on them.
 """
 
 from dataclasses import dataclass
@@ -46,6 +46,13 @@ def fuse(model: PreTrainedModel) -> bool:
         if widens(head.weight):
             head.forward = partial(projected, weight=head.weight)
     return bool(layers)
+
+
+def unfuse(model: PreTrainedModel) -> None:
+    """Take back what `fuse` did: layers and head compute as they did before."""
+    for module in [*model.modules()]:
+        if isinstance(module.__dict__.get("forward"), partial):
+            del module.forward
 
 
 class _Listener:

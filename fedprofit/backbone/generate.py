@@ -16,7 +16,15 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from fedprofit.backbone.batches import GROWTH, micro_batches
-from fedprofit.backbone.forward import Row, pack, predict, predicted_at, target_losses
+from fedprofit.backbone.forward import (
+    Row,
+    pack,
+    predict,
+    predicted_at,
+    row_inputs,
+    single_logits,
+    target_losses,
+)
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.segments import Rule, rounded
 
@@ -209,11 +217,7 @@ def plain_generate(
     context = backbone.context_length or sys.maxsize
     outputs = []
     for row in rows:
-        ids = torch.cat(
-            [torch.as_tensor(p.copy(), dtype=torch.long) for p in (row.example.prefix, row.example.source)]
-        )
-        tokens = backbone.embed(ids)
-        inputs = torch.cat([prompts[row.owner].to(tokens.dtype), tokens]).unsqueeze(0)
+        inputs = row_inputs(backbone, prompts, row, target=False)
         with torch.no_grad(), _chosen_greedily(backbone):
             new = backbone.model.generate(  # type: ignore[operator]
                 inputs_embeds=inputs,
@@ -225,4 +229,23 @@ def plain_generate(
             )[0].tolist()
         end = next((i for i, token in enumerate(new) if token in stop), len(new))
         outputs.append(new[:end])
+    return outputs
+
+
+def single_generate(
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int
+) -> list[list[int]]:
+    """The same as `packed_generate` from the whole text at every token: slow, and right for any model."""
+    stop, context = set(backbone.eos_token_ids), backbone.context_length or sys.maxsize
+    outputs = []
+    for row in rows:
+        inputs, new = row_inputs(backbone, prompts, row, target=False), list[int]()
+        while len(new) < max_new_tokens and inputs.shape[1] < context:
+            with torch.no_grad():
+                token = int(single_logits(backbone, inputs, 1)[0].argmax())
+                if token in stop:
+                    break
+                new.append(token)
+                inputs = torch.cat([inputs, backbone.embed(torch.tensor([[token]]))], dim=1)
+        outputs.append(new)
     return outputs

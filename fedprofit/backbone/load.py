@@ -23,6 +23,11 @@ from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
 from fedprofit.backbone.registry import DEFAULT, REGISTRY
 from fedprofit.errors import UserError, nearest
 
+DECODERS = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
+
+# Ends of the names of classes whose head is for another task, though all other weights are there.
+OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel")
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,7 +59,12 @@ class Backbone:
     @property
     def context_length(self) -> int | None:
         """Most positions (soft prompt included) the model was made for; None if it sets no limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        for name, module in self.model.named_modules():
+            # RoBERTa's kind counts positions from behind its padding's, which the table holds too.
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+                return int(module.num_embeddings) - int(module.padding_idx) - 1
+        return limit
 
     @property
     def eos_token_ids(self) -> list[int]:
@@ -180,7 +190,8 @@ def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch
         _check_folder(name, Path(source))
     with quiet_transformers():
         try:
-            _check_causal(name, AutoConfig.from_pretrained(source, trust_remote_code=False))
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            _check_causal(name, config)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, trust_remote_code=False, output_loading_info=True
             )
@@ -190,9 +201,10 @@ def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch
             # transformers, safetensors and the hub raise some ten kinds of error for a bad source.
             raise _cannot_load(name, local, error) from error
         model, info = loaded
+        _check_weights(name, config, model, info)
         tokenizer = _load_tokenizer(name, source)
         folder = Path(source) if local else Path(str(cached_file(source, "config.json"))).parent
-    _check_fit(name, model, tokenizer, info)
+    _check_fit(name, model, tokenizer)
     model.requires_grad_(False).eval().to(device)
     return Backbone(name, model, tokenizer, device, dtype, fingerprint_folder(folder, tokenizer))
 
@@ -212,17 +224,18 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def _check_causal(name: str, config: Any) -> None:
-    """Raise unless the checkpoint was saved from a left-to-right model with a vocabulary head."""
-    saved = list(config.architectures or [])
-    remedy = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
+    """Raise unless transformers knows a left-to-right model for the checkpoint, or for its text part."""
     if config.is_encoder_decoder:
-        raise UserError(f"The backbone {name!r} is an encoder-decoder ({config.model_type}). {remedy}")
-    causal: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if causal is None or (saved and causal.__name__ not in saved):
-        held = ", ".join(saved) or config.model_type
-        raise UserError(
-            f"The backbone {name!r} holds {held}, which has no causal language-model head. {remedy}"
-        )
+        raise UserError(f"The backbone {name!r} is an encoder-decoder ({config.model_type}). {DECODERS}")
+    if not {type(config), type(config.get_text_config())} & set(MODEL_FOR_CAUSAL_LM_MAPPING):
+        raise _headless(name, config)
+
+
+def _headless(name: str, config: Any) -> UserError:
+    held = ", ".join(config.architectures or []) or config.model_type
+    return UserError(
+        f"The backbone {name!r} holds {held}, which has no causal language-model head. {DECODERS}"
+    )
 
 
 def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
@@ -244,19 +257,29 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_fit(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, info: dict[str, Any]) -> None:
-    """Raise if weights are missing, or the tokenizer is not the model's."""
+def _check_weights(name: str, config: Any, model: Any, info: dict[str, Any]) -> None:
+    """Raise if weights are missing, or those of the head are for another task."""
     missing = sorted(info["missing_keys"])
+    saved = config.architectures or []
+    inside = {key for key, _ in model.named_parameters() if key.startswith(f"{model.base_model_prefix}.")}
+    if (missing and not inside & set(missing)) or any(one.endswith(OTHER_HEADS) for one in saved):
+        raise _headless(name, config)
     if missing:
         raise UserError(
             f"The weights of the backbone {name!r} lack {len(missing)} tensors that its config.json asks "
             f"for, the first {missing[0]!r}. The files are incomplete or of another model: fetch them again."
         )
-    rows, words = int(model.get_input_embeddings().weight.shape[0]), int(tokenizer.vocab_size)
+
+
+def _check_fit(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise if the tokenizer is not the model's, or an answer would never end."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    words = max(tokenizer.get_vocab().values()) + 1
     if words > rows:
         raise UserError(
             f"The tokenizer of the backbone {name!r} has {words} tokens, its model only {rows} embeddings: "
-            "they do not belong together. Save the tokenizer that the model was trained with into the folder."
+            "they do not belong together, or tokens were added and the model was not resized. Save the "
+            "tokenizer that the model was trained with into the folder, or resize the model and train it."
         )
     if not _eos_token_ids(model, tokenizer):
         raise UserError(
@@ -276,6 +299,8 @@ def _cannot_load(name: str, local: bool, error: Exception) -> UserError:
         remedy = (
             "It brings code of its own, which is not run here: take a model that transformers has itself."
         )
+    elif isinstance(error, ImportError):
+        remedy = "It needs a package that is not installed: install the one that is named."
     elif local:
         remedy = "Its files may be truncated or unfinished downloads: compare sizes, then fetch them again."
     else:

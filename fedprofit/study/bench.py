@@ -1,12 +1,11 @@
 """What the stages of a run share: the engine, the data, the clients that are personalized and their sets."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fedprofit.backbone.engine import Engine, make_engine
-from fedprofit.backbone.load import load_backbone
+from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.config import Config
 from fedprofit.data.federated import FederatedDataset, Group, open_dataset, stratified
 from fedprofit.data.pool import SPLITS
@@ -52,14 +51,10 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     check_trials(config)
     settings = config.in_type(dtype or "auto").backbone
     backbone = load_backbone(settings.name, settings.dtype, settings.device)
-    # The engine holds itself to the model while the data is read: neither needs the other.
-    with ThreadPoolExecutor(1) as beside:
-        making = beside.submit(
-            make_engine, backbone, settings.attention, settings.token_budget, settings.workers
-        )
-        dataset = open_dataset(config.data, backbone, config.seed)
-        engine = making.result()
-    _check_context(config, engine, dataset)
+    dataset = open_dataset(config.data, backbone, config.seed)
+    _check_context(config, backbone, dataset)
+    reach = config.tuner.length + dataset.store.longest() + config.evaluation.max_new_tokens
+    engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers, reach)
     _check_clients(config, dataset)
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
@@ -109,12 +104,12 @@ def _check_clients(config: Config, dataset: FederatedDataset) -> None:
         )
 
 
-def _check_context(config: Config, engine: Engine, dataset: FederatedDataset) -> None:
-    context = engine.backbone.context_length
+def _check_context(config: Config, backbone: Backbone, dataset: FederatedDataset) -> None:
+    context = backbone.context_length
     needed = config.tuner.length + dataset.store.longest()
     if context is not None and needed > context:
         raise UserError(
-            f"backbone {engine.backbone.name!r}: reads at most {context} tokens, but the longest example has "
+            f"backbone {backbone.name!r}: reads at most {context} tokens, but the longest example has "
             f"{dataset.store.longest()} and the prompt {config.tuner.length} ({needed} in all). Lower "
             "data.template.max_tokens or tuner.length."
         )

@@ -24,7 +24,8 @@ def initial_prompt(backbone: Backbone, length: int, seed: int, text: str | None 
     """
     if text is None:
         special = set(backbone.tokenizer.all_special_ids)
-        usable = torch.tensor([i for i in range(len(backbone.tokenizer)) if i not in special])
+        known = min(len(backbone.tokenizer), backbone.vocabulary_size)
+        usable = torch.tensor([i for i in range(known) if i not in special])
         drawn = torch.randint(len(usable), (length,), generator=torch_generator(seed, "prompt"))
         ids = usable[drawn]
     else:

@@ -10,7 +10,7 @@ from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 from torch.nn.functional import cross_entropy, silu
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from fedprofit.backbone import engine, products
+from fedprofit.backbone import products, verify
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.operations import AT_ONCE, attended, gated, label_losses, normed, rotated
@@ -163,7 +163,9 @@ def test_auto_fuses_where_it_can_and_says_so(family, way):
 
 
 def test_a_model_that_cannot_be_fused_says_what_it_takes():
-    with pytest.raises(UserError, match=r"fused attention does not give this model's own losses.*numba"):
+    with pytest.raises(
+        UserError, match=r"own losses.*by fused attention \(its layers are not of Llama's shape\)"
+    ):
         make_engine(tiny_backbone("gpt2"), "fused", workers=1)
 
 
@@ -181,7 +183,7 @@ def test_layers_that_look_alike_but_compute_otherwise_are_not_fused():
 
 
 def test_attention_of_a_models_own_is_computed_as_it_is():
-    """Layers of Llama's shape whose attention goes by no rule that can be heard: `auto` falls back."""
+    """Layers of Llama's shape whose attention takes neither a layout nor a cache: one row at a time."""
     model = tiny_model("llama", seed=5).requires_grad_(False).eval()
     for layer in model.model.layers:
 
@@ -189,9 +191,9 @@ def test_attention_of_a_models_own_is_computed_as_it_is():
             return was(hidden_states, position_embeddings, attention_mask)
 
         layer.self_attn.forward = own
-    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "own")
-    assert make_engine(backbone).attention == "eager"
-    with pytest.raises(UserError, match="fused attention does not give this model's own losses"):
+    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "deaf")
+    assert make_engine(backbone).attention == "single"
+    with pytest.raises(UserError, match=r"own losses.*by fused attention \("):
         make_engine(backbone, "fused")
 
 
@@ -227,7 +229,7 @@ def test_a_broken_numba_is_done_without(monkeypatch):
     def broken(*_):
         raise ImportError("Numba needs NumPy 2.4 or less")
 
-    monkeypatch.setattr(engine, "available", broken)
-    engine.holds.cache_clear()
+    monkeypatch.setattr(verify, "available", broken)
     assert make_engine(tiny_backbone("llama"), workers=1).attention == "packed"
-    engine.holds.cache_clear()
+    monkeypatch.undo()
+    assert make_engine(tiny_backbone("llama"), workers=1).attention == "fused"

@@ -1,0 +1,60 @@
+"""The paths by which a backbone can be computed, each a function of some prompts and rows.
+
+    fused   packed, with layers of Llama's shape in compiled loops (`fused.py`)
+    packed  all tokens in one flat row, only attention is told rows apart (`packing.py`)
+    eager, sdpa  the model's own attention on padded batches
+    single  one row at a time and nothing kept between tokens: what the others are compared with
+
+All take a stack of prompts `[clients, length, width]` and return what `single` does. `verify.py` decides
+which of them a model may take.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fedprofit.backbone.forward import Row, packed_losses, plain_losses, single_losses
+from fedprofit.backbone.generate import packed_generate, plain_generate, single_generate
+from fedprofit.backbone.load import Backbone
+
+PACKED = ("fused", "packed")
+SINGLE = "single"
+
+
+def losses(backbone: Backbone, path: str, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return each row's summed negative log-likelihood over its target `[rows]`, differentiably."""
+    if path in PACKED:
+        return packed_losses(backbone, prompts, rows, fused=path == "fused")
+    if path == SINGLE:
+        return single_losses(backbone, prompts, rows)
+    return plain_losses(backbone, prompts, rows, path)
+
+
+def gradients(
+    backbone: Backbone, path: str, prompts: Tensor, rows: Sequence[Row], weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the rows' losses `[rows]`, and the gradient of their weighted sum, shaped as the prompts."""
+    leaf = prompts.detach().requires_grad_()
+    found = losses(backbone, path, leaf, rows)
+    torch.autograd.backward((found * weights).sum())
+    assert leaf.grad is not None
+    return found.detach(), leaf.grad
+
+
+def score(backbone: Backbone, path: str, prompts: Tensor, rows: Sequence[Row]) -> tuple[Tensor]:
+    """Return the rows' losses without gradient."""
+    with torch.no_grad():
+        return (losses(backbone, path, prompts, rows),)
+
+
+def answer(
+    backbone: Backbone, path: str, prompts: Tensor, rows: Sequence[Row], most: int, budget: int
+) -> tuple[Tensor, list[list[int]]]:
+    """Return the rows' losses, and at most `most` greedy tokens after each row's source."""
+    if path in PACKED:
+        return packed_generate(backbone, prompts, rows, most, budget, fused=path == "fused")
+    (found,) = score(backbone, path, prompts, rows)
+    if path == SINGLE:
+        return found, single_generate(backbone, prompts, rows, most)
+    return found, plain_generate(backbone, prompts, rows, most, path)
