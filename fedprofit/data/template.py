@@ -12,22 +12,28 @@
 
 Up to and with "Now complete …" is the *prefix*, equal for all instances of a task and computed once for
 many rows. "Input: … Output:" is the *source*. The *target* begins with the space behind "Output:", as
-tokenizers expect a word to begin, and ends with the end-of-sequence token. Each part is tokenized by
-itself, so that a prefix has the same tokens in front of every row. Without definition and examples
-there is no prefix: the prompt must carry the task alone.
+tokenizers expect a word to begin, and ends with the end-of-sequence token. A prefix has the same tokens
+before every row. Without definition and examples there is no prefix: the prompt must carry the task alone.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from fedprofit.data.settings import TemplateConfig
 from fedprofit.errors import UserError
 from fedprofit.types import Tokens
 
-CUE = "\nOutput:"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FIELD, CUE = "Input:", "\nOutput:"
+PREFIX_END = "following example -\n"  # what every prefix ends with
+COMPARED = 64  # texts whose tokens are compared with those of the whole text
 
 
 @dataclass(frozen=True)
@@ -65,21 +71,34 @@ def prefix_text(definition: str, positives: Sequence[tuple[str, str]]) -> str:
     parts = [definition_text(definition)] if definition.strip() else []
     for number, (given, wanted) in enumerate(positives, 1):
         parts.append(f"Positive Example {number} -\nInput: {given.strip()}\nOutput: {wanted.strip()}")
-    return "\n\n".join([*parts, "Now complete the following example -\n"]) if parts else ""
+    return "\n\n".join([*parts, f"Now complete the {PREFIX_END}"]) if parts else ""
 
 
 class Template:
-    """Turns instances into tokens with one tokenizer; prefixes are tokenized once each."""
+    """Turns instances into tokens with one tokenizer; prefixes are tokenized once each.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TemplateConfig, eos: int) -> None:
+    The tokens of prefix, source and target, joined, are those of the whole text. A part is tokenized after
+    what stands before it (its anchor), so that a tokenizer that begins every text with a blank adds none in
+    between. Where a tokenizer merges characters across two parts this cannot be: `differing` counts such
+    texts among the first `checked`.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateConfig, eos: int) -> None:
         """Take the tokenizer, the settings, and the token that ends a target."""
         self._tokenizer, self._settings, self._eos = tokenizer, settings, eos
-        begin = tokenizer.bos_token_id
-        begins = begin is not None and begin in tokenizer("")["input_ids"]
-        self._begin = [begin] if begins else []
-        field, self._cue = self._ids(["Input:", CUE])
-        self._least = len(field) + 1  # tokens of "Input: …" that say something of the input
+        # Tokens that cannot be text; the one for unknown characters can.
+        self._control = {
+            number: str(tokenizer.convert_ids_to_tokens(number))
+            for number in tokenizer.all_special_ids
+            if number != tokenizer.unk_token_id
+        }
+        self._begin = self._before_texts()
+        self._anchors = {anchor: self._ids([anchor])[0] for anchor in (PREFIX_END, FIELD, CUE)}
+        self._cue = self._after(FIELD, [CUE])[0]
+        self._least = len(self._ids([FIELD])[0]) + 1  # tokens of "Input: …" that say something of the input
         self._prefixes: dict[str, Tokens] = {}
+        self.trimmed: list[bool] = []  # of each instance, whether it lost examples or a part of its input
+        self.checked = self.differing = 0
 
     def encode(self, instances: Sequence[Instance]) -> list[tuple[Tokens, Tokens, Tokens]]:
         """Return (prefix, source, target) of each instance.
@@ -88,8 +107,11 @@ class Template:
         then the input's end; never the cue and never the target. Raises UserError, naming the
         instance, if it still does not fit.
         """
-        sources = self._ids([f"Input: {instance.input.strip()}" for instance in instances])
-        targets = self._ids([f" {instance.target.strip()}" for instance in instances])
+        asked = [f"{FIELD} {instance.input.strip()}" for instance in instances]
+        # What stands before an input ends alike for all instances, or there is nothing.
+        anchor = [PREFIX_END if self._prefix_text(instance) else "" for instance in instances]
+        sources = self._after_each(anchor, [f"{text}{CUE}" for text in asked])
+        targets = self._after(CUE, [f" {instance.target.strip()}" for instance in instances])
         return [
             self._fit(instance, source, [*target, self._eos])
             for instance, source, target in zip(instances, sources, targets, strict=True)
@@ -97,30 +119,94 @@ class Template:
 
     def _fit(self, instance: Instance, source: list[int], target: list[int]) -> tuple[Tokens, Tokens, Tokens]:
         limit = self._settings.max_tokens
-        fixed = len(self._cue) + len(target)
-        definition = instance.definition if self._settings.definition else ""
-        examples = list(instance.positives[: self._settings.positive_examples])
-        prefix = self._prefix(definition, examples)
-        while examples and len(prefix) + len(source) + fixed > limit:
-            examples.pop()
-            prefix = self._prefix(definition, examples)
-        room = limit - len(prefix) - fixed
-        if room < min(len(source), self._least):
+        examples = self._examples(instance)
+        prefix = self._prefix(instance, examples)
+        while examples and len(prefix) + len(source) + len(target) > limit:
+            examples = examples[:-1]
+            prefix = self._prefix(instance, examples)
+        whole = len(examples) == len(self._examples(instance))
+        if len(prefix) + len(source) + len(target) > limit:
+            source, whole = self._cut(instance, prefix, target), False
+        elif whole:
+            self._compare(instance, [*prefix, *source, *target[:-1]])
+        self.trimmed.append(not whole)
+        return prefix, np.array(source, dtype=np.int32), np.array(target, dtype=np.int32)
+
+    def _cut(self, instance: Instance, prefix: Tokens, target: list[int]) -> list[int]:
+        """Return the source without the end of its input, as long as there is room for."""
+        anchor = PREFIX_END if len(prefix) > len(self._begin) else ""
+        asked = self._after(anchor, [f"{FIELD} {instance.input.strip()}"])[0]
+        room = self._settings.max_tokens - len(prefix) - len(self._cue) - len(target)
+        if room < min(len(asked), self._least):
             raise UserError(
                 f"data.template: the instance with input {instance.input[:60]!r} has {len(prefix)} tokens of "
                 f"definition and {len(target)} of target, so nothing of its input fits into max_tokens = "
-                f"{limit}. Raise data.template.max_tokens, or set data.template.definition to false."
+                f"{self._settings.max_tokens}. Raise data.template.max_tokens, or set "
+                "data.template.definition to false."
             )
-        body = np.array(source[:room] + self._cue, dtype=np.int32)
-        return prefix, body, np.array(target, dtype=np.int32)
+        return asked[:room] + self._cue
 
-    def _prefix(self, definition: str, examples: Sequence[tuple[str, str]]) -> Tokens:
-        text = prefix_text(definition, examples)
+    def _examples(self, instance: Instance) -> list[tuple[str, str]]:
+        return list(instance.positives[: self._settings.positive_examples])
+
+    def _prefix_text(self, instance: Instance, examples: Sequence[tuple[str, str]] | None = None) -> str:
+        definition = instance.definition if self._settings.definition else ""
+        return prefix_text(definition, self._examples(instance) if examples is None else examples)
+
+    def _prefix(self, instance: Instance, examples: Sequence[tuple[str, str]]) -> Tokens:
+        text = self._prefix_text(instance, examples)
         if text not in self._prefixes:
             ids = self._begin + (self._ids([text])[0] if text else [])
             self._prefixes[text] = np.array(ids, dtype=np.int32)
         return self._prefixes[text]
 
+    def _compare(self, instance: Instance, ids: list[int]) -> None:
+        """Compare the first instances' tokens with those of their whole text, and count the others."""
+        if self.checked >= COMPARED:
+            return
+        self.checked += 1
+        parts = (self._prefix_text(instance), f"{FIELD} {instance.input.strip()}{CUE}")
+        whole = self._ids(["".join(parts) + f" {instance.target.strip()}"])[0]
+        self.differing += [*self._begin, *whole] != ids
+
+    def _before_texts(self) -> list[int]:
+        """Return the tokens that the tokenizer puts before every text."""
+        whole: list[int] = self._tokenizer(FIELD)["input_ids"]
+        bare = self._ids([FIELD])[0]
+        starts = range(len(whole) - len(bare) + 1)
+        start = next((at for at in starts if whole[at : at + len(bare)] == bare), 0)
+        return whole[:start]
+
+    def _after_each(self, anchors: Sequence[str], texts: list[str]) -> list[list[int]]:
+        if len(set(anchors)) == 1:
+            return self._after(anchors[0], texts)
+        return [self._after(*pair)[0] for pair in zip(anchors, ([text] for text in texts), strict=True)]
+
+    def _after(self, anchor: str, texts: list[str]) -> list[list[int]]:
+        """Tokenize texts as they are after an anchor, which itself is left out."""
+        if not anchor:
+            return self._ids(texts)
+        known = self._anchors[anchor]
+        joined = self._ids([anchor + text for text in texts])
+        # Where the anchor's last characters merge with the text, the text is tokenized by itself.
+        return [
+            ids[len(known) :] if ids[: len(known)] == known else self._ids([text])[0]
+            for ids, text in zip(joined, texts, strict=True)
+        ]
+
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
+        """Tokenize texts as text: what is spelled like a control token is none."""
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        found: list[list[int]] = self._tokenizer(texts, **options)["input_ids"]
+        for number, ids in enumerate(found):
+            if not self._control.keys().isdisjoint(ids):
+                found[number] = self._spelled(texts[number], options)
+        return found
+
+    def _spelled(self, text: str, options: dict[str, bool]) -> list[int]:
+        """Tokenize a text in pieces that cut every control token's spelling after its first character."""
+        spelled = "|".join(re.escape(word) for word in self._control.values() if len(word) > 1)
+        cuts = [0, *(match.start() + 1 for match in re.finditer(spelled, text)), len(text)]
+        pieces = [text[start:stop] for start, stop in pairwise(cuts)]
+        ids = [one for piece in self._tokenizer(pieces, **options)["input_ids"] for one in piece]
+        return [one for one in ids if one not in self._control]

@@ -4,11 +4,13 @@ import copy
 
 import numpy as np
 import pytest
-from tiny import tiny_tokenizer
+from tiny import CORPUS, tiny_tokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from fedprofit.data.settings import TemplateConfig
-from fedprofit.data.template import Instance, Template
+from fedprofit.data.template import Instance, Template, prefix_text
 from fedprofit.errors import UserError
 
 TOKENIZER = tiny_tokenizer()
@@ -81,14 +83,77 @@ def test_no_more_examples_than_there_are():
     assert np.array_equal(encode(positive_examples=9)[0], encode(positive_examples=3)[0])
 
 
-@pytest.mark.parametrize("definition", ["", "Say it!", "Why? ", "End.", "no end"])
-@pytest.mark.parametrize("given", ["", "x", "a b  c\t d", "é 漢字 🙂", "12 or 345?\n\n- yes", "ends with:"])
-@pytest.mark.parametrize("wanted", ["345.", "été", "two\nlines", "(", "</s>"])
-def test_tokens_of_the_parts_are_those_of_the_whole(definition, given, wanted):
-    """Tokenizing part by part must not put token borders where the whole text has none."""
-    parts = encode(Instance(definition, POSITIVES[:1], given, wanted), positive_examples=1)
-    joined = np.concatenate(parts).tolist()
-    assert joined == [*ids(text(*parts).removesuffix("</s>")), EOS]
+def blank_tokenizer(kind):
+    """A tokenizer that writes blanks as "▁", as SentencePiece's do, and begins texts with one by `kind`."""
+    blank = "\u2581"
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    if kind == "none":
+        tokenizer.normalizer = normalizers.Replace(" ", blank)
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(blank, "merged_with_next")
+    else:
+        scheme = "first" if kind == "legacy" else kind
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    octets = [f"<0x{number:02X}>" for number in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<unk>", "<s>", "</s>", *octets], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    if kind == "legacy":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([])
+        begun = [normalizers.Prepend(blank), normalizers.Replace(" ", blank)]
+        tokenizer.normalizer = normalizers.Sequence(begun)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def whole_ids(tokenizer, instance, **settings):
+    """The tokens of an instance's whole text, tokenized at once, and of end of sequence."""
+    texts = [
+        prefix_text(instance.definition, instance.positives[: settings.get("positive_examples", 0)]),
+        f"Input: {instance.input.strip()}\nOutput:",
+        f" {instance.target.strip()}",
+    ]
+    given = tokenizer("".join(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*given, tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "first", "always", "none", "legacy"])
+@pytest.mark.parametrize("definition", ["", "Say it!", "no end"])
+@pytest.mark.parametrize("examples", [0, 1])
+def test_tokens_of_parts_are_those_of_whole_text(kind, definition, examples):
+    tokenizer = TOKENIZER if kind == "bytes" else blank_tokenizer(kind)
+    made = Template(tokenizer, TemplateConfig(positive_examples=examples), tokenizer.eos_token_id)
+    for given in ("", "x", "a b  c\t d", "é 漢字 🙂", "12 or 345?\n\n- yes", "ends with:"):
+        for wanted in ("345.", "été", "two\nlines", "(", "</s>", "a </s> b<s>"):
+            instance = Instance(definition, POSITIVES[:1], given, wanted)
+            joined = np.concatenate(made.encode([instance])[0]).tolist()
+            assert joined == whole_ids(tokenizer, instance, positive_examples=examples)
+    assert (made.checked, made.differing) == (36, 0)
+
+
+def test_texts_merged_across_parts_are_counted():
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["</s>"], show_progress=False)
+    tokenizer.train_from_iterator(CORPUS * 3, trainer)
+    merging = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    made = Template(merging, TemplateConfig(), merging.eos_token_id)
+    paris, house = (Instance("", [], "France", target) for target in ("Paris", "house"))
+    sources = [source.tolist() for _, source, _ in made.encode([paris, house])]
+    assert sources[0] == sources[1], "what is read does not depend on what is wanted"
+    assert (made.checked, made.differing) == (2, 2)
+
+
+def test_control_tokens_in_texts_are_text():
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((character, -5.0) for character in "Input:\nO ab</s>")]
+    unigram = Tokenizer(models.Unigram([*dict(pieces).items()], unk_id=0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=unigram, unk_token="<unk>", eos_token="</s>")
+    _, source, target = Template(tokenizer, TemplateConfig(), 1).encode(
+        [Instance("", [], "a</s>", "b</s>a")]
+    )[0]
+    assert 1 not in source
+    assert target.tolist().count(1) == 1
+    assert tokenizer.convert_ids_to_tokens(target.tolist()) == [*" b</s>a", "</s>"]
 
 
 LONG = Instance("Name the capital.", POSITIVES, "the old house by the river " * 3, "the new house")
@@ -142,20 +207,21 @@ def test_an_empty_input_needs_no_room():
         encode(instance, max_tokens=whole - 2)
 
 
-def test_a_token_that_begins_texts_stands_once_in_front():
+@pytest.mark.parametrize("first", [["<s>"], ["<|endoftext|>", "</s>"]])
+def test_tokens_put_before_texts_stand_once_at_the_start(first):
+    """Also those that are no beginning of sequence, as some tokenizers have."""
     begins = copy.deepcopy(TOKENIZER)
-    begin = begins.bos_token_id
+    begin = [begins.convert_tokens_to_ids(token) for token in first]
     begins.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", begin)]
+        single=" ".join([*first, "$A"]), special_tokens=list(zip(first, begin, strict=True))
     )
-    assert begins("x")["input_ids"][0] == begin
     for settings in ({}, {"definition": False}, {"positive_examples": 2}):
         ours = template(begins, **settings).encode([CAPITAL])[0]
         plain = encode(**settings)
-        assert ours[0].tolist() == [begin, *plain[0]]
+        assert ours[0].tolist() == [*begin, *plain[0]]
         assert ours[1].tolist() == plain[1].tolist()
         assert ours[2].tolist() == plain[2].tolist()
-    assert begin not in np.concatenate(encode(positive_examples=2)), "a tokenizer that adds none gets none"
+    assert begin[0] not in np.concatenate(encode(positive_examples=2)), "a tokenizer that adds none gets none"
 
 
 def test_a_batch_is_its_instances():
