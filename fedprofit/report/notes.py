@@ -1,0 +1,51 @@
+"""What stands under every table: how text was scored, and which metrics are not shown."""
+
+from collections.abc import Iterable
+
+from fedprofit.analyze.tables import Tables, place_of
+from fedprofit.evaluate.metric import in_order, titles
+from fedprofit.evaluate.rules import recorded_rules
+from fedprofit.study.ledger import RUN
+
+
+def scoring_notes(tables: Tables) -> list[str]:
+    """Say which variants of the metrics the runs used, and which metrics have no local scores to show.
+
+    Where runs of a study differ in a variant, each is named with the places that have it.
+    """
+    return [*_variants(tables), *_without_local(tables)]
+
+
+def _variants(tables: Tables) -> Iterable[str]:
+    places = {
+        str(row[RUN]): place_of(row, tables.axes)
+        for row in tables.results.select(RUN, *tables.axes).unique(maintain_order=True).to_dicts()
+    }
+    rules = {run: recorded_rules(tables.environments[run]) for run in places if run in tables.environments}
+    for metric in tables.metrics:
+        found: dict[str, dict[str, None]] = {}
+        for run, its in rules.items():
+            found.setdefault(its.describe(metric), {})[places[run]] = None
+        found.pop("", None)
+        if len(found) == 1:
+            yield f"{next(iter(found))}."
+        elif found:
+            at = (f"{said} at {' and at '.join(filter(None, where))}" for said, where in found.items())
+            yield f"{'; '.join(at)}: these scores do not compare."
+
+
+def _without_local(tables: Tables) -> Iterable[str]:
+    frames = [frame for frame in (tables.results, tables.validation) if frame is not None]
+    hidden = in_order({name for frame in frames for name in frame["metric"].unique()} - {*tables.metrics})
+    if hidden:
+        yield f"Not shown, for want of local scores: {titles(hidden)} (results.parquet)."
+
+
+def left_out(names: Iterable[str], where: str) -> list[str]:
+    """Name the metrics that a picture or table leaves out, and where they stand; nothing if there are none.
+
+    >>> left_out(["exact_match"], "table.md")
+    ['Not shown here: Exact match (table.md).']
+    """
+    named = titles(names)
+    return [f"Not shown here: {named} ({where})."] if named else []
