@@ -21,7 +21,7 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import in_order, metric_of
 from fedprofit.evaluate.statistics import Estimate, counted
 from fedprofit.files import write_json, write_text
-from fedprofit.report.notes import left_out, scoring_notes
+from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.table import bounded, cell, markdown
 from fedprofit.study.environment import in_words
 
@@ -48,8 +48,7 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
         highlight=False,
     )
     others = [name for name in tables.metrics if name != chosen_by]
-    for note in (*scoring_notes(tables), *left_out(others, f"--metric {' or '.join(others)}")):
-        console.print(note, style="dim", highlight=False)
+    print_notes(console, *scoring_notes(tables), *left_out(others, f"--metric {' or '.join(others)}"))
     file = path / "recommendation.json"
     write_json(
         file,
@@ -139,12 +138,11 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
         style="dim",
         highlight=False,
     )
-    for note in scoring_notes(runs[0]):
-        console.print(note, style="dim", highlight=False)
+    print_notes(console, *scoring_notes(runs[0]))
     if out is not None:
         pages = [_compared_markdown(differences, one) for one, differences in found.items()]
-        notes = [*missing, *scoring_notes(runs[0])]
-        write_text(out, "\n\n".join(["\n".join(f"- {name}" for name in names), *pages, *notes]) + "\n")
+        parts = ["\n".join(f"- {name}" for name in names), *pages, *missing, " ".join(scoring_notes(runs[0]))]
+        write_text(out, "\n\n".join(filter(None, parts)) + "\n")
         console.print(f"table    {out}", soft_wrap=True, highlight=False)
 
 

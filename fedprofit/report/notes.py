@@ -2,10 +2,18 @@
 
 from collections.abc import Iterable
 
+from rich.console import Console
+
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.evaluate.metric import in_order, titles
 from fedprofit.evaluate.rules import recorded_rules
 from fedprofit.study.ledger import RUN
+
+
+def print_notes(console: Console, *notes: str) -> None:
+    """Print notes as one paragraph; nothing without any."""
+    if notes:
+        console.print(" ".join(notes), style="dim", highlight=False)
 
 
 def scoring_notes(tables: Tables) -> list[str]:

@@ -92,7 +92,7 @@ def write_claims(path: Path, console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    said = [*scoring_notes(tables), *caveats(tables)]
+    said = list(filter(None, (" ".join(scoring_notes(tables)), *caveats(tables))))
     for caveat in said:
         console.print(caveat, style="dim", highlight=False)
     pages = [_overview_markdown(findings), *said, *(_markdown(*item) for item in findings.items())]

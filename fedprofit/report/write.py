@@ -8,7 +8,7 @@ from rich.console import Console
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.evaluate.metric import main_ones
 from fedprofit.files import write_text, write_with
-from fedprofit.report.notes import left_out, scoring_notes
+from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.overview import Place, places
 from fedprofit.report.table import (
     EXPLANATION,
@@ -38,8 +38,8 @@ def write_report(path: Path, console: Console) -> None:
         shown, others = main_ones(tables.metrics)
         for metric in shown:
             console.print(terminal_table(found[0].rows, metric))
-        for note in (EXPLANATION, *scoring_notes(tables), *left_out(others, "table.md")):
-            console.print(note, style="dim", highlight=False)
+        print_notes(console, EXPLANATION)
+        print_notes(console, *scoring_notes(tables), *left_out(others, "table.md"))
     _write_tables(tables, found)
     pictures = save_tradeoff(tradeoff_figure(tables.name, tables.model, found), path)
     write_page(tables, path / "report.html")
@@ -62,7 +62,7 @@ def _write_tables(tables: Tables, found: list[Place]) -> None:
             for place in found
             for metric in tables.metrics
         ]
-        notes = map(text, (WRITTEN_EXPLANATION, *scoring_notes(tables)))
-        write_text(tables.path / name, "\n\n".join([*pages, *notes]) + "\n")
+        notes = [WRITTEN_EXPLANATION, " ".join(scoring_notes(tables))]
+        write_text(tables.path / name, "\n\n".join([*pages, *map(text, filter(None, notes))]) + "\n")
     rows = [{**place.axes, **row} for place in found for row in place.rows]
     write_with(tables.path / "table.csv", pl.DataFrame(rows, infer_schema_length=None).write_csv)
