@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedprofit.backbone.load import Backbone
 
 BEGIN_ANEW = "Or begin anew: choose another place with --out, or remove the folder."
-PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score")
+PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score", "regex")
 
 
 def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> dict[str, Any]:

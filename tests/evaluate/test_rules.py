@@ -99,7 +99,7 @@ def test_a_run_begun_by_other_rules_is_not_resumed(tmp_path):
     folder, made = RunFolder(tmp_path), {"data_hash": "d", "model": {"hash": "m"}}
     write_json(folder.environment, made)
     check_environment(folder, config, made | {SCORING: Rules().to_mapping()})
-    with pytest.raises(UserError, match="exact_match was scored with 'sni'.*'strict' now"):
+    with pytest.raises(UserError, match=r"exact_match was scored with 'sni'.*'strict' now"):
         check_environment(folder, config, made | {SCORING: Rules(exact_match="strict").to_mapping()})
 
 

@@ -143,5 +143,5 @@ def test_a_comparison_names_the_metrics_that_only_some_have(run, tmp_path):
 def test_what_the_validation_clients_were_not_scored_by_cannot_choose(study):
     frame = pl.read_parquet(study / "validation.parquet").filter(pl.col("metric") == "rouge_l")
     write_frame(study / "validation.parquet", frame)
-    with pytest.raises(UserError, match="not scored by 'chrf'.*Take --metric rouge_l"):
+    with pytest.raises(UserError, match=r"not scored by 'chrf'.*Take --metric rouge_l"):
         said_by(write_recommendation, study, "chrf", Limit(most_forgotten=5))
