@@ -1,12 +1,13 @@
 """What stands under every table: how text was scored, and which metrics are not shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import polars as pl
 from rich.console import Console
 
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.evaluate.metric import in_order, titles
-from fedprofit.evaluate.rules import recorded_rules
+from fedprofit.evaluate.rules import Rules, recorded_rules
 from fedprofit.study.ledger import RUN
 
 
@@ -31,20 +32,30 @@ def _variants(tables: Tables) -> Iterable[str]:
     }
     rules = {run: recorded_rules(tables.environments[run]) for run in places if run in tables.environments}
     for metric in tables.metrics:
-        found: dict[str, dict[str, None]] = {}
+        found: dict[str, list[str]] = {}  # runs by variant
         for run, its in rules.items():
-            found.setdefault(its.describe(metric), {})[places[run]] = None
+            found.setdefault(its.variant(metric), []).append(run)
         found.pop("", None)
-        if len(found) == 1:
-            yield f"{next(iter(found))}."
+        said = [_described([rules[run] for run in runs], metric) for runs in found.values()]
+        if len(found) > 1:
+            at = [" and at ".join(dict.fromkeys(places[run] for run in runs)) for runs in found.values()]
+            said = [f"{what} at {where}" for what, where in zip(said, at, strict=True)]
+            yield f"{'; '.join(said)}: these scores do not compare."
         elif found:
-            at = (f"{said} at {' and at '.join(filter(None, where))}" for said, where in found.items())
-            yield f"{'; '.join(at)}: these scores do not compare."
+            yield f"{said[0]}."
+
+
+def _described(rules: Sequence[Rules], metric: str) -> str:
+    """Describe runs of one variant by the run with the largest share of targets that cannot be read."""
+    worst = max(rules, key=lambda its: its.unread_targets / max(1, its.targets))
+    return worst.describe(metric, at_most=len({its.unread_targets for its in rules}) > 1)
 
 
 def _without_local(tables: Tables) -> Iterable[str]:
     frames = [frame for frame in (tables.results, tables.validation) if frame is not None]
-    hidden = in_order({name for frame in frames for name in frame["metric"].unique()} - {*tables.metrics})
+    # Losses of scope validation choose the best step; they are no scores to show.
+    scored = [frame.filter(pl.col("scope") != "validation")["metric"].unique() for frame in frames]
+    hidden = in_order({name for names in scored for name in names} - {*tables.metrics})
     if hidden:
         yield f"Not shown, for want of local scores: {titles(hidden)} (results.parquet)."
 
