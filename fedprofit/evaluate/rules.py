@@ -45,8 +45,10 @@ class Rules:
         """Return what tells one way to compute a metric from another; "" where there is but one."""
         return {"rouge_l": self.rouge_tokenizer, "exact_match": self.exact_match}.get(metric, "")
 
-    def describe(self, metric: str) -> str:
+    def describe(self, metric: str, at_most: bool = False) -> str:
         """Say which variant of a metric was used, in a sentence without period; "" where there is but one.
+
+        `at_most` says that other data sets had fewer targets that cannot be read.
 
         >>> Rules("unicode", "strict").describe("rouge_l")
         'ROUGE-L: tokenizer unicode'
@@ -59,13 +61,11 @@ class Rules:
             return f"Exact match: {self.exact_match} ({MEANING.get(self.exact_match, 'unknown')})"
         if metric != "rouge_l":
             return ""
-        partly = self.rouge_tokenizer == "rouge-score" and self.unread_targets
-        lost = (
-            f", which cannot read all of {self.unread_targets} of the {self.targets} targets"
-            if partly
-            else ""
-        )
-        return f"ROUGE-L: tokenizer {self.rouge_tokenizer}{lost}"
+        said = f"ROUGE-L: tokenizer {self.rouge_tokenizer}"
+        if self.rouge_tokenizer != "rouge-score" or not self.unread_targets:
+            return said
+        count = f"{'up to ' * at_most}{self.unread_targets} of the {self.targets} targets"
+        return f"{said}, which cannot read all of {count}"
 
 
 EARLIER = Rules()

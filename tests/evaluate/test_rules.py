@@ -78,6 +78,8 @@ def test_notes_name_the_variants_and_where_they_differ():
     assert scoring_notes(study(task=partly, iid=partly)) == [
         "ROUGE-L: tokenizer rouge-score, which cannot read all of 2 of the 9 targets."
     ]
+    (note,) = scoring_notes(study(task=partly, iid=Rules(targets=8)))
+    assert note.endswith("rouge-score, which cannot read all of up to 2 of the 9 targets.")
     assert scoring_notes(study()) == ["ROUGE-L: tokenizer rouge-score."], "what earlier versions did"
     assert scoring_notes(replace(study(), environments={})) == [], "nothing is known"
     (note,) = scoring_notes(study(task=Rules("unicode")))
