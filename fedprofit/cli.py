@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from fedprofit.errors import UserError
+from fedprofit.evaluate.metric import METRICS
 from fedprofit.processes import end_quickly, load_libraries, usable_cores
 
 app = typer.Typer(
@@ -30,7 +31,8 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-HASH]")]
 MetricName = Annotated[
-    str | None, typer.Option(help="rouge_l, exact_match or loss.  [default: the first that was scored]")
+    str | None,
+    typer.Option(help=f"One that was scored, as {', '.join(METRICS)}.  [default: the first of them]"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 

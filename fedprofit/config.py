@@ -218,6 +218,11 @@ class EvaluationConfig(Section):
     """What is scored, and on how much."""
 
     metrics: tuple[Metric, ...] = ("loss", "rouge_l", "exact_match")
+    # What ROUGE-L and exact match compare; `evaluate/rules.py` says what auto chooses, once for a data set.
+    # rouge-score: words of a to z and 0 to 9, stemmed; unicode: words of any script, else the same.
+    rouge_tokenizer: Literal["auto", "rouge-score", "unicode"] = "auto"
+    # sni: without case and punctuation; strict: with both; numeric: numbers by value, all else as strict.
+    exact_match: Literal["auto", "sni", "strict", "numeric"] = "auto"
     max_new_tokens: Positive = 128
     global_examples: Positive = 64
     unseen_examples: Count = 32

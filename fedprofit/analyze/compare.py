@@ -10,8 +10,10 @@ from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import IS_END, SETTING, Tables
 from fedprofit.config_file import changed, load_config
 from fedprofit.errors import UserError
+from fedprofit.evaluate.metric import metric_of
+from fedprofit.evaluate.rules import recorded_rules
 from fedprofit.evaluate.statistics import Estimate, mean_of
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, label
+from fedprofit.evaluate.tradeoff import label
 from fedprofit.study.ledger import MADE_WITH, RUN
 
 SHOWN = ("local", "global")  # the scopes that are compared
@@ -51,6 +53,7 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
                 "and studies of equal axes."
             )
         _check_data(first, other)
+        _check_rules(first, other, metric)
         _check_counts(first, other, metric)
         found += _differences(number, first, other, metric)
     return found
@@ -80,7 +83,21 @@ def _check_data(first: Tables, other: Tables) -> None:
 
 
 class ScoredOtherwise(UserError):
-    """Scores by a metric that are over other numbers of examples, or of tokens."""
+    """Scores by a metric that are over other numbers of examples, or of tokens, or computed otherwise."""
+
+
+def _check_rules(first: Tables, other: Tables, metric: str) -> None:
+    """Raise ScoredOtherwise where answers were scored by other rules, as far as is known."""
+    used = [
+        sorted({recorded_rules(environment).variant(metric) for environment in tables.environments.values()})
+        for tables in (first, other)
+    ]
+    if all(used) and used[0] != used[1]:
+        was, now = (" and ".join(variants) for variants in used)
+        raise ScoredOtherwise(
+            f"{other.path}: was scored with {now}, {first.path} with {was}, which do not compare. Set "
+            "evaluation.rouge_tokenizer and evaluation.exact_match to the same in both."
+        )
 
 
 def _check_counts(first: Tables, other: Tables, metric: str) -> None:
@@ -91,18 +108,18 @@ def _check_counts(first: Tables, other: Tables, metric: str) -> None:
     both = counts[0].join(counts[1], on=keys, suffix="_other")
     unequal = both.filter(pl.col("count") != pl.col("count_other"))
     if len(unequal):
-        one, what = unequal.row(0, named=True), "target tokens" if metric == "loss" else "examples"
+        one, what = unequal.row(0, named=True), metric_of(metric).counted
         raise ScoredOtherwise(
             f"{other.path}: the {one['scope']} score of client {one['client']!r} is over "
             f"{one['count_other']} {what}, in {first.path} over {one['count']}, so that nothing pairs. "
             "Compare runs that are scored on the same examples"
-            f"{', and read by one tokenizer' if metric == 'loss' else ''}."
+            f"{', and read by one tokenizer' if 'token' in what else ''}."
         )
 
 
 def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:
     worlds = [World(tables.results, first.axes, metric) for tables in (first, other)]
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = metric_of(metric).sign
     sides = [_side(world, tables) for world, tables in zip(worlds, (first, other), strict=True)]
     both = sides[0].join(sides[1], on=PAIR, nulls_equal=True, suffix="_other", maintain_order="left")
     if both.is_empty():

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.statistics import (
     Estimate,
     Floats,
@@ -18,7 +19,7 @@ from fedprofit.evaluate.statistics import (
     kept_at,
     resamples,
 )
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, by_client, with_best_step
+from fedprofit.evaluate.tradeoff import by_client, with_best_step
 
 LEVELS = 11  # local scores at which two curves are compared
 LEAST_SPREAD = 0.01  # of heterogeneity, between levels that count as different
@@ -118,7 +119,7 @@ class World:
         found = with_best_step(pl.concat(parts), table, "run", self.axes)
         wide = found.join(labels.drop("seed"), on="run", maintain_order="left")
         cell = pl.concat_str([pl.lit(""), *(pl.col(axis) for axis in self.axes)], separator=BETWEEN)
-        self.wide = wide.with_columns(cell=cell, sign=pl.lit(-1.0 if metric in LOWER_IS_BETTER else 1.0))
+        self.wide = wide.with_columns(cell=cell, sign=pl.lit(metric_of(metric).sign))
         units = self.wide.select("cell", "seed", "client").unique(maintain_order=True)
         self.units = units.with_row_index("unit")
         self.seeds: list[int] = self.units["seed"].to_list()

@@ -18,8 +18,9 @@ import polars as pl
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import Tables
 from fedprofit.errors import UserError
+from fedprofit.evaluate.metric import in_order, metric_of
 from fedprofit.evaluate.statistics import UNBOUNDED, Estimate, mean_of
-from fedprofit.evaluate.tradeoff import HIGHEST, KEYS, SCOPES, label, with_one_best_round
+from fedprofit.evaluate.tradeoff import KEYS, SCOPES, label, with_one_best_round
 
 SCORES = ("local", "global", "gain", "forgetting")
 
@@ -102,6 +103,12 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
         raise UserError(
             f"{tables.path}: no validation clients were personalized, and the test clients must not choose. "
             "Run with evaluation.validation=true and data.clients.validation above 0."
+        )
+    scored = in_order(tables.validation["metric"].unique())
+    if metric not in scored:
+        raise UserError(
+            f"{tables.path}: the validation clients were not scored by {metric!r}, so that it cannot choose. "
+            f"Take --metric {' or '.join(scored)}."
         )
     chooses = World(tables.validation, tables.axes, metric)
     tests = World(tables.results, tables.axes, metric)
@@ -186,10 +193,10 @@ def _mean(rows: pl.DataFrame, score: str) -> float:
 
 def _estimates(world: World, rows: pl.DataFrame) -> dict[str, Estimate]:
     """Estimate what a prompt does; scores cannot leave their metric's range."""
-    highest = HIGHEST.get(rows["metric"][0], np.inf)
+    bounds = metric_of(rows["metric"][0]).bounds
     seeds = [world.seeds[unit] for unit in rows["unit"].to_list()]
     return {
-        score: mean_of(rows[score].to_numpy(), seeds, bounds=(0.0, highest) if score in SCOPES else UNBOUNDED)
+        score: mean_of(rows[score].to_numpy(), seeds, bounds=bounds if score in SCOPES else UNBOUNDED)
         for score in SCORES
     }
 

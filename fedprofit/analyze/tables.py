@@ -11,8 +11,8 @@ import yaml
 
 from fedprofit.config_file import load_config
 from fedprofit.errors import UserError
+from fedprofit.evaluate.metric import in_order
 from fedprofit.evaluate.results import read_results
-from fedprofit.evaluate.tradeoff import METRICS
 from fedprofit.files import read_json
 from fedprofit.study.folder import open_folder, read_timing
 from fedprofit.study.ledger import (
@@ -72,12 +72,13 @@ class Tables:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that the results have, the one that says most first."""
-        present = set(self.results.filter(pl.col("scope") == "local")["metric"])
-        return [metric for metric in METRICS if metric in present]
+        """The metrics by which there are local scores, the most informative first."""
+        return in_order(self.results.filter(pl.col("scope") == "local")["metric"].unique())
 
     def metric(self, asked: str | None) -> str:
-        """Return the metric asked for, or the one that says most; UserError if it was not scored."""
+        """Return the metric asked for, or the most informative one; UserError if it was not scored."""
+        if not self.metrics:
+            raise UserError(f"{self.path}: no test client has local scores. Give the clients test examples.")
         if asked is None:
             return self.metrics[0]
         if asked not in self.metrics:

@@ -16,12 +16,14 @@ from typing import overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedprofit.data.template import Instance, Template
 from fedprofit.types import Example, Tokens
 
-CHUNK = 4096  # instances tokenized at a time
+CHUNK = 4096  # instances at a time
+OTHER_LETTERS = "|".join(rf"[^\x00-\x7F\P{{{kind}}}]" for kind in "LMN")  # letters, marks, digits
 FORMAT = 2  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
 
 
@@ -56,6 +58,18 @@ class ExampleStore:
         """Yield what each row asks, equal where task and input are: its task's number and source tokens."""
         for row, task in zip(rows.tolist(), self.task_of[rows].tolist(), strict=True):
             yield task, self._tokens[self._starts[row] : self._cuts[row]].tobytes()
+
+    def unread_targets(self) -> tuple[int, int]:
+        """Count all references, and those that hold letters or digits beyond a to z and 0 to 9, or none."""
+        targets = unread = 0
+        for chunk in self._references.chunks:
+            for start in range(0, len(chunk), CHUNK):  # mapped from the file, a part at a time
+                texts = chunk.slice(start, CHUNK).flatten()
+                others = pc.match_substring_regex(texts, OTHER_LETTERS)
+                read = pc.and_(pc.match_substring_regex(texts, "[A-Za-z0-9]"), pc.invert(others))
+                targets += len(texts)
+                unread += len(texts) - (pc.sum(read).as_py() or 0)
+        return targets, unread
 
     def longest(self) -> int:
         """Return the tokens of the longest example, prefix included."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.evaluate.results import Condition, Score
+from fedprofit.evaluate.rules import EARLIER, Rules
 from fedprofit.evaluate.score import Job, Mean, score
 from fedprofit.types import ClientId, Example
 
@@ -32,6 +33,7 @@ def score_clients(
     metrics: Sequence[str],
     max_new_tokens: int,
     notes: Mapping[ClientId, str] | None = None,
+    rules: Rules = EARLIER,
 ) -> list[Score]:
     """Score prompts for every client on its own examples and on the shared sets.
 
@@ -43,6 +45,7 @@ def score_clients(
         metrics: see `score`.
         max_new_tokens: of generated answers.
         notes: why a client stopped, by client.
+        rules: how answers are compared with references.
 
     Returns:
         A row per client, scope and metric, and, where a shared set has several tasks, for each task's part
@@ -56,7 +59,8 @@ def score_clients(
         for scope, whole in sets.shared.items()
         for task, examples in _by_task(whole).items()
     ]
-    found = score(engine, prompts, [*own, *(job for job, _, _ in parts)], metrics, max_new_tokens)
+    jobs = [*own, *(job for job, _, _ in parts)]
+    found = score(engine, prompts, jobs, metrics, max_new_tokens, rules)
     shared: dict[int, Parts] = {owner: {} for owner in owners}
     for (job, scope, task), means in zip(parts, found[len(own) :], strict=True):
         shared[job.owner][scope, task] = means

@@ -27,7 +27,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "client": pl.String,
     "scope": pl.String,  # local, global, unseen, validation; task: one task's part of global or unseen
     "task": pl.String,  # for scope task: which, else ""
-    "metric": pl.String,  # loss, rouge_l, exact_match
+    "metric": pl.String,  # see `metric.py`; one that it does not know is shown too
     "value": pl.Float64,
     "count": pl.Int64,  # target tokens (loss) or instances (else) behind the value
     "note": pl.String,  # why a client stopped, else ""

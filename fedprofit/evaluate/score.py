@@ -1,16 +1,21 @@
 """Score many prompts on many sets of examples at once, every method by this same code."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
+from fedprofit.evaluate.rules import EARLIER, Rules
 from fedprofit.evaluate.text import exact_match, rouge_l
 from fedprofit.types import Example
 
-TEXT_METRICS = {"rouge_l": rouge_l, "exact_match": exact_match}
+# By answer, references, and the variant that the rules say.
+TEXT_METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
+    "rouge_l": rouge_l,
+    "exact_match": exact_match,
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ def score(
     jobs: Sequence[Job],
     metrics: Sequence[str],
     max_new_tokens: int = 128,
+    rules: Rules = EARLIER,
 ) -> list[dict[str, Mean]]:
-    """Score prompts on sets of examples.
+    """Score prompts on sets of examples; ValueError for a metric that is none of those below.
 
     Args:
         engine: the frozen backbone.
@@ -58,10 +64,14 @@ def score(
         metrics: "loss" (nats per target token, over all tokens of a set), "rouge_l", "exact_match"
             (0 to 100, mean over instances). Without the latter two nothing is generated.
         max_new_tokens: of generated answers.
+        rules: how answers are compared with references.
 
     Returns:
         For each job, each metric's mean.
     """
+    unknown = sorted({*metrics} - {"loss", *TEXT_METRICS})
+    if unknown:
+        raise ValueError(f"metric {unknown[0]!r} is not known")
     rows = [Row(job.owner, example) for job in jobs for example in job.examples]
     job_of = [number for number, job in enumerate(jobs) for _ in job.examples]
     results: list[dict[str, Mean]] = [{metric: Mean(0.0, 0) for metric in metrics} for _ in jobs]
@@ -80,5 +90,5 @@ def score(
         if "loss" in metrics:
             add(job, "loss", loss, len(row.example.target))
         for metric in wanted:
-            add(job, metric, TEXT_METRICS[metric](text, row.example.references), 1)
+            add(job, metric, TEXT_METRICS[metric](text, row.example.references, rules.variant(metric)), 1)
     return results

@@ -10,24 +10,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from fedprofit.evaluate.metric import LOWER_IS_BETTER
+
 KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
-LOWER_IS_BETTER = ("loss",)
-HIGHEST = {"rouge_l": 100.0, "exact_match": 100.0}  # a loss knows no bound
-METRICS = {
-    "rouge_l": "ROUGE-L, 0 to 100, higher is better",
-    "exact_match": "Exact match in percent, higher is better",
-    "loss": "Loss in nats per target token, lower is better",
-}
 SCOPES = ("local", "global", "unseen")
-
-
-def title_of(metric: str) -> str:
-    """Return a metric's name without how it is read.
-
-    >>> title_of("rouge_l")
-    'ROUGE-L'
-    """
-    return METRICS[metric].split(",")[0]
 
 
 def by_client(results: pl.DataFrame) -> pl.DataFrame:

@@ -18,9 +18,10 @@ from fedprofit.analyze.compare import (
 from fedprofit.analyze.recommend import SCORES, Limit, NoneWithin, Recommendation, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.errors import UserError
+from fedprofit.evaluate.metric import in_order, metric_of
 from fedprofit.evaluate.statistics import Estimate, counted
-from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
+from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.table import bounded, cell, markdown
 from fedprofit.study.environment import in_words
 
@@ -46,6 +47,8 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
         style="dim",
         highlight=False,
     )
+    others = [name for name in tables.metrics if name != chosen_by]
+    print_notes(console, *scoring_notes(tables), *left_out(others, f"--metric {' or '.join(others)}"))
     file = path / "recommendation.json"
     write_json(
         file,
@@ -62,15 +65,16 @@ def write_recommendation(path: Path, metric: str | None, limit: Limit, console: 
 def _recommended(one: Recommendation, metric: str, limit: Limit) -> Table:
     place = "".join(f"{axis} {value}: " for axis, value in one.axes.items())
     table = Table(title=f"{place}ship {one.name}", title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column(title_of(metric))
+    table.add_column(metric_of(metric).named)
     table.add_column(f"expected: {behind(one.expected['local'], 'validation client')}")
     table.add_column(f"found: {behind(one.tested['local'], 'test client')}")
     for score in SCORES:
         table.add_row(score, interval(one.expected[score], metric), interval(one.tested[score], metric))
+    bound = "most" if metric_of(metric).lower_is_better else "least"
     wanted = (
         f"forgetting at most {limit.most_forgotten:g}"
         if limit.least_local is None
-        else f"local score at {'most' if metric == 'loss' else 'least'} {limit.least_local:g}"
+        else f"local score at {bound} {limit.least_local:g}"
     )
     verdict = ("kept" if one.holds else "missed") + " on average" * (not one.certain)
     color = "yellow" if not one.certain else "green" if one.holds else "red"
@@ -111,6 +115,7 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     """Compare runs or studies with the first of them; print it, and write it as Markdown where asked for."""
     runs = [open_tables(path) for path in paths]
     shown = metrics_of_all(runs, metric)
+    unshared = [] if metric else _not_of_all(runs, shown)
     names = []
     for number, (path, tables) in enumerate(zip(paths, runs, strict=True)):
         made = in_words(tables.environments.values())
@@ -119,7 +124,8 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
         names.append(f"{name}{': ' if changes else ''}{changes}")
     found, refused = _by_metric(runs, shown)
     console.print("\n".join(names), highlight=False)
-    for reason in refused:
+    missing = [*refused, *unshared]
+    for reason in missing:
         console.print(reason, style="yellow", highlight=False)
     for one, differences in found.items():
         console.print(_compared([each for each in differences if each.is_last], one))
@@ -132,9 +138,11 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
         style="dim",
         highlight=False,
     )
+    print_notes(console, *scoring_notes(runs[0]))
     if out is not None:
         pages = [_compared_markdown(differences, one) for one, differences in found.items()]
-        write_text(out, "\n\n".join(["\n".join(f"- {name}" for name in names), *pages]) + "\n")
+        parts = ["\n".join(f"- {name}" for name in names), *pages, *missing, " ".join(scoring_notes(runs[0]))]
+        write_text(out, "\n\n".join(filter(None, parts)) + "\n")
         console.print(f"table    {out}", soft_wrap=True, highlight=False)
 
 
@@ -167,6 +175,13 @@ def metrics_of_all(runs: Sequence[Tables], asked: str | None) -> list[str]:
     return shared
 
 
+def _not_of_all(runs: Sequence[Tables], shown: Sequence[str]) -> list[str]:
+    """Name the metrics that only some runs have."""
+    others = in_order({name for tables in runs for name in tables.metrics} - {*shown})
+    having = {name: [str(tables.path) for tables in runs if name in tables.metrics] for name in others}
+    return [f"not by {name}: only scored in {', '.join(paths)}" for name, paths in having.items()]
+
+
 TITLES = ("", "condition", "local", "better", "global", "better")
 
 
@@ -179,7 +194,7 @@ def _cells(one: Difference, metric: str) -> list[str]:
 
 
 def _signed(estimate: Estimate, metric: str) -> str:
-    digits = 2 if metric == "loss" else 1
+    digits = metric_of(metric).digits
     if not isfinite(estimate.value):
         return "-"
     text = f"{estimate.value:+.{digits}f}"
@@ -189,7 +204,7 @@ def _signed(estimate: Estimate, metric: str) -> str:
 
 
 def _compared(differences: Sequence[Difference], metric: str) -> Table:
-    table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
     for number, title in enumerate(TITLES):
         table.add_column(title, overflow="fold", justify="left" if number < 2 else "right")
     for one in differences:
@@ -198,4 +213,6 @@ def _compared(differences: Sequence[Difference], metric: str) -> Table:
 
 
 def _compared_markdown(differences: Sequence[Difference], metric: str) -> str:
-    return markdown(METRICS[metric], TITLES, [_cells(one, metric) for one in differences], numbers=4)
+    return markdown(
+        metric_of(metric).heading, TITLES, [_cells(one, metric) for one in differences], numbers=4
+    )

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedprofit.evaluate.tradeoff import title_of
+from fedprofit.evaluate.metric import main_ones, metric_of
 from fedprofit.files import write_figure
+from fedprofit.report.notes import left_out
 from fedprofit.report.overview import Place
 from fedprofit.report.table import Row
 
@@ -20,17 +21,17 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINES = {"base": ("*", "base model"), "local": ("P", "local only"), "central": ("X", "central")}
 ENTRY = 3.6  # inches that an entry of the legend may take
-PANELS = ("rouge_l", "loss")
 
 
 def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
-    """Draw a panel for ROUGE-L and one for loss, at every place; up and to the right is better in both.
+    """Draw a panel for each main metric, at every place; up and to the right is better in all.
 
     Curves begin at the federated prompt (large open marker), run along the personalization steps, and
     end at the last. Small hollow markers behind them are interpolations, each beside its alpha. All places
-    share a metric's axes.
+    share a metric's axes. The title names metrics without a panel.
     """
-    metrics = [metric for metric in PANELS if any(place.of(metric) for place in places)] or ["exact_match"]
+    scored = {row["metric"] for place in places for row in place.rows if row["local"] is not None}
+    metrics, others = main_ones(scored or ["loss"])
     one = len(places) == 1  # then the metrics stand side by side, else the places
     rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
     figure = Figure(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")
@@ -40,9 +41,10 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     looks = _looks([row for place in places for row in place.rows])
     for ax, (metric, place) in zip(axes, panels, strict=True):
         _draw_panel(ax, place.of(metric), looks)
-        ax.xaxis.set_inverted(metric == "loss")
-        ax.yaxis.set_inverted(metric == "loss")
-        name = title_of(metric) + (" (axes inverted)" if metric == "loss" else "")
+        facts = metric_of(metric)
+        ax.xaxis.set_inverted(facts.lower_is_better)
+        ax.yaxis.set_inverted(facts.lower_is_better)
+        name = facts.named + " (axes inverted)" * facts.lower_is_better
         ax.set_title(", ".join(filter(None, [place.title, name])), loc="left", fontsize=11)
         ax.set_xlabel("global: on all test clients' pool")
         if one or place is places[0]:
@@ -56,7 +58,8 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     )
     figure.suptitle(
         f"{title}: what personalization gains locally and loses globally\n"
-        f"{model}; test clients {clients}; heterogeneity {spread}",
+        f"{model}; test clients {clients}; heterogeneity {spread}"
+        + "".join(f"\n{note}" for note in left_out(others, "table.md")),
         x=0.01,
         ha="left",
         fontsize=11,

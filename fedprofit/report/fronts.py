@@ -8,8 +8,9 @@ from rich.table import Table
 
 from fedprofit.analyze.fronts import Area, Front, Knee, areas, fronts
 from fedprofit.analyze.tables import open_tables
-from fedprofit.evaluate.tradeoff import METRICS
+from fedprofit.evaluate.metric import metric_of
 from fedprofit.files import write_text
+from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.table import bounded, cell, markdown
 
 FRONT = ("axes", "algorithm", "settings", "volume", "more")
@@ -46,15 +47,17 @@ def write_fronts(path: Path, console: Console) -> None:
         ):
             if not cells:
                 continue
-            pages.append(markdown(f"{title}: {METRICS[metric]}", columns, cells))
+            pages.append(markdown(f"{title}: {metric_of(metric).heading}", columns, cells))
             if metric == metrics[0]:
-                console.print(_terminal(f"{title}: {METRICS[metric]}", columns, cells))
+                console.print(_terminal(f"{title}: {metric_of(metric).heading}", columns, cells))
                 console.print(explained, style="dim", highlight=False)
+    notes = scoring_notes(tables)
+    print_notes(console, *notes, *left_out(metrics[1:], "fronts.md"))
     for metric in metrics:
         curves = [_area_cells(one) for one in areas(table, axes, metric)]
-        pages.append(markdown(f"Curves: {METRICS[metric]}", AREA, curves))
-    explanations = [FRONT_EXPLANATION, KNEE_EXPLANATION, AREA_EXPLANATION]
-    write_text(path / "fronts.md", "\n\n".join([*pages, *explanations]) + "\n")
+        pages.append(markdown(f"Curves: {metric_of(metric).heading}", AREA, curves))
+    explanations = [FRONT_EXPLANATION, KNEE_EXPLANATION, AREA_EXPLANATION, " ".join(notes)]
+    write_text(path / "fronts.md", "\n\n".join(filter(None, [*pages, *explanations])) + "\n")
 
 
 def _terminal(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -10,8 +10,9 @@ import polars as pl
 
 from fedprofit.analyze.fronts import front_of
 from fedprofit.analyze.tables import Tables, place_of
+from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.statistics import mean_of, worst_tenth
-from fedprofit.evaluate.tradeoff import LOWER_IS_BETTER, averaged, units_of
+from fedprofit.evaluate.tradeoff import averaged, units_of
 from fedprofit.report.table import Row
 
 DIFFERENCES = ("gain", "forgetting")
@@ -101,7 +102,7 @@ def _of_all_seeds(rows: list[Row]) -> list[Row]:
 def _marked(rows: list[Row]) -> list[Row]:
     """Mark, by metric, the rows that no other beats on both axes, and the knee of that front."""
     for metric in {row["metric"] for row in rows}:
-        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        sign = metric_of(metric).sign
         own = [row for row in rows if row["metric"] == metric and row["algorithm"]]
         best, middle = front_of(own, sign)
         for number, row in enumerate(own):

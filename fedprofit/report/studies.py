@@ -10,10 +10,11 @@ from rich.text import Text
 from fedprofit.analyze.claims import SAYS, Finding, caveats, check_claims
 from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
-from fedprofit.evaluate.tradeoff import METRICS, title_of
+from fedprofit.evaluate.metric import metric_of
 from fedprofit.files import write_json, write_text
 from fedprofit.processes import load_libraries
 from fedprofit.report.fronts import write_fronts
+from fedprofit.report.notes import scoring_notes
 from fedprofit.report.table import markdown
 from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
@@ -91,7 +92,7 @@ def write_claims(path: Path, console: Console) -> None:
         style="dim",
         highlight=False,
     )
-    said = caveats(tables)
+    said = list(filter(None, (" ".join(scoring_notes(tables)), *caveats(tables))))
     for caveat in said:
         console.print(caveat, style="dim", highlight=False)
     pages = [_overview_markdown(findings), *said, *(_markdown(*item) for item in findings.items())]
@@ -102,7 +103,7 @@ def write_claims(path: Path, console: Console) -> None:
 
 def _overview(findings: Mapping[str, Sequence[Finding]]) -> Table:
     table = Table(title="Verdicts", title_justify="left", title_style="bold", pad_edge=False)
-    for title in ("claim", *map(title_of, findings)):
+    for title in ("claim", *(metric_of(name).named for name in findings)):
         table.add_column(title, overflow="fold")
     for same in zip(*findings.values(), strict=True):
         table.add_row(same[0].claim, *(Text(one.verdict, MARKS[one.verdict]) for one in same))
@@ -114,11 +115,11 @@ def _overview_markdown(findings: Mapping[str, Sequence[Finding]]) -> str:
         (f"{same[0].claim}: {SAYS[same[0].claim]}", *(one.verdict for one in same))
         for same in zip(*findings.values(), strict=True)
     ]
-    return markdown("Verdicts", ("claim", *map(title_of, findings)), rows)
+    return markdown("Verdicts", ("claim", *(metric_of(name).named for name in findings)), rows)
 
 
 def _table(metric: str, findings: Sequence[Finding]) -> Table:
-    table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("claim")
     table.add_column("verdict", no_wrap=True)
     table.add_column("what, effect [95% interval], what is behind it", overflow="fold")
@@ -130,7 +131,7 @@ def _table(metric: str, findings: Sequence[Finding]) -> Table:
 
 def _markdown(metric: str, findings: Sequence[Finding]) -> str:
     rows = [(one.claim, one.verdict, "; ".join([one.reason, *map(str, one.comparisons)])) for one in findings]
-    return markdown(METRICS[metric], ("claim", "verdict", "why"), rows)
+    return markdown(metric_of(metric).heading, ("claim", "verdict", "why"), rows)
 
 
 def _plain(one: Finding) -> dict[str, object]:

@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
-from fedprofit.evaluate.tradeoff import METRICS, label
+from fedprofit.evaluate.tradeoff import label
 
 Row = dict[str, Any]
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
@@ -56,7 +57,7 @@ def cell(value: float | None, metric: str) -> str:
     """
     if value is None or not isfinite(value):
         return "-"
-    return f"{value:.2f}" if metric == "loss" else f"{value:.1f}"
+    return f"{value:.{metric_of(metric).digits}f}"
 
 
 def ranged(row: Row, key: str, metric: str) -> str:
@@ -80,7 +81,7 @@ def bounded(value: float | None, low: float | None, high: float | None, metric: 
 
 def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
     """Lay one metric out for a terminal of 80 columns."""
-    table = Table(title=METRICS[metric], title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("method", overflow="fold", max_width=37)
     for name in COLUMNS.values():
         table.add_column(name, justify="right", no_wrap=True)
@@ -154,7 +155,7 @@ def written_table(
     conditions: Sequence[Row], metric: str, place: str, write: Callable[..., str] = markdown
 ) -> str:
     """Lay one metric out at one place on a study's axes ("" for a run), as Markdown or LaTeX."""
-    title = ": ".join(filter(None, [place, METRICS[metric]]))
+    title = ": ".join(filter(None, [place, metric_of(metric).heading]))
     rows = [
         [_name(row), *(ranged(row, key, metric) for key in WRITTEN)] for row in rows_of(conditions, metric)
     ]

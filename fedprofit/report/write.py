@@ -6,7 +6,9 @@ import polars as pl
 from rich.console import Console
 
 from fedprofit.analyze.tables import Tables, open_tables
+from fedprofit.evaluate.metric import main_ones
 from fedprofit.files import write_text, write_with
+from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.overview import Place, places
 from fedprofit.report.table import (
     EXPLANATION,
@@ -33,10 +35,11 @@ def write_report(path: Path, console: Console) -> None:
     if tables.is_study:
         write_fronts(path, console)
     else:
-        # Exact match says nearly what ROUGE-L says: it stands in table.md, and the terminal stays readable.
-        for metric in [metric for metric in tables.metrics if metric != "exact_match"] or tables.metrics:
+        shown, others = main_ones(tables.metrics)
+        for metric in shown:
             console.print(terminal_table(found[0].rows, metric))
-        console.print(EXPLANATION, style="dim", highlight=False)
+        print_notes(console, EXPLANATION)
+        print_notes(console, *scoring_notes(tables), *left_out(others, "table.md"))
     _write_tables(tables, found)
     pictures = save_tradeoff(tradeoff_figure(tables.name, tables.model, found), path)
     write_page(tables, path / "report.html")
@@ -59,6 +62,7 @@ def _write_tables(tables: Tables, found: list[Place]) -> None:
             for place in found
             for metric in tables.metrics
         ]
-        write_text(tables.path / name, "\n\n".join([*pages, text(WRITTEN_EXPLANATION)]) + "\n")
+        notes = [WRITTEN_EXPLANATION, " ".join(scoring_notes(tables))]
+        write_text(tables.path / name, "\n\n".join([*pages, *map(text, filter(None, notes))]) + "\n")
     rows = [{**place.axes, **row} for place in found for row in place.rows]
     write_with(tables.path / "table.csv", pl.DataFrame(rows, infer_schema_length=None).write_csv)

@@ -12,6 +12,7 @@ from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.errors import UserError
 from fedprofit.evaluate.clients import Sets
+from fedprofit.evaluate.rules import Rules, choose_rules
 from fedprofit.study.trials import check_trials
 from fedprofit.tuner.prompt import initial_prompt
 from fedprofit.types import ClientId, Params
@@ -27,6 +28,7 @@ class Bench:
     start: Params  # the one initialization of every prompt
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
+    rules: Rules  # how answers are compared with references
 
     def train_examples(self, client: ClientId) -> Examples:
         """Return a client's own train examples."""
@@ -59,7 +61,8 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
     start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
-    return Bench(config, engine, dataset, start, draw_sets(dataset, "test", config), validation)
+    rules = choose_rules(config.evaluation, config.data.source, *dataset.store.unread_targets())
+    return Bench(config, engine, dataset, start, draw_sets(dataset, "test", config), validation, rules)
 
 
 def draw_sets(dataset: FederatedDataset, group: Group, config: Config) -> Sets:

@@ -95,7 +95,9 @@ def score_prompts(
 ) -> list[Score]:
     """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
-    scores = score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+    scores = score_clients(
+        bench.engine, params[KEY], bench.sets, condition, metrics, most, notes, bench.rules
+    )
     return [*scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fedprofit.config import Config
 from fedprofit.data.settings import LexiconSource
 from fedprofit.errors import UserError
+from fedprofit.evaluate.rules import recorded_rules
 from fedprofit.files import read_json, write_json
 from fedprofit.study.folder import RunFolder
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from fedprofit.backbone.load import Backbone
 
 BEGIN_ANEW = "Or begin anew: choose another place with --out, or remove the folder."
-PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score")
+PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score", "regex")
 
 
 def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
     ]
 
 
-def check_environment(folder: RunFolder, facts: dict[str, Any]) -> None:
-    """Raise UserError if a run was begun on other data or another model than it would go on with."""
+def check_environment(folder: RunFolder, config: Config, facts: dict[str, Any]) -> None:
+    """Raise UserError if a run was begun with other data, another model or other rules of scoring."""
     if not folder.environment.exists():
         return
     before = read_json(folder.environment, BEGIN_ANEW)
@@ -75,6 +76,14 @@ def check_environment(folder: RunFolder, facts: dict[str, Any]) -> None:
             raise UserError(
                 f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
                 f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
+            )
+    rules = [recorded_rules(each) for each in (before, facts)]
+    for metric in config.evaluation.metrics:
+        was, now = (each.variant(metric) for each in rules)
+        if was != now:
+            raise UserError(
+                f"{folder.path}: {metric} was scored with {was!r} when the run was begun, and would be with "
+                f"{now!r} now; these do not compare. Resume with the version that began it. {BEGIN_ANEW}"
             )
 
 

@@ -22,6 +22,7 @@ from fedprofit.algorithm import build
 from fedprofit.config import AlgorithmConfig, Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
+from fedprofit.evaluate.rules import SCORING
 from fedprofit.files import alone_in, naming_full_disk, write_json
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
@@ -75,7 +76,8 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
         # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
         bench = prepare(config, folder.dtype)
         facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)
-        check_environment(folder, facts)
+        facts[SCORING] = bench.rules.to_mapping()
+        check_environment(folder, config, facts)
         # Only now: a configuration that cannot run leaves no folder behind.
         with alone_in(folder.path):
             claim_folder(folder, config)

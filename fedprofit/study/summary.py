@@ -8,6 +8,7 @@ import polars as pl
 
 from fedprofit.data.describe import describe
 from fedprofit.evaluate.results import write_frame
+from fedprofit.evaluate.rules import SCORING
 from fedprofit.evaluate.tradeoff import summarize
 from fedprofit.files import write_json
 from fedprofit.study.bench import Bench
@@ -39,6 +40,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
                 "global_examples": len(bench.sets.shared["global"]),
                 "unseen_examples": len(bench.sets.shared["unseen"]),
             },
+            SCORING: bench.rules.to_mapping(),
             "budget": {one.method: _budget(folder, one.trial) for one in trials if one.chosen},
             "trials": [vars(one) for one in every],
             "conditions": [_clean(row) for row in rows],

@@ -1,5 +1,6 @@
 """ROUGE-L and exact match against their definitions written out: Lin 2004, and SNI's own evaluation."""
 
+import json
 import re
 import string
 
@@ -88,3 +89,86 @@ def test_numbers_worked_out_by_hand():
     assert exact_match("The U.S.A.", ["the usa"]) == 100.0
     assert exact_match("a b", ["ab"]) == 0.0
     assert exact_match("é", ["e"]) == 0.0
+
+
+IN_ANY_SCRIPT = [
+    "蘋果 和香蕉", "コーヒーを飲む", "मैं हिन्दी बोलता हूँ", "Это яблоко", "هذه تفاحة", "Käse fällt", "ภาษาไทย ๓",
+    "사과와 배", "e\u0301te\u0301", "½", "٣", "<", "$ ...", "😀", "❤️", "🇩🇪", "\u0301", "\u200d", "_", "。",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", IN_ANY_SCRIPT)
+def test_identical_text_scores_100_in_any_script(text):
+    assert rouge_l(text, [text], "unicode") == 100.0
+    assert rouge_l(text, ["nothing of it", text], "unicode") == 100.0
+    assert rouge_l(text, ["nothing of it"], "unicode") == 0.0
+    for variant in ("sni", "strict", "numeric"):
+        assert exact_match(text, [text], variant) == 100.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "score"),
+    [
+        ("fällt", "füllt", 0),
+        ("FÄLLT!", "fa\u0308llt", 100),
+        ("कि", "की", 0),  # a consonant with one vowel sign or another
+        ("苹果和梨", "苹果和香蕉", 100 * 2 * 3 / 9),  # three of four and of five characters
+        ("AI技术2024", "ai 技 术 2024", 100),
+        ("Straße", "STRASSE", 100),
+        ("<", ">", 0),
+        ("❤️", "☀️", 0),
+        ("می\u200cخواهم", "میخواهم", 100),  # a joiner is not seen
+        ("the dogs füllt", "the dog fällt", 100 * 2 / 3),  # English words are stemmed as ever
+        (" ", " ", 0),
+    ],
+)
+def test_unicode_words_keep_their_letters_and_marks(prediction, reference, score):
+    assert rouge_l(prediction, [reference], "unicode") == pytest.approx(score)
+
+
+def test_texts_of_a_to_z_score_the_same_with_both_tokenizers():
+    texts = [(p, r) for p, r in CASES + random_cases() if "".join([p, *r]).isascii()]
+    assert len(texts) > 20
+    for prediction, references in texts:
+        assert rouge_l(prediction, references, "unicode") == rouge_l(prediction, references)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "equal"),
+    [
+        ("1.5", "15", "sni"),
+        ("-5", "5", "sni"),
+        ("C++", "C#", "sni"),
+        ("paris.", "Paris", "sni"),
+        ("<", ">", ""),
+        ("", "", ""),
+        ("", "$", ""),
+        (" ", "[]", ""),
+        ("a  b\u00a0c\n", "a b c", "sni strict numeric"),
+        ("é", "e\u0301", "strict numeric"),
+        ("1.50", "1.5", "numeric"),
+        ("−5", "-5", "numeric"),
+        ("1,234,567", "1234567.0", "numeric"),
+        ("1\u202f234", "1234", "numeric"),
+        ("1e3", "+1000", "numeric"),
+        ("0", "-0", "sni numeric"),
+        ("१५", "15", "numeric"),
+        ("10000000000000001", "10000000000000000", ""),
+        ("1 234", "1234", ""),
+        ("1,5", "1.5", "sni"),
+        ("12,34", "1234", "sni"),
+        ("1_0", "10", "sni"),
+        ("nan", "NaN", "sni"),
+        ("5 km", "5.0 km", ""),
+        ("1e99999999999999999999", "1e99999999999999999998", ""),
+    ],
+)
+def test_each_variant_of_exact_match_says_what_is_equal(prediction, reference, equal):
+    found = {name for name in ("sni", "strict", "numeric") if exact_match(prediction, [reference], name)}
+    assert found == {*equal.split()}
+
+
+def test_targets_of_the_shared_case_score_100_with_themselves(shared_data):
+    lines = (shared_data / "cases" / "cjk" / "data.jsonl").read_text("utf-8").splitlines()
+    targets = [json.loads(line)["target"] for line in lines]
+    assert all(rouge_l(target, [target], "unicode") == 100.0 for target in targets)

@@ -9,8 +9,10 @@ from typing import Any
 import polars as pl
 
 from fedprofit.analyze.tables import Tables
+from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
-from fedprofit.evaluate.tradeoff import KEYS, LOWER_IS_BETTER, METRICS, label, title_of
+from fedprofit.evaluate.tradeoff import KEYS, label
+from fedprofit.report.notes import scoring_notes
 from fedprofit.report.overview import DIFFERENCES, Place, places, plain
 from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row, ranged
@@ -38,8 +40,8 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "kind": "Study" if tables.is_study else "Run",
         "axes": tables.axes,
         "metrics": [
-            {"key": metric, "title": title_of(metric), "lower": metric in LOWER_IS_BETTER}
-            for metric in tables.metrics
+            {"key": one.name, "title": one.named, "short": one.title, "lower": one.lower_is_better}
+            for one in map(metric_of, tables.metrics)
         ],
         "places": [_place(place) for place in found],
         "conditions": [_condition(number, row) for number, place in enumerate(found) for row in place.rows],
@@ -52,6 +54,7 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "budget": budget(tables, found),
         "claims": _claims(tables),
         "caveats": _caveats(tables),
+        "notes": scoring_notes(tables),
         "least": {"seeds": LEAST_SEEDS, "clients": LEAST_CLIENTS},
         "configuration": tables.configuration,
         "environment": json.dumps(environments, indent=2),
@@ -81,7 +84,7 @@ def _condition(number: int, row: Row) -> dict[str, Any]:
 def _headline(place: Place, metric: str) -> dict[str, Any]:
     """What a reader in a hurry wants: before, the compromise, and the most that can be gained."""
     rows = place.of(metric)
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = metric_of(metric).sign
 
     def best(condition: str) -> Row | None:
         own = [row for row in rows if row["condition"] == condition and isfinite(row["local"])]
@@ -102,7 +105,7 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
         "alone": best("local"),
     }
     shown = {name: row and _in_words(row, metric) for name, row in chosen.items()}
-    return {"place": place.title or "this run", "metric": metric, "scale": METRICS[metric], **shown}
+    return {"place": place.title or "this run", "metric": metric, "scale": metric_of(metric).heading, **shown}
 
 
 def _in_words(row: Row, metric: str) -> dict[str, Any]:

@@ -188,7 +188,7 @@ function drawTradeoff() {
     x: same, y: same, mode: "lines", name: "local = global", hoverinfo: "skip",
     line: { color: cssValue("--soft"), dash: "dot", width: 1 },
   });
-  const lower = metricNow().lower ? "reversed" : true, unit = safe(metricNow().title.split(" in ")[0]);
+  const lower = metricNow().lower ? "reversed" : true, unit = safe(metricNow().short);
   const plan = layout(`global ${unit}`, `local ${unit}`);
   plan.xaxis.autorange = plan.yaxis.autorange = lower;
   // Beside the plane the legend shall not scroll; below it, on a phone, it takes the room it needs.
