@@ -23,7 +23,7 @@ CLIENTS = {"train": 2, "validation": 1, "test": 1}
 
 def opened(source: dict, **settings: object) -> None:
     """Make a data set of a source and read an example of it."""
-    counts = {"train": 3, "validation": 1, "test": 2}
+    counts = {"train": 2, "validation": 1, "test": 1}
     data = {"source": source, "clients": CLIENTS, "examples": counts} | settings
     config = fedprofit.from_mapping(
         {"name": "one", "data": data, "training": {"algorithms": [{"kind": "fedsgd", "name": "sgd"}]}}
