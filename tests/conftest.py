@@ -28,7 +28,7 @@ def shared_data() -> Path:
     """The folder of the shared data sets; tests that need it are skipped where it is absent."""
     folder = ROOT / os.environ.get("FEDPROFIT_DATA", "../shared/data")
     if not folder.is_dir():
-        pytest.skip(f"{folder} is absent; FEDPROFIT_DATA names the folder of the shared data sets")
+        pytest.skip(f"needs shared data, and {folder} is absent: name its folder with FEDPROFIT_DATA")
     return folder
 
 

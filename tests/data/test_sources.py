@@ -252,7 +252,7 @@ def test_shared_folder_and_table(shared_data: Path) -> None:
 
 
 def test_hub_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="needs datasets: pip install '.[hub]'")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     labels = datasets.ClassLabel(names=["bad", "good"])
     parts = {}
@@ -281,7 +281,7 @@ def test_hub_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="needs datasets: pip install '.[hub]'")
     with pytest.raises(UserError, match="no such folder"):
         read_source(source(kind="hub", name=tmp_path / "absent"), 0)
 

@@ -14,7 +14,7 @@ from fedprofit.study.ledger import StudyFolder, read_table
 from fedprofit.study.many import run_study, tell_time
 from fedprofit.study.spec import load_study
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="needs ray: pip install '.[ray]'")
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 
 

@@ -16,7 +16,7 @@ def small_disk(tmp_path):
     except FileNotFoundError:
         mounted = False
     if not mounted:
-        pytest.skip("this machine does not let the tests mount a small file system")
+        pytest.skip("cannot mount a small file system here: run the tests as root, outside a container")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
