@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from fedprofit.errors import UserError
+from fedprofit.files import cache_folder
 from fedprofit.processes import end_quickly, load_libraries, usable_cores
 
 app = typer.Typer(
@@ -74,6 +75,7 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     from fedprofit.config_file import load_config
 
     settings = load_config(config, overrides or [])
+    cache_folder()  # where none is known, that is said before the libraries are waited for
     load_libraries()
 
     from fedprofit.report.write import write_report

@@ -75,12 +75,13 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
         raise UserError(explain(error, model, place)) from None
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides, check everything.
 
     Raises UserError: no such file, not YAML, an unknown key (with the nearest valid one), a wrong
     type or range.
     """
+    path = Path(path)
     mapping = read_yaml(path)
     if isinstance(mapping, dict) and {"axes", "base", "run"} & set(mapping):
         raise UserError(f"{path}: is a study of several runs. Run it with `fedprofit study {path}`.")
