@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -268,8 +268,13 @@ def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
     """
     import matplotlib
     from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
 
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), FuncFormatter):  # ticks are named; made anew when drawn
+            axis.set_ticklabels([printable(label.get_text()) for label in axis.get_ticklabels()])
     for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text()))
         text.set_parse_math(False)  # a dollar sign in a user's name is one
     kind = path.suffix[1:].lower()
     # Left to itself, matplotlib writes the date into both and draws an SVG's ids at random.

@@ -21,7 +21,7 @@ from fedprofit.errors import UserError
 from fedprofit.evaluate.statistics import Estimate, counted
 from fedprofit.evaluate.tradeoff import METRICS, title_of
 from fedprofit.files import write_json, write_text
-from fedprofit.report.table import bounded, cell, markdown
+from fedprofit.report.table import bounded, cell, in_markdown, markdown
 from fedprofit.study.environment import in_words
 
 
@@ -134,7 +134,7 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     )
     if out is not None:
         pages = [_compared_markdown(differences, one) for one, differences in found.items()]
-        write_text(out, "\n\n".join(["\n".join(f"- {name}" for name in names), *pages]) + "\n")
+        write_text(out, "\n\n".join(["\n".join(f"- {in_markdown(name)}" for name in names), *pages]) + "\n")
         console.print(f"table    {out}", soft_wrap=True, highlight=False)
 
 

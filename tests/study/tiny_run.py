@@ -106,7 +106,7 @@ def _main(arguments: list[str], cwd: Path, environment: dict[str, str], prints: 
     os.chdir(cwd)
     torch.set_num_threads(1)
     sys.argv = ["fedprofit", *arguments]
-    from fedprofit.cli import main  # now: its console is as wide as the environment says
+    from fedprofit.__main__ import main  # now: its console is as wide as the environment says
 
     main()
 
