@@ -50,6 +50,15 @@ def load_libraries() -> None:
     finally:
         if was_enabled:
             gc.enable()
+    wake_on_interrupts()
+
+
+def wake_on_interrupts() -> None:
+    """Let Ctrl-C end what this process waits for, as Python means it to.
+
+    polars replaces the handler by one after which the system goes on waiting.
+    """
+    signal.siginterrupt(signal.SIGINT, True)
 
 
 def fresh_processes() -> BaseContext:
@@ -58,6 +67,7 @@ def fresh_processes() -> BaseContext:
     A process that has computed with threads cannot be copied safely. On Linux new ones are copies of a server
     that has imported all libraries, once, and computed nothing; elsewhere each imports them itself.
     """
+    wake_on_interrupts()
     if sys.platform != "linux":
         return get_context("spawn")
     context = get_context("forkserver")
@@ -142,9 +152,14 @@ def answer_interrupts(line: str) -> None:
 
 
 def end_interrupted(line: str) -> None:
-    """End after a KeyboardInterrupt, with one line and without waiting for what workers are at."""
+    """End after a KeyboardInterrupt, with one line and without waiting for what other processes are at."""
     for child in active_children():
         child.kill()
+    # The server of fresh processes, with all that it made; it may still be importing for one to come.
+    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGKILL)
     _tell(line)
     sys.exit(INTERRUPTED)
 

@@ -1,9 +1,10 @@
 """Telling the user how far a run or a study is: live on a terminal, plain lines elsewhere, a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -112,8 +113,10 @@ class Plain(Quiet):
 
     def say(self, message: str) -> None:
         """Print it; a run goes on where nobody can hear of it."""
-        with suppress(OSError):
+        try:
             print(printable(message), file=sys.stderr, flush=True)
+        except OSError:  # what it holds back would fail once more at the end
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 class Live(Quiet):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,13 @@ def call(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         process.join()
         printed = out.read_text("utf-8"), err.read_text("utf-8")
     return subprocess.CompletedProcess(command(*arguments), process.exitcode or 0, *printed)
+
+
+def processes_of(tag: str) -> list[int]:
+    """Return the processes that were begun with TAG=tag in their environment, and all that they began."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and f"TAG={tag}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found
