@@ -78,7 +78,7 @@ def atomic(path: Path) -> Iterator[Path]:
     'done'
     """
     with naming_place(path, writes_only=True):
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if _is_device(path):
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder) / path.name
                 _copy(Path(folder) / path.name, path)
@@ -195,8 +195,14 @@ def _make(folder: Path) -> None:
         raise _refused(folder, error) from None
 
 
+def _is_device(path: Path) -> bool:
+    """Tell whether a path is a device or pipe, or names one's output as /dev/stdout does."""
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    return special or str(path.absolute().parent) in ("/dev", "/dev/fd")
+
+
 def _copy(file: Path, device: Path) -> None:
-    with open(file, "rb") as written, open(device, "wb") as out:
+    with open(file, "rb") as written, open(device, "ab") as out:
         shutil.copyfileobj(written, out)
 
 

@@ -156,7 +156,7 @@ def end_interrupted(line: str) -> None:
     for child in active_children():
         child.kill()
     # The server of fresh processes, with all that it made; it may still be importing for one to come.
-    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if server is not None:
         with suppress(ProcessLookupError):
             os.kill(server, signal.SIGKILL)

@@ -21,6 +21,7 @@ from fedprofit.backbone import fetch
 from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
 from fedprofit.backbone.registry import DEFAULT, REGISTRY
 from fedprofit.errors import UserError, nearest
+from fedprofit.files import expanded
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -154,7 +155,7 @@ def _cpu_flags() -> frozenset[str]:
 
 def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
     """Return what transformers is to load (a folder's path or a hub id), and whether it is a folder."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name in REGISTRY:
         return str(fetch.get(name, progress)), True
     if name and path.is_dir():
