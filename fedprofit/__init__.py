@@ -18,17 +18,20 @@ package measures that trade-off. The way of the data, room by room:
 
 From Python:
 
-    from pathlib import Path
     import fedprofit
 
-    config = fedprofit.load_config(Path("configs/quickstart.yaml"), ["training.rounds=3"])
-    folder = fedprofit.run(config, out=Path("runs/mine"))
+    config = fedprofit.load_config("configs/quickstart.yaml", ["training.rounds=3"])
+    folder = fedprofit.run(config, out="runs/mine")
     results = fedprofit.read_results(folder.path)  # a polars table, one row a client, condition, metric
     print(fedprofit.summarize(results))
+    fedprofit.write_report(folder.path)  # report.html, tables and pictures, as the command does
+
+Paths may be text or `pathlib.Path`.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from fedprofit import places
 from fedprofit.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +39,10 @@ if TYPE_CHECKING:
     from fedprofit.config_file import from_mapping, load_config
     from fedprofit.evaluate.results import read_results
     from fedprofit.evaluate.tradeoff import by_client, summarize
+    from fedprofit.report.write import write_report
     from fedprofit.study.run import run
+
+    __version__: str
 
 __all__ = [
     "Config",
@@ -47,6 +53,7 @@ __all__ = [
     "read_results",
     "run",
     "summarize",
+    "write_report",
 ]
 
 _HOMES = {
@@ -57,13 +64,32 @@ _HOMES = {
     "by_client": "fedprofit.evaluate.tradeoff",
     "summarize": "fedprofit.evaluate.tradeoff",
     "run": "fedprofit.study.run",
+    "write_report": "fedprofit.report.write",
 }
+
+places.settle()  # before a library reads where its folders are
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: torch takes seconds, `fedprofit --help` should not."""
     import importlib
 
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'fedprofit' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, for completion, whether they are imported yet or not."""
+    return sorted({*globals(), *__all__, "__version__"} - {"TYPE_CHECKING", "Any"})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("fedprofit")
+    except PackageNotFoundError:  # a copy of the code that is not installed
+        return "unknown"

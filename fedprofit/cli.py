@@ -1,18 +1,21 @@
 """The command line. Each command imports what it needs, so that `--help` answers at once."""
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand
 
 from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import METRICS
+from fedprofit.files import cache_folder
 from fedprofit.processes import end_quickly, load_libraries, usable_cores
+from fedprofit.terminal import Terminal
 
 app = typer.Typer(
     name="fedprofit",
@@ -22,8 +25,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="List and fetch the named backbones.", no_args_is_help=True)
 app.add_typer(models, name="models")
-# Names and texts are users' own: brackets in them are no markup.
-console = Console(markup=False, emoji=False)
+console = Terminal()
+UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EBADF)
 
 ConfigFile = Annotated[Path, typer.Argument(help="A configuration (YAML); see configs/.", show_default=False)]
 Overrides = Annotated[
@@ -92,6 +95,7 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     from fedprofit.config_file import load_config
 
     settings = load_config(config, overrides or [])
+    cache_folder()  # where none is known, that is said before the libraries are waited for
     load_libraries()
 
     from fedprofit.report.write import write_report
@@ -309,14 +313,24 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        from rich.text import Text
-
-        words = Text.assemble(("error", "bold red"), f"  {error}")
-        Console(stderr=True).print(words, highlight=False, soft_wrap=False)
-        sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if isinstance(ended, SystemExit) and ended.code != 130:  # what typer makes of Ctrl-C
+        _fail(error)
+    except OSError as error:
+        # Files have names; what standard output goes to, a device or a closed pipe, has none.
+        if error.filename is not None or error.errno not in (
+            errno.ENOSPC,
+            errno.EIO,
+            errno.EPIPE,
+            errno.EBADF,
+        ):
             raise
-        resumable = sys.argv[1:2] in (["run"], ["study"])
-        Console(stderr=True).print("stopped" + "; go on with --resume" * resumable, style="dim")
-        sys.exit(130)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is held back for it would fail once more
+        _fail(UserError(f"The output cannot be written ({error.strerror}). Send it to another place."))
+
+
+def _fail(error: UserError) -> None:
+    from rich.text import Text
+
+    words = Text.assemble(("error", "bold red"), f"  {error}")
+    with suppress(OSError):
+        Terminal(stderr=True).print(words, highlight=False, soft_wrap=False)
+    sys.exit(2)

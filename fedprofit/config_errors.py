@@ -108,7 +108,24 @@ def _problem(at: Place, details: Sequence[Any]) -> str:
     if kind == "value_error":
         return f"'{at}': {context['error']}" if at.keys else str(context["error"])
     expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
+    if at.keys and at.keys[-1] == "path" and isinstance(detail["input"], list | dict):
+        return foreign(str(at), detail["input"])
     return f"'{at}': should be {expected} (found {shown(detail['input'])})"
+
+
+def foreign(key: str, value: Any) -> str:
+    """Say of a value from Python that a configuration cannot hold it, and what to do.
+
+    >>> foreign("data.source.path", [{"input": "a"}])[:48]
+    "'data.source.path' holds data in memory (list), "
+    """
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}".removeprefix("builtins.")
+    if key.rpartition(".")[2] == "path":
+        return (
+            f"'{key}' holds data in memory ({kind}), which is not supported yet. Write it to a .parquet, "
+            ".csv or .jsonl file and give the file's path"
+        )
+    return f"'{key}' holds a {kind}: should be text, a number, true, false, a list or keys and values"
 
 
 def _expected(detail: Any) -> str:

@@ -1,9 +1,12 @@
 """Configurations as YAML files: read strictly, changed by overrides, written so that they read back equal."""
 
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import date
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fedprofit.config import Config
-from fedprofit.config_errors import explain, shown
+from fedprofit.config_errors import explain, foreign, shown
 from fedprofit.errors import UserError
 
 Checked = TypeVar("Checked", bound=BaseModel)
@@ -64,7 +67,10 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
         raise UserError(f"{place}: expected keys and values, found {shown(mapping)}. See configs/.")
     try:
         # Through JSON: strict types, yet a YAML list may become a tuple.
-        text = json.dumps(mapping, default=str)
+        text = json.dumps(mapping, default=_plain)
+    except _Foreign as error:
+        key = next(key for key, held in _leaves(mapping) if held is error.args[0])
+        raise UserError(f"{place}: {foreign(key, error.args[0])}.") from None
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{place}: {error}. Write keys as plain words and no anchors that refer back."
@@ -75,12 +81,41 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
         raise UserError(explain(error, model, place)) from None
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+class _Foreign(Exception):
+    """A value that no configuration holds; its argument."""
+
+
+def _plain(value: Any) -> str | int | float:
+    """Return a value from Python as YAML would hold it."""
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
+    if isinstance(value, date):
+        return str(value)
+    if isinstance(value, Integral | Real):  # numpy's
+        return int(value) if isinstance(value, Integral) else float(value)
+    raise _Foreign(value)
+
+
+def _leaves(mapping: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each value that is neither keys and values nor a list, and its dotted key."""
+    left: list[tuple[str, Any]] = [("", mapping)]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{key}.{name}" if key else str(name), held) for name, held in value.items()]
+        elif isinstance(value, list | tuple):
+            left += [(f"{key}.{number}", held) for number, held in enumerate(value)]
+        else:
+            yield key, value
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `key.sub=value` overrides, check everything.
 
     Raises UserError: no such file, not YAML, an unknown key (with the nearest valid one), a wrong
     type or range.
     """
+    path = Path(path)
     mapping = read_yaml(path)
     if isinstance(mapping, dict) and {"axes", "base", "run"} & set(mapping):
         raise UserError(f"{path}: is a study of several runs. Run it with `fedprofit study {path}`.")

@@ -16,8 +16,10 @@ from fedprofit.backbone.forward import Row
 from fedprofit.backbone.load import resolve_dtype
 from fedprofit.backbone.workers import peak_private_bytes
 from fedprofit.config import Config
-from fedprofit.files import cache_folder
+from fedprofit.errors import UserError
+from fedprofit.files import CACHE, cache_folder
 from fedprofit.local.solver import gradients
+from fedprofit.places import ANEW, numba_folder, usable
 from fedprofit.processes import usable_cores
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.environment import PACKAGES, package_version, processor
@@ -50,15 +52,35 @@ def machine() -> Table:
     table.add_row("dtype auto", str(resolve_dtype("auto", device)).removeprefix("torch."))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     table.add_row("memory", f"{memory / 2**30:.1f} GiB")
-    place = cache_folder()
-    table.add_row("cache", f"{place}, {_free(place) / 2**30:.1f} GiB free")
-    here = [found.record.name for found in fetch.available() if found.fetched]
-    table.add_row("backbones here", ", ".join(here) or "none yet: fedprofit models get smollm2-135m-q4")
+    table.add_row("cache", _cache())
+    if importlib.util.find_spec("numba") is not None:
+        kept, reason = numba_folder()
+        table.add_row("compiled loops", f"kept in {kept}" if kept else f"{ANEW}: {reason}")
+    table.add_row("backbones here", _backbones())
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules.split() if importlib.util.find_spec(module) is None]
         state = f"missing {', '.join(missing)}: pip install 'fedprofit[{extra}]'" if missing else "installed"
         table.add_row(f"extra {extra}", state)
     return table
+
+
+def _cache() -> str:
+    """Say where models and tokenized data are kept, or why they cannot be."""
+    try:
+        place = cache_folder()
+    except UserError as error:
+        return str(error)
+    if usable(place):
+        return f"{place}, {_free(place) / 2**30:.1f} GiB free"
+    return f"{place}, cannot be written: what is there is used. Set {CACHE} to a folder that can be written."
+
+
+def _backbones() -> str:
+    try:
+        here = [found.record.name for found in fetch.available() if found.fetched]
+    except UserError:  # no cache
+        here = []
+    return ", ".join(here) or "none yet: fedprofit models get smollm2-135m-q4"
 
 
 def estimate(config: Config) -> Table:

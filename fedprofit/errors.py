@@ -7,11 +7,30 @@ like any other. Anything else that escapes is a defect of the program.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# What a terminal obeys instead of showing (C0, C1), what turns the direction of reading, what ends a line
+# unseen, and halves of characters, which no encoding writes.
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class UserError(Exception):
     """A problem that the user can mend; its message names the place, the value and the remedy."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    r"""Escape the control characters of a text that is shown to people; tabs and ends of lines stay.
+
+    >>> print(printable("a\x1b[2Jb\u202ec\r"))
+    a\x1b[2Jb\u202ec\r
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

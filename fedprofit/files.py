@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,30 +14,62 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+CACHE = "FEDPROFIT_CACHE"  # the variable that names the cache folder
 PATIENCE = 5.0  # seconds until a folder that is in use is given up: workers of a killed process end soon
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with its `~` replaced; UserError where that home folder is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: the home folder behind ~ is not known. Write the whole path.") from None
+
+
+def base_folder(variable: str, below_home: str) -> Path | None:
+    """Return the user's folder of a kind: that of the variable, else one below the home; None without home.
+
+    >>> base_folder("", ".cache") == Path.home() / ".cache"
+    True
+    """
+    if named := os.environ.get(variable):
+        return Path(named)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:
+        return None
+
+
 def cache_folder() -> Path:
-    """Return the folder for models and tokenized data: `FEDPROFIT_CACHE`, else the user's cache."""
-    named = os.environ.get("FEDPROFIT_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fedprofit"
+    """Return the folder for models and tokenized data: `FEDPROFIT_CACHE`, else the user's cache.
+
+    Raises UserError where neither is known, as for a user without a home folder.
+    """
+    if named := os.environ.get(CACHE):
+        return expanded(named)
+    base = base_folder("XDG_CACHE_HOME", ".cache")
+    if base is None:
+        raise UserError(
+            f"The cache folder is not known: this user has no home folder. Set the {CACHE} variable to a "
+            "folder that can be written."
+        )
+    return base / "fedprofit"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` (file or folder); rename it into place on success.
 
-    On any error the temporary is removed and `path` is as it was. A full disk is reported as a
-    `UserError` that names the place.
+    On any error the temporary is removed and `path` is as it was. Modes follow the umask, whatever the
+    library that wrote. A device or pipe, such as /dev/stdout, is written to, not replaced.
+
+    Raises UserError, naming the place and the setting, if the disk is full or the place cannot be written.
 
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> with atomic(folder / "note.txt") as temporary:
@@ -44,18 +77,25 @@ def atomic(path: Path) -> Iterator[Path]:
     >>> (folder / "note.txt").read_text()
     'done'
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with naming_full_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with naming_place(path, writes_only=True):
+        if _is_device(path):
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / path.name
+                _copy(Path(folder) / path.name, path)
+            return
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            _make(path.parent)
             yield temporary
+            _open_up(temporary)
             _sync(temporary)
             _move(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        finally:
+            with suppress(OSError):
+                if temporary.is_dir():
+                    shutil.rmtree(temporary, ignore_errors=True)
+                else:
+                    temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -65,13 +105,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     A process lets go when it ends, however that comes. Raises UserError if another one stays, or if the
     folder cannot be made.
     """
+    _make(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}). Choose another place with --out."
-        ) from None
+        raise _refused(folder, error) from None
     try:
         if not _lock(handle):
             raise UserError(
@@ -102,20 +140,79 @@ def _lock(handle: int) -> bool:
             return True
 
 
+# What the system calls a place that cannot be written.
+REFUSALS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENXIO, errno.ENODEV,
+}  # fmt: skip
+
+
 @contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn "no space left", whichever library reports it, into a `UserError` that names the place."""
+def naming_place(path: Path, writes_only: bool = False) -> Iterator[None]:
+    """Turn a full disk, and a refusal to write at or below `path`, into a `UserError` that names the place.
+
+    With `writes_only`, so are refusals of libraries such as safetensors, which keep only the system's text.
+    """
     try:
         yield
     except Exception as error:
-        # safetensors and polars write with code of their own and keep only the text.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
+        code, text = getattr(error, "errno", None), str(error)
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
             raise UserError(
                 f"{path}: no space is left on the disk; nothing was half-written. Free some space, or choose "
-                "another place with --out or the FEDPROFIT_CACHE variable."
+                f"another place with --out or the {CACHE} variable."
             ) from error
+        if isinstance(error, OSError) and code in REFUSALS:
+            named = error.filename if isinstance(error.filename, str) else None
+            within = path.parent if writes_only else path
+            if _is_below(Path(named), within) if named else writes_only:
+                raise _refused(path, error) from error
+        elif writes_only and (found := next((c for c in REFUSALS if f"(os error {c})" in text), None)):
+            raise _refused(path, OSError(found, os.strerror(found))) from error
         raise
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return path.absolute().is_relative_to(folder.absolute())
+
+
+def _refused(path: Path, error: OSError) -> UserError:
+    """Say that a place cannot be written, and which setting names another."""
+    remedy = "copy the folder to a place that can be written, or name one with --out"
+    with suppress(UserError):
+        if _is_below(path, cache_folder()):
+            remedy = f"or set the {CACHE} variable to a folder that can be written"
+    return UserError(f"{path}: cannot be written ({error.strerror}). Change its permissions, {remedy}.")
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it; UserError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _refused(folder, error) from None
+
+
+def _is_device(path: Path) -> bool:
+    """Tell whether a path is a device or pipe, or names one's output as /dev/stdout does."""
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    return special or str(path.absolute().parent) in ("/dev", "/dev/fd")
+
+
+def _copy(file: Path, device: Path) -> None:
+    with open(file, "rb") as written, open(device, "ab") as out:
+        shutil.copyfileobj(written, out)
+
+
+def _open_up(path: Path) -> None:
+    """Give a file, or a folder and all in it, the modes that new ones have; safetensors writes 0600."""
+    mask = os.umask(0o077)  # there is no way to read it alone; tight, for what another thread makes meanwhile
+    os.umask(mask)
+    for each in [path, *(path.rglob("*") if path.is_dir() else ())]:
+        with suppress(OSError):  # some file systems have no modes
+            each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
 
 
 def _sync(path: Path) -> None:
@@ -177,8 +274,13 @@ def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
     """
     import matplotlib
     from matplotlib.text import Text
+    from matplotlib.ticker import FuncFormatter
 
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), FuncFormatter):  # ticks are named; made anew when drawn
+            axis.set_ticklabels([printable(label.get_text()) for label in axis.get_ticklabels()])
     for text in figure.findobj(Text):
+        text.set_text(printable(text.get_text()))
         text.set_parse_math(False)  # a dollar sign in a user's name is one
     kind = path.suffix[1:].lower()
     # Left to itself, matplotlib writes the date into both and draws an SVG's ids at random.

@@ -7,6 +7,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# The loops are compiled once for all tests, not again for each session's cache.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:

@@ -1,26 +1,29 @@
 """What the command line itself adds: how it prints what users named, its version, its first estimate."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import yaml
-from tiny_run import call, command, tiny_config
+from tiny_run import call, command, tiny_config, write_config
 from typer.testing import CliRunner
 
+import fedprofit
 from fedprofit import cli, doctor, processes
 from fedprofit.config_file import from_mapping, load_config
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, printable
 from fedprofit.processes import usable_cores
 from fedprofit.study import many
 from fedprofit.study.progress import EARLY, Quiet
 
 
-@pytest.mark.parametrize("name", ["[/a]x", "[red]x", ":smile:"])
+@pytest.mark.parametrize("name", ["[/a]x", "[red]x", ":smile:", "\x1b[2J\u202ex"])
 def test_names_of_clients_and_tasks_are_printed_as_they_are(name, tmp_path):
     config = tiny_config(tmp_path)
     table = tmp_path / "table.jsonl"
@@ -31,8 +34,9 @@ def test_names_of_clients_and_tasks_are_printed_as_they_are(name, tmp_path):
     (tmp_path / "it.yaml").write_text(yaml.safe_dump(config))
     done = call("data", "it.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"{name}c0 (" in done.stdout
-    assert f"{name}job" in done.stdout
+    assert f"{printable(name)}c0 (" in done.stdout
+    assert f"{printable(name)}job" in done.stdout
+    assert printable(done.stdout) == done.stdout
 
 
 def test_a_table_without_tasks_is_told_why_all_clients_look_alike(tmp_path):
@@ -52,8 +56,6 @@ def test_doctor_names_the_extra_to_install(monkeypatch):
 
 
 def test_the_version_is_the_package_s(tmp_path):
-    from importlib.metadata import version
-
     # A process from its first import on, as a user starts it.
     done = subprocess.run(command("--version"), cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"fedprofit {version('fedprofit')}"
@@ -120,6 +122,45 @@ def test_the_time_left_is_told_once_there_is_enough_to_tell_it_from(monkeypatch)
     assert resumed.left() == "", "what was done before says nothing of how fast it is now"
     resumed.advance(5)
     assert resumed.left() == "1 min 00 s left"
+
+
+def test_public_names_are_listed_before_they_are_imported():
+    code = "import fedprofit, sys; print(*dir(fedprofit)); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    listed, imported = (line.split() for line in done.stdout.splitlines())
+    assert {*fedprofit.__all__, "__version__", "__doc__"} <= set(listed)
+    assert not {"torch", "polars", "pydantic"} & set(imported)
+    assert all(getattr(fedprofit, name) for name in fedprofit.__all__)
+    assert fedprofit.__version__ == version("fedprofit")
+    with pytest.raises(AttributeError, match="no attribute 'runs'"):
+        fedprofit.runs  # noqa: B018
+
+
+def test_paths_may_be_text(tmp_path):
+    config = fedprofit.load_config(str(write_config(tmp_path)))
+    folder = fedprofit.run(config, out=str(tmp_path / "out"))
+    assert folder.path == tmp_path / "out"
+    assert len(fedprofit.read_results(str(folder.path))) == len(fedprofit.read_results(folder.path)) > 0
+    fedprofit.write_report(str(folder.path))
+    assert (folder.path / "report.html").stat().st_size > 1e6
+
+
+def test_output_that_cannot_be_written_is_said(monkeypatch, capfd):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    kept = os.dup(1)
+    monkeypatch.setattr(sys, "argv", ["fedprofit", "models", "list"])
+    monkeypatch.setattr(sys, "stdout", Full())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    os.dup2(kept, 1)
+    os.close(kept)
+    assert ended.value.code == 2
+    assert "The output cannot be written (No space left on device)" in " ".join(
+        capfd.readouterr().err.split()
+    )
 
 
 def test_reading_results_waits_for_no_torch():

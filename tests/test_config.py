@@ -1,8 +1,12 @@
 """Configuration: what is refused and in which words, overrides, round trips, hashes."""
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import yaml
 
@@ -384,3 +388,24 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         from_mapping(BASE).seed = 3
+
+
+@pytest.mark.parametrize(
+    "data", [pl.DataFrame({"input": ["a"]}), np.zeros(2), [{"input": "a"}], object()], ids=type
+)
+def test_data_in_memory_is_refused_by_name(data):
+    mapping = changed() | {"data": {"source": {"kind": "table", "path": data}}}
+    kind = re.escape(type(data).__name__)
+    with pytest.raises(
+        UserError, match=rf"'data.source.path' holds data in memory .*{kind}.*not supported yet"
+    ):
+        from_mapping(mapping)
+
+
+def test_values_of_python_are_taken_as_yaml_holds_them():
+    source = {"kind": "table", "path": Path("here.csv")}
+    mapping = changed() | {"seed": np.int64(3), "data": {"source": source}}
+    config = from_mapping(mapping)
+    assert (config.seed, config.data.source.path) == (3, "here.csv")
+    with pytest.raises(UserError, match=r"'seed' holds a numpy.ndarray: should be text, a number"):
+        from_mapping(mapping | {"seed": np.zeros(2)})

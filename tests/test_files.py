@@ -2,8 +2,12 @@
 
 import errno
 import os
+import pwd
+import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -11,9 +15,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 
 from fedprofit import files
 from fedprofit.errors import UserError
@@ -22,12 +28,14 @@ from fedprofit.files import (
     atomic,
     cache_folder,
     content_hash,
+    expanded,
     file_hash,
     write_figure,
     write_json,
     write_text,
     write_with,
 )
+from fedprofit.places import LIBRARIES, WRITTEN, numba_folder, settle, usable
 from fedprofit.seeding import numpy_generator, torch_generator
 
 
@@ -159,6 +167,144 @@ def test_a_place_where_no_folder_can_be_is_named(tmp_path):
         alone_in(tmp_path / "file/below"),
     ):
         pass
+
+
+@pytest.fixture
+def powerless(tmp_path_factory):
+    """A folder that this process may read and not write."""
+    place = Path(tempfile.mkdtemp())  # pytest's own folders are for nobody else to enter
+    folder = place / "given"
+    folder.mkdir()
+    (folder / "note.txt").write_text("old")
+    place.chmod(0o755)
+    folder.chmod(0o555)
+    was = os.geteuid()
+    if was == 0:
+        os.seteuid(12345)  # no permission bits hold for root
+    try:
+        yield folder
+    finally:
+        os.seteuid(was)
+        folder.chmod(0o755)
+        shutil.rmtree(place)
+
+
+def safetensors(path: Path) -> None:
+    save_file({"a": torch.zeros(2)}, path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_text("new"),
+        lambda path: path.mkdir(),
+        safetensors,
+        pl.DataFrame({"a": [1]}).write_parquet,
+    ],
+    ids=["text", "folder", "safetensors", "parquet"],
+)
+def test_a_place_that_cannot_be_written_is_named(powerless, monkeypatch, write):
+    with pytest.raises(UserError, match=r"given/note.txt: cannot be written .*denied.* --out"):
+        write_with(powerless / "note.txt", write)
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(powerless))
+    with pytest.raises(UserError, match=r"below: cannot be written .*denied.* FEDPROFIT_CACHE"):
+        write_with(powerless / "below" / "note.txt", write)
+    with (
+        pytest.raises(UserError, match=r"given/run: cannot be written .*denied"),
+        alone_in(powerless / "run"),
+    ):
+        pass
+    assert not usable(powerless / "new" / "folder")
+
+
+@pytest.mark.parametrize("below", ["file/note.txt", f"{'long' * 80}.txt", "folder"])
+def test_a_name_that_cannot_be_written_is_named(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / below, "new")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_modes_follow_the_umask(tmp_path, mask):
+    was = os.umask(mask)
+    try:
+        write_with(tmp_path / "a.safetensors", safetensors)
+        with atomic(tmp_path / "folder") as temporary:
+            temporary.mkdir(0o700)
+            safetensors(temporary / "a.safetensors")
+    finally:
+        os.umask(was)
+    modes = {str(p.relative_to(tmp_path)): p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    file, folder = 0o666 & ~mask, 0o777 & ~mask
+    assert modes == {"a.safetensors": file, "folder": folder, "folder/a.safetensors": file}
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has the device /dev/full")
+def test_a_device_is_written_to_and_stays_one(tmp_path):
+    with pytest.raises(UserError, match="/dev/full: no space is left"):
+        write_text(Path("/dev/full"), "new")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_text(tmp_path / "pipe", "new")
+    assert os.read(reader, 9) == b"new"
+    os.close(reader)
+
+
+def homeless(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    usual = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "FEDPROFIT_CACHE", "NUMBA_CACHE_DIR")
+    for name in (*usual, *LIBRARIES, *WRITTEN):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])  # as for a user without a name
+
+
+def test_without_a_home_the_cache_is_asked_for(monkeypatch):
+    homeless(monkeypatch)
+    with pytest.raises(UserError, match=r"no home folder\. Set the FEDPROFIT_CACHE variable"):
+        cache_folder()
+    with pytest.raises(UserError, match=r"~/data: the home folder .* Write the whole path"):
+        expanded("~/data")
+    found, reason = numba_folder()
+    assert (found, "FEDPROFIT_CACHE" in reason) == (None, True)
+    settle()
+    assert "HOME" not in os.environ
+
+
+@pytest.mark.parametrize("home", [None, "/proc/none", "hub"])
+def test_libraries_get_folders_where_the_home_cannot_be_written(monkeypatch, tmp_path, powerless, home):
+    os.seteuid(os.getuid())
+    homeless(monkeypatch)
+    if home == "hub":  # models were put there to be read
+        (powerless / ".cache" / "huggingface").mkdir(parents=True)
+        (powerless / ".cache" / "huggingface").chmod(0o555)
+    cache = powerless.parent / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    if os.getuid() == 0:
+        os.seteuid(12345)
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(cache))
+    if home:
+        monkeypatch.setenv("HOME", str(powerless) if home == "hub" else home)
+    before = dict(os.environ)
+    settle()
+    given = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    assert all(value.startswith(str(cache)) for value in given.values())
+    assert ("HOME" in given) == (home is None)
+    if home == "hub":
+        assert not {"HF_HOME", "HOME"} & set(given)
+        assert {"MPLCONFIGDIR", *WRITTEN} <= set(given)
+    elif home:
+        assert set(given) == set(LIBRARIES)
+
+
+def test_a_home_that_can_be_written_is_left_alone(monkeypatch, tmp_path):
+    homeless(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = dict(os.environ)
+    settle()
+    assert dict(os.environ) == before
 
 
 def test_json_is_strict(tmp_path):

@@ -27,11 +27,19 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 GATED = ("gate_proj", "up_proj", "down_proj")
 
 
-def available(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether there are loops for this device and type; they need the package numba."""
-    return (
-        device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and find_spec("numba") is not None
-    )
+def unavailable(device: torch.device, dtype: torch.dtype) -> str:
+    """Say why there are no loops for this device and type; "" where there are."""
+    if device.type != "cpu":
+        return f"compiled loops are for a CPU, not for {device.type}"
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"compiled loops take float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+    if find_spec("numba") is None:
+        return "the package numba is not installed: pip install 'fedprofit[fast]'"
+    try:
+        import fedprofit.backbone.operations  # noqa: F401
+    except Exception as error:  # whatever a broken installation raises
+        return f"the package numba does not work here ({type(error).__name__}: {error})"
+    return ""
 
 
 def fuse(model: PreTrainedModel) -> bool:

@@ -3,7 +3,7 @@
 Between its matrix products a layer does little arithmetic, but in torch it does it in some thirty kernels,
 each a pass over memory, and a CPU's bfloat16 kernels are slow: they round every intermediate value by
 emulation. Here a norm, a rotation, a gate or a softmax is one loop that reads its input once, computes in
-float32, and rounds once. numba compiles the loops at the first import and keeps them.
+float32, and rounds once. numba compiles the loops at the first import and keeps them (`code_cache.py`).
 
 The loops are written once for both types: `load` reads a stored number as float32, `store` rounds one.
 bfloat16 is the upper half of a float32, and is handed over as unsigned 16-bit numbers.
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numba.extending import overload
 from torch import Tensor
+
+from fedprofit.backbone.code_cache import kept
 
 # Sums may be reordered, which vector registers need; NaN and infinity keep their meaning, since a client
 # whose loss is not a number must be found.
@@ -57,7 +59,11 @@ def _store(x, to):  # type: ignore[no-untyped-def]
     return to_nearest_even
 
 
-compiled: Callable[..., Any] = numba.njit(fastmath=FAST, error_model="numpy", cache=True)
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a loop when it is first called, and keep the code for other processes."""
+    return kept(numba.njit(fastmath=FAST, error_model="numpy")(function))
+
+
 # What a loop calls becomes part of it. Were it compiled by itself, the process that compiles would call that
 # and a later one the copy kept with the loop, optimized once more: their results differ in the last bits.
 inlined: Callable[..., Any] = numba.njit(inline="always")

@@ -22,6 +22,7 @@ from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
 from fedprofit.backbone.registry import DEFAULT, REGISTRY
 from fedprofit.errors import UserError, nearest
+from fedprofit.files import expanded
 
 DECODERS = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
 
@@ -165,7 +166,7 @@ def _cpu_flags() -> frozenset[str]:
 
 def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
     """Return what transformers is to load (a folder's path or a hub id), and whether it is a folder."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name in REGISTRY:
         return str(fetch.get(name, progress)), True
     if name and path.is_dir():

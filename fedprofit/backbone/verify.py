@@ -31,7 +31,7 @@ from fedprofit import files
 from fedprofit.backbone import paths
 from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.forward import Row, row_inputs, single_logits
-from fedprofit.backbone.fused import available, fuse, unfuse
+from fedprofit.backbone.fused import fuse, unavailable, unfuse
 from fedprofit.backbone.load import Backbone
 from fedprofit.errors import UserError
 from fedprofit.types import Example
@@ -263,13 +263,6 @@ def _tokens(backbone: Backbone, random: np.random.Generator, count: int) -> Any:
     return random.integers(0, backbone.vocabulary_size, count).astype(np.int32)
 
 
-def _can_fuse(backbone: Backbone) -> bool:
-    try:
-        return available(backbone.device, backbone.dtype)
-    except Exception:  # a library may be there and broken
-        return False
-
-
 def _why_not(backbone: Backbone, path: str, probe: Probe, answers: bool = True) -> str | None:
     """Say how a path differs from the plain model; None, and the model prepared for it, if it does not."""
     implementation = backbone.model.config._attn_implementation
@@ -291,8 +284,9 @@ def _why_not(backbone: Backbone, path: str, probe: Probe, answers: bool = True) 
 
 def _difference(backbone: Backbone, path: str, probe: Probe) -> str | None:
     if path == "fused":
-        if not _can_fuse(backbone):
-            return "it needs a CPU, float32 or bfloat16, and the package numba"
+        why = unavailable(backbone.device, backbone.dtype)
+        if why:
+            return why
         if not fuse(backbone.model):
             return "its layers are not of Llama's shape"
     most, most_gradient = _tolerance(backbone)
@@ -343,7 +337,7 @@ def _is_greedy(backbone: Backbone, inputs: Tensor, answer: list[int], together: 
 def _cache_file(backbone: Backbone, attention: str, lengths: Sequence[int]) -> Path:
     code = [files.file_hash(file) for file in sorted(Path(__file__).parent.glob("*.py"))]
     versions = [version(package) for package in ("fedprofit", "torch", "transformers")]
-    kind = [str(backbone.dtype), backbone.device.type, _can_fuse(backbone)]
+    kind = [str(backbone.dtype), backbone.device.type, unavailable(backbone.device, backbone.dtype)]
     facts = [backbone.fingerprint, kind, attention, list(lengths)]
     return files.cache_folder() / "verified" / f"{files.content_hash([facts, versions, code])}.json"
 

@@ -6,7 +6,6 @@ weights where they are: a worker costs its activations and no second model.
 """
 
 import gc
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,7 +20,13 @@ import torch
 
 from fedprofit.backbone.batches import PASS_TOKENS
 from fedprofit.backbone.load import Backbone
-from fedprofit.processes import end_with_parent
+from fedprofit.processes import (
+    end_with_parent,
+    interrupts_held,
+    killed_with_parent,
+    leave_interrupts_to_parent,
+    main_thread_of,
+)
 
 Task = tuple[Any, ...]  # tensors and plain values
 
@@ -51,12 +56,14 @@ class Workers:
             yield from (function(self.backbone, *task) for task in tasks)
             return
         if self._pool is None:
+            given = (self.backbone, main_thread_of())
             self._pool = ProcessPoolExecutor(
-                self.count, get_context("fork"), initializer=_begin, initargs=(self.backbone,)
+                self.count, get_context("fork"), initializer=_begin, initargs=given
             )
         running: list[Future[Any]] = []
         try:  # a worker may have been killed since the last call: then nothing can be submitted
-            running += [self._pool.submit(_call, function, _arrays(task)) for task in tasks]
+            with interrupts_held():  # the first tasks make the processes
+                running += [self._pool.submit(_call, function, _arrays(task)) for task in tasks]
             yield from (_tensors(future.result()) for future in running)
         except BrokenProcessPool as error:
             self._pool = None
@@ -107,12 +114,13 @@ def _sizes(process: int, file: str) -> Iterator[tuple[str, int]]:
             yield name, int(size.removesuffix("kB")) * 1024
 
 
-def _begin(backbone: Backbone) -> None:
+def _begin(backbone: Backbone, parent: int) -> None:
     """Prepare a forked process: one thread, no interruption of its own, no life without its parent."""
     global _inherited
+    killed_with_parent(parent)
     _inherited = backbone
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and says so
+    leave_interrupts_to_parent()
     end_with_parent()
     gc.freeze()  # what was inherited lives on: looking through it would copy its pages
 

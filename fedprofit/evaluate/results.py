@@ -76,9 +76,9 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     write_with(path, frame.write_parquet)
 
 
-def read_results(path: Path) -> pl.DataFrame:
+def read_results(path: str | Path) -> pl.DataFrame:
     """Read the tidy table of a complete run's folder; UserError if there is none."""
-    file = path / "results.parquet"
+    file = Path(path) / "results.parquet"
     try:
         return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -22,7 +22,7 @@ from fedprofit.evaluate.metric import in_order, metric_of
 from fedprofit.evaluate.statistics import Estimate, counted
 from fedprofit.files import write_json, write_text
 from fedprofit.report.notes import left_out, print_notes, scoring_notes
-from fedprofit.report.table import bounded, cell, markdown
+from fedprofit.report.table import bounded, cell, in_markdown, markdown
 from fedprofit.study.environment import in_words
 
 
@@ -141,7 +141,8 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     print_notes(console, *scoring_notes(runs[0]))
     if out is not None:
         pages = [_compared_markdown(differences, one) for one, differences in found.items()]
-        parts = ["\n".join(f"- {name}" for name in names), *pages, *missing, " ".join(scoring_notes(runs[0]))]
+        listed = "\n".join(f"- {in_markdown(name)}" for name in names)
+        parts = [listed, *pages, *map(in_markdown, missing), in_markdown(" ".join(scoring_notes(runs[0])))]
         write_text(out, "\n\n".join(filter(None, parts)) + "\n")
         console.print(f"table    {out}", soft_wrap=True, highlight=False)
 

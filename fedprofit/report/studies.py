@@ -15,7 +15,7 @@ from fedprofit.files import write_json, write_text
 from fedprofit.processes import load_libraries
 from fedprofit.report.fronts import write_fronts
 from fedprofit.report.notes import scoring_notes
-from fedprofit.report.table import markdown
+from fedprofit.report.table import in_markdown, markdown
 from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import StudyFolder, done, is_of, missing, read_table
@@ -95,7 +95,11 @@ def write_claims(path: Path, console: Console) -> None:
     said = list(filter(None, (" ".join(scoring_notes(tables)), *caveats(tables))))
     for caveat in said:
         console.print(caveat, style="dim", highlight=False)
-    pages = [_overview_markdown(findings), *said, *(_markdown(*item) for item in findings.items())]
+    pages = [
+        _overview_markdown(findings),
+        *map(in_markdown, said),
+        *(_markdown(*item) for item in findings.items()),
+    ]
     write_text(path / "claims.md", "\n\n".join(pages) + "\n")
     write_json(path / "claims.json", [_plain(one) for found in findings.values() for one in found])
     console.print(f"claims   {path / 'claims.md'}", soft_wrap=True, highlight=False)

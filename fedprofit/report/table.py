@@ -1,16 +1,21 @@
 """The trade-off as a table: for the terminal, and in Markdown and LaTeX for documents."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
 from typing import Any
 
+import polars as pl
+import polars.selectors as cs
 from rich.table import Table
 
+from fedprofit.errors import printable
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.evaluate.tradeoff import label
 
 Row = dict[str, Any]
+FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # how a text begins that a spreadsheet computes
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
 WRITTEN = {**{name: name for name in COLUMNS}, "worst": "worst tenth"}  # where there is room for more
 EXPLANATION = (
@@ -103,12 +108,40 @@ def _name(row: Row) -> str:
 def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
     """Lay rows out as a Markdown table with its heading; the last `numbers` columns are set to the right."""
     marks = ["---"] * (len(columns) - numbers) + ["---:"] * numbers
-    lines = [f"### {title}", "", "| " + " | ".join(columns) + " |", "|" + "|".join(marks) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(_in_markdown, row)) + " |" for row in rows)])
+    lines = [
+        f"### {in_markdown(title)}",
+        "",
+        *(f"| {' | '.join(map(in_markdown, row))} |" for row in (columns, *rows)),
+    ]
+    return "\n".join([*lines[:3], "|" + "|".join(marks) + "|", *lines[3:]])
 
 
-def _in_markdown(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+def in_markdown(text: str) -> str:
+    r"""Write a text so that Markdown shows it as it is, on one line: in a heading, a list or a cell.
+
+    >>> print(in_markdown("a|b <i>`c`</i> [d](http://e) tune_1 [0.5, 1.0]"))
+    a\|b &lt;i>\`c\`&lt;/i> [d]\(http\://e) tune_1 [0.5, 1.0]
+    """
+    one_line = re.sub(r"\s*\n\s*", " ", printable(text))
+    marked = re.sub(r"[\\`*|#~$]|(?<!\w)_|_(?!\w)|(?<=])[(\[]|:(?=//)|(?<=www)\.", r"\\\g<0>", one_line)
+    return re.sub(r"&(?=[\w#]+;)", "&amp;", marked).replace("<", "&lt;")
+
+
+def in_spreadsheet(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table whose texts no spreadsheet takes for formulas: these get an apostrophe before them.
+
+    Numbers, and texts that are numbers, stay as they are. So stand the names of columns.
+
+    >>> in_spreadsheet(pl.DataFrame({"name": ["=1+1", "-1.5", "a=b"], "n": [-1, 0, 1]}))["name"].to_list()
+    ["'=1+1", '-1.5', 'a=b']
+    """
+
+    def marked(text: pl.Expr) -> pl.Expr:
+        formula = text.str.contains(FORMULA) & text.str.strip_chars().cast(pl.Float64, strict=False).is_null()
+        return pl.when(formula).then("'" + text).otherwise(text)
+
+    named = table.rename(lambda name: pl.select(marked(pl.lit(name))).item())
+    return named.with_columns(marked(cs.string()).name.keep())
 
 
 def latex(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
@@ -137,7 +170,7 @@ def in_latex(text: str) -> str:
     >>> print(in_latex("tune_1, α=0.5 & 50%"))
     tune\_1, $\alpha$=0.5 \& 50\%
     """
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in printable(text))
 
 
 LATEX = {

@@ -14,6 +14,7 @@ from fedprofit.report.table import (
     EXPLANATION,
     WRITTEN_EXPLANATION,
     in_latex,
+    in_spreadsheet,
     latex,
     markdown,
     terminal_table,
@@ -21,15 +22,16 @@ from fedprofit.report.table import (
 )
 
 
-def write_report(path: Path, console: Console) -> None:
-    """Print the tables of the run in `path`, or the fronts of the study; write the report beside its results.
+def write_report(path: str | Path, console: Console | None = None) -> None:
+    """Write the report of the run or study in `path` beside its results, and print its tables to a console.
 
-    Writes report.html, tradeoff.png, .svg and .pdf, table.md, .tex and .csv.
+    Writes report.html, tradeoff.png, .svg and .pdf, table.md, .tex and .csv; of a study fronts.md too.
     """
     from fedprofit.report.figure import save_tradeoff, tradeoff_figure
     from fedprofit.report.fronts import write_fronts
     from fedprofit.report.page import write_page
 
+    path, console = Path(path), console or Console(quiet=True)
     tables = open_tables(path)
     found = places(tables)
     if tables.is_study:
@@ -65,4 +67,5 @@ def _write_tables(tables: Tables, found: list[Place]) -> None:
         notes = [WRITTEN_EXPLANATION, " ".join(scoring_notes(tables))]
         write_text(tables.path / name, "\n\n".join([*pages, *map(text, filter(None, notes))]) + "\n")
     rows = [{**place.axes, **row} for place in found for row in place.rows]
-    write_with(tables.path / "table.csv", pl.DataFrame(rows, infer_schema_length=None).write_csv)
+    table = in_spreadsheet(pl.DataFrame(rows, infer_schema_length=None))
+    write_with(tables.path / "table.csv", table.write_csv)

@@ -15,7 +15,7 @@ from typing import Any
 from polars.exceptions import PolarsError
 
 from fedprofit.errors import UserError
-from fedprofit.files import alone_in, naming_full_disk
+from fedprofit.files import alone_in, naming_place
 from fedprofit.processes import usable_cores
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
@@ -61,7 +61,7 @@ def run_study(
     """
     study, runs = load_study(path, overrides, only, yes)
     place = out or Path("runs") / study.name
-    with naming_full_disk(place):
+    with naming_place(place):
         pool: Pool
         pool = Processes(workers or usable_cores()) if ray is None else Cluster(ray, workers, runs)
         try:

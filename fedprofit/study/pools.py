@@ -5,7 +5,6 @@ otherwise: where, and how many at a time, changes no number. A process keeps its
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -14,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedprofit.processes import end_with_parent, fresh_processes, load_libraries
+from fedprofit.processes import end_with_parent, fresh_processes, leave_interrupts_to_parent, load_libraries
 from fedprofit.study.spec import PlannedRun
 
 
@@ -122,5 +121,5 @@ def _begin(environment: dict[str, str]) -> None:
     """Prepare a process: its parent's environment, no interruption of its own, no life without its parent."""
     os.environ.clear()
     os.environ.update(environment)  # a copy of a server has that of the server's start
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_interrupts_to_parent()
     end_with_parent()

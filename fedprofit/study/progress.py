@@ -1,5 +1,6 @@
 """Telling the user how far a run or a study is: live on a terminal, plain lines elsewhere, a log file."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -7,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from fedprofit.errors import printable
+from fedprofit.files import naming_place
+from fedprofit.terminal import Terminal
 
 EARLY = 0.03  # of the work: until then nothing is said of the time left
 
@@ -93,8 +97,9 @@ class Quiet:
 
     def _write(self, message: str) -> None:
         if self._file is not None:
-            with open(self._file, "a", encoding="utf-8") as handle:
-                handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}\n")
+            line = printable(message).replace("\n", "\\n")  # an entry is a line
+            with naming_place(self._file), open(self._file, "a", encoding="utf-8") as handle:
+                handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
 class Plain(Quiet):
@@ -104,11 +109,14 @@ class Plain(Quiet):
         """Print the stage and the time left."""
         super().begin(stage)
         left = self.left()
-        print(f"{stage}" + (f"  ({left})" if left else ""), file=sys.stderr, flush=True)
+        self.say(f"{stage}" + (f"  ({left})" if left else ""))
 
     def say(self, message: str) -> None:
-        """Print it."""
-        print(message, file=sys.stderr, flush=True)
+        """Print it; a run goes on where nobody can hear of it."""
+        try:
+            print(printable(message), file=sys.stderr, flush=True)
+        except OSError:  # what it holds back would fail once more at the end
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 class Live(Quiet):
@@ -122,13 +130,13 @@ class Live(Quiet):
     def begin(self, stage: str) -> None:
         """Show the stage."""
         super().begin(stage)
-        self._progress.update(self._task, description=stage, message="")
+        self._progress.update(self._task, description=printable(stage), message="")
 
     def advance(self, work: float, message: str = "") -> None:
         """Move the bar and show the figures."""
         super().advance(work, message)
         share = min(self._done / self._total, 1.0) if self._total else 1.0
-        self._progress.update(self._task, completed=share, message=message, left=self.left())
+        self._progress.update(self._task, completed=share, message=printable(message), left=self.left())
 
     def log(self, message: str) -> None:
         """Log only: the bar shows the rest."""
@@ -142,7 +150,7 @@ class Live(Quiet):
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Quiet]:
     """Yield the reporter that suits where the output goes."""
-    console = Console(stderr=True, markup=False, emoji=False)
+    console = Terminal(stderr=True)
     if quiet:
         yield Quiet()
     elif not console.is_terminal:
@@ -150,7 +158,7 @@ def reporter(quiet: bool = False) -> Iterator[Quiet]:
     else:
         columns = (
             SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[message]}", markup=False),

@@ -23,7 +23,8 @@ from fedprofit.config import AlgorithmConfig, Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.evaluate.rules import SCORING
-from fedprofit.files import alone_in, naming_full_disk, write_json
+from fedprofit.files import alone_in, naming_place, write_json
+from fedprofit.places import ANEW, numba_folder
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
@@ -49,9 +50,12 @@ Stage = Callable[[], list[Score]]
 
 
 def run(
-    config: Config, out: Path | None = None, resume: bool = False, report: Quiet | None = None
+    config: Config, out: str | Path | None = None, resume: bool = False, report: Quiet | None = None
 ) -> RunFolder:
     """Run a configuration and return its folder (see `folder.py` for what it holds).
+
+    It holds the results; `fedprofit.write_report(folder.path)` writes the page, tables and pictures beside
+    them, as the command does.
 
     Args:
         config: what to run.
@@ -61,8 +65,8 @@ def run(
 
     Raises UserError for anything that is wrong with the configuration, its data, its model or the folder.
     """
-    place = out or default_folder(config)
-    with naming_full_disk(place):
+    place = Path(out) if out else default_folder(config)
+    with naming_place(place):
         folder = check_folder(place, config, resume)
         if folder.summary.exists() and folder.results.exists():
             check_content(folder, config)
@@ -97,6 +101,9 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
     write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
     for difference in write_environment(folder, facts):
         report.log(f"environment: {difference}; results may differ in the last bits")
+    _, not_kept = numba_folder()
+    if bench.engine.attention == "fused" and not_kept:
+        report.log(f"compiled loops: {ANEW}: {not_kept}")
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:

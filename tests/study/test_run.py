@@ -355,4 +355,4 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
-    assert (tmp_path / "err.txt").read_text().splitlines()[-1] == "stopped; go on with --resume"
+    assert (tmp_path / "err.txt").read_text().splitlines()[-1] == "stopped; resume with --resume"

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import yaml
 from rich.console import Console
-from tiny_run import call, command, surroundings, tiny_config
+from tiny_run import call, command, processes_of, surroundings, tiny_config
 
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.fronts import fronts
@@ -191,7 +191,7 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         process = subprocess.Popen(
             command("study", path, "--out", out, "--workers", "1", *["--resume"] * bool(kills)),
             cwd=tmp_path,
-            env=surroundings(),
+            env=surroundings() | {"TAG": str(out)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -199,6 +199,10 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         kills += process.poll() is None
         process.kill()
         process.wait()
+        patient = time.monotonic() + 10
+        while processes_of(str(out)):
+            assert time.monotonic() < patient, "its processes outlive it"
+            time.sleep(0.02)
     assert kills >= 2
     ended = call("study", path, "--out", out, "--workers", "2", "--resume", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

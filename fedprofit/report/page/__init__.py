@@ -4,10 +4,12 @@ import json
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedprofit.analyze.tables import Tables
+from fedprofit.errors import printable
 from fedprofit.files import write_text
 from fedprofit.report.page.data import page_data
 from fedprofit.study.environment import package_version
@@ -27,7 +29,7 @@ def render(tables: Tables) -> str:
     environment = Environment(
         loader=PackageLoader("fedprofit.report.page", "."), autoescape=True, undefined=StrictUndefined
     )
-    found = page_data(tables)
+    found = shown(page_data(tables))
     return environment.get_template("page.html").render(
         page=found,
         data=embedded(
@@ -38,6 +40,19 @@ def render(tables: Tables) -> str:
         plotly=_plotly(),
         version=package_version("fedprofit"),
     )
+
+
+def shown(value: Any) -> Any:
+    r"""Return a JSON-like value with the control characters of all its texts escaped.
+
+    >>> shown({"clients": ["a\u202eb", 1]})
+    {'clients': ['a\\u202eb', 1]}
+    """
+    if isinstance(value, dict):
+        return {shown(key): shown(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(held) for held in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def embedded(value: object) -> str:
