@@ -25,7 +25,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("xyz", ["capital", "currency"])
     'known: capital, currency'
     """
-    known = list(known)
+    known, word = list(known), cut(word)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
 

@@ -17,23 +17,23 @@ from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     CollectionEndEvent,
     DocumentStartEvent,
     MappingStartEvent,
-    NodeEvent,
     ScalarEvent,
     SequenceStartEvent,
 )
 from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.representer import SafeRepresenter
 
 from fedprofit.errors import cut, first_line
 
-LONGEST = 2**18  # characters of a text
-MOST = 20_000  # values of a text, those of aliases counted wherever they are used
+LONGEST = 2**17  # characters of a text
+MOST = 10_000  # values of a text, those of aliases counted wherever they are used
 DEEPEST = 50  # sections and lists within each other
 LARGEST = 2**63  # whole numbers are smaller than this
 
@@ -87,8 +87,9 @@ def load_all(text: str) -> list[Any]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise YamlProblem(cut(str(error.problem or error.context)), line) from None
-    except YAMLError:  # the reader's, of characters that YAML does not allow
-        raise YamlProblem("holds characters that are no text") from None
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlProblem(f"the character U+{ord(text[error.position]):04X} is no text", line) from None
     except Exception as error:  # a defect of the parser is the text's fault as far as a user can tell
         raise YamlProblem(first_line(error, with_type=True)) from None
 
@@ -145,7 +146,7 @@ class _Builder:
     def _wants_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1].value, dict) and self._open[-1].key is None
 
-    def _begin(self, event: NodeEvent) -> None:
+    def _begin(self, event: SequenceStartEvent | MappingStartEvent) -> None:
         if self._wants_key():
             raise YamlProblem("a key is a section or a list; write keys as plain words")
         if len(self._open) >= DEEPEST:
@@ -233,7 +234,7 @@ def _scalar(event: ScalarEvent) -> Any:
     found = _resolved(text)
     if not isinstance(found, types[kind]) or (isinstance(found, bool) and kind != "bool"):
         raise YamlProblem(f"{cut(text)!r} is not what its tag !!{kind} asks for")
-    return float(found) if kind == "float" else found
+    return float(found) if isinstance(found, int) and kind == "float" else found
 
 
 def _resolved(text: str) -> Any:
@@ -293,7 +294,7 @@ def dump(value: Any) -> str:
     writer = YAML(typ="safe", pure=True)
     writer.Representer = _Representer
     writer.default_flow_style, writer.allow_unicode, writer.width = False, True, LONGEST
-    writer.sort_base_mapping_type_on_output = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     out = StringIO()
     writer.dump(value, out)
     return out.getvalue()

@@ -4,8 +4,8 @@ import copy
 from typing import Any
 
 import pytest
-import yaml
 
+from fedprofit import yaml_text
 from fedprofit.config_file import from_mapping, load_config, override_value, to_yaml
 from fedprofit.errors import UserError
 
@@ -226,10 +226,10 @@ def test_what_is_no_mapping_is_refused(value):
     assert message(value).startswith("expected keys and values, found")
 
 
-def test_keys_that_are_no_words_are_refused(tmp_path):
+def test_keys_are_text_as_written(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("2020-01-31: x\n")
-    with pytest.raises(UserError, match=r"run.yaml: keys must be"):
+    path.write_text("2020-01-31: x\n010: y\n")
+    with pytest.raises(UserError, match=r"unknown key '2020-01-31'.*unknown key '010'"):
         load_config(path)
 
 
@@ -287,7 +287,7 @@ def test_an_override_of_what_has_no_keys_is_refused(tmp_path, text):
 def test_scientific_notation_is_a_number(tmp_path, text, value):
     path = tmp_path / "run.yaml"
     path.write_text(
-        yaml.safe_dump(changed("training.algorithms.0.client.rate=7")).replace("rate: 7", f"rate: {text}")
+        yaml_text.dump(changed("training.algorithms.0.client.rate=7")).replace("rate: 7", f"rate: {text}")
     )
     assert load_config(path).training.algorithms[0].client.rate == value
     assert load_config(path, [f"personalization.0.pull={text}"]).personalization[0].pull == value
@@ -345,7 +345,7 @@ def test_the_hash_is_of_the_content():
         ("name: 'x\n", 2, "end of stream"),
         ("name: x\nseed: 1\nname: y\n", 3, "the key 'name' appears twice"),
         ("data:\n  clients: {train: 1, test: 2, train: 3}\n", 2, "the key 'train' appears twice"),
-        ("name: x\n? [1]\n: 2\n", 2, "unhashable"),
+        ("name: x\n? [1]\n: 2\n", 2, "a key is a section or a list"),
         ("name: !!python/object/apply:os.getcwd []\n", 1, "python/object"),
     ],
 )
@@ -372,7 +372,7 @@ def test_yaml_merge_keys_may_be_overridden(tmp_path):
 def test_what_is_no_text_is_named(tmp_path, content):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.yaml: holds characters that are no text"):
+    with pytest.raises(UserError, match=r"run\.yaml: .*no text"):
         load_config(path)
 
 

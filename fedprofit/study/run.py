@@ -20,9 +20,11 @@ import torch
 
 from fedprofit.algorithm import build
 from fedprofit.config import AlgorithmConfig, Config
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, first_line
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
-from fedprofit.files import alone_in, naming_full_disk, write_json
+from fedprofit.files import alone_in, naming_full_disk
+from fedprofit.reading import damage, read_parquet
+from fedprofit.sealed import write_record
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
@@ -35,10 +37,11 @@ from fedprofit.study.folder import (
     check_folder,
     claim_folder,
     default_folder,
+    must_rewrite_config,
     read_timing,
 )
 from fedprofit.study.plan import stages
-from fedprofit.study.progress import Quiet, Reporter, duration
+from fedprofit.study.progress import Quiet, Reporter, duration, logged
 from fedprofit.study.summary import write_summary
 from fedprofit.study.train import Trained, save_trained, train
 from fedprofit.study.trials import chosen_of
@@ -65,8 +68,13 @@ def run(
         folder = check_folder(place, config, resume)
         if folder.summary.exists() and folder.results.exists():
             check_content(folder, config)
+            if must_rewrite_config(folder, config):
+                with alone_in(folder.path):
+                    claim_folder(folder, config)
         else:
-            _run(config, folder, report or Quiet())
+            report = report or Quiet()
+            with logged(report):
+                _run(config, folder, report)
         return folder
 
 
@@ -74,7 +82,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
     try:
         # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
         bench = prepare(config, folder.dtype)
-        facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)
+        facts = environment(config, bench.engine, bench.dataset.fingerprint)
         check_environment(folder, facts)
         # Only now: a configuration that cannot run leaves no folder behind.
         with alone_in(folder.path):
@@ -92,9 +100,14 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
     """Compute what of the run is not whole yet, and put it together."""
     plan = stages(bench)
     report.plan(folder.log, sum(plan.values()))
-    write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
-    for difference in write_environment(folder, facts):
-        report.log(f"environment: {difference}; results may differ in the last bits")
+    write_record(folder.plan, {stage: round(work) for stage, work in plan.items()})
+    differences = write_environment(folder, facts)
+    if differences:
+        report.warn(
+            f"resumed with another environment: {'; '.join(differences)}. Sums are rounded otherwise from "
+            "here on, so that results may differ from those of a run in one piece (float32: in the last "
+            "bits; half precision: visibly). environment.json records it under resumed"
+        )
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:
@@ -108,16 +121,17 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
 
 def _gathered(folder: RunFolder, stages: Sequence[str]) -> pl.DataFrame:
     # Relaxed: a run that an earlier version began may lack a column.
-    return pl.concat([pl.read_parquet(folder.part(stage)) for stage in stages], how="diagonal_relaxed")
+    return pl.concat(
+        [read_parquet(folder.part(stage), folder.again()) for stage in stages], how="diagonal_relaxed"
+    )
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:
     """Name the setting to lower."""
-    reason = str(error).splitlines()[0][:120]
     return UserError(
-        f"{config.name}: out of memory ({reason}). Lower backbone.token_budget (now "
-        f"{config.backbone.token_budget}), which bounds memory (bfloat16 is then rounded otherwise), "
-        "and go on with --resume."
+        f"{config.name}: out of memory ({first_line(error)}). Lower backbone.token_budget (now "
+        f"{config.backbone.token_budget}), which bounds memory (sums are then rounded otherwise, in every "
+        "number type), and go on with --resume."
     )
 
 
@@ -127,7 +141,7 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
     for name, stage in all_stages(bench, folder, report, plan, watch):
         watch.begin(name)
         report.begin(name)
-        whole = folder.part(name).exists()
+        whole = _is_whole(folder, name, report)
         if not whole:
             scores = stage()
             if scores:
@@ -137,6 +151,15 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
         if not name.startswith(TRAIN):  # training tells of its rounds itself
             (report.skip if whole else report.advance)(plan[name])
         watch.lap()
+
+
+def _is_whole(folder: RunFolder, stage: str, report: Reporter) -> bool:
+    """Tell whether a stage's results are there, and neither they nor its prompts are damaged."""
+    files = [file for file in (folder.part(stage), folder.prompts(stage)) if file.exists()]
+    reasons = [reason for file in files if (reason := damage(file))]
+    for reason in reasons:
+        report.log(f"{stage}: computed again, since {reason}")
+    return folder.part(stage).exists() and not reasons
 
 
 def all_stages(

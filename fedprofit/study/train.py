@@ -8,7 +8,8 @@ from typing import Any
 
 from fedprofit.algorithm import Algorithm
 from fedprofit.evaluate.clients import mean_loss
-from fedprofit.files import write_json
+from fedprofit.reading import damage
+from fedprofit.sealed import write_record
 from fedprofit.seeding import numpy_generator
 from fedprofit.server.cohort import draw_cohort
 from fedprofit.study.bench import Bench
@@ -45,6 +46,9 @@ def train(
     alone.
     """
     path, settings = folder.checkpoint(algorithm.name), bench.config.training
+    if path.exists() and (reason := damage(path)):
+        report.log(f"{algorithm.name}: trained again from the first round, since {reason}")
+        path.unlink()
     if path.exists():
         state, best, facts = load_state(path, bench.engine.backbone.device)
     else:
@@ -72,7 +76,7 @@ def train(
         speed = done.tokens / (time.monotonic() - began)
         figures = f"round {number}/{settings.rounds}, loss {done.loss:.3f}, {speed:.0f} tokens/s"
         report.advance(work_a_round, figures)
-    write_json(folder.history(algorithm.name), facts["history"])
+    write_record(folder.history(algorithm.name), facts["history"])
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.
         best, facts["best_round"] = state.params, state.round

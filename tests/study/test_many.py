@@ -11,6 +11,7 @@ from test_study import write_study
 
 from fedprofit.errors import UserError
 from fedprofit.files import write_json
+from fedprofit.reading import read_rows
 from fedprofit.study import pools
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import StudyFolder, done, write_failures
@@ -221,9 +222,9 @@ def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):
     failed = [{"run": run.key, "error": "died"} for run in runs[:2]]
     write_failures(folder, failed[:1], runs[:1])
     write_failures(folder, failed[1:], runs[1:2])
-    assert json.loads(folder.failures.read_text()) == failed, "of both pieces"
+    assert read_rows(folder.failures, "") == failed, "of both pieces"
     write_failures(folder, [], runs[:1])
-    assert json.loads(folder.failures.read_text()) == failed[1:]
+    assert read_rows(folder.failures, "") == failed[1:]
     write_failures(folder, [], runs)
     assert not folder.failures.exists()
 
@@ -237,7 +238,7 @@ def test_a_run_whose_files_are_damaged_is_reported_and_the_others_go_on(tmp_path
     _, progress = run_study(path, out=out, workers=1, resume=True)
     (failure,) = progress.failed
     assert (progress.done, failure["run"], failure["attempts"]) == (1, key, 1)
-    assert "its rows cannot be added (FileNotFoundError" in failure["error"]
+    assert "cannot be read (No such file or directory). " in failure["error"]
     shutil.rmtree(folder.run(key))
     assert run_study(path, out=out, workers=1, resume=True)[1].done == 1
     assert len(done(folder)) == 2

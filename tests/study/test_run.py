@@ -11,10 +11,10 @@ import time
 
 import polars as pl
 import pytest
-import yaml
 from tiny_run import begin, call, tiny_config, write_config
 
 import fedprofit
+from fedprofit import yaml_text
 from fedprofit.backbone.load import load_backbone
 from fedprofit.cli import main
 from fedprofit.errors import UserError
@@ -183,7 +183,7 @@ def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
     facts["model"]["dtype"] = f"torch.{other}"
     shutil.rmtree(folder.path)
     folder.path.mkdir()
-    folder.config.write_text(yaml.safe_dump(auto.to_mapping()))
+    folder.config.write_text(yaml_text.dump(auto.to_mapping()))
     folder.environment.write_text(json.dumps(facts))
     loaded = []
     monkeypatch.setattr(
@@ -323,7 +323,7 @@ def test_a_run_without_validation_clients_or_baselines(tmp_path):
 
 def test_config_as_run_can_be_run_again(folder, tmp_path):
     again = fedprofit.load_config(folder / "config.yaml")
-    assert again.to_mapping() == yaml.safe_load((folder / "config.yaml").read_text())
+    assert again.to_mapping() == yaml_text.load((folder / "config.yaml").read_text())
     repeated = fedprofit.run(again, out=tmp_path / "again").path
     assert (repeated / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()
 
