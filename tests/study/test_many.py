@@ -1,7 +1,6 @@
 """Runs of a study side by side: some fail, some die, and the user is told how far it is."""
 
 import dataclasses
-import json
 import re
 import shutil
 from concurrent.futures import Future
@@ -11,7 +10,7 @@ from test_study import write_study
 
 from fedprofit.errors import UserError
 from fedprofit.files import write_json
-from fedprofit.reading import read_rows
+from fedprofit.reading import read_json, read_rows
 from fedprofit.study import pools
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import StudyFolder, done, write_failures
@@ -134,7 +133,7 @@ def test_how_far_a_run_is_stands_in_its_folder(tmp_path):
     folder, _ = run_study(path, out=tmp_path / "out", workers=1, report=said)
     for key in done(folder):
         run = RunFolder(folder.run(key))
-        plan, timing = (json.loads(file.read_text()) for file in (run.plan, run.timing))
+        plan, timing = (read_json(file, "") for file in (run.plan, run.timing))
         assert list(plan) == list(timing), "every stage is planned, and done"
         assert work_of(run) == (sum(plan.values()), sum(plan.values()))
     texts = [text for text, _ in said.stages]
@@ -212,7 +211,7 @@ def test_what_ends_a_study_takes_no_failure_along(tmp_path):
     folder = StudyFolder(tmp_path / "out")
     with pytest.raises(UserError, match="the cluster is gone"):
         run_all(folder, runs, Breaking(), Quiet())
-    (failure,) = json.loads(folder.failures.read_text())
+    (failure,) = read_rows(folder.failures, "")
     assert (failure["error"], failure["attempts"]) == ("ValueError: broken", 2)
 
 

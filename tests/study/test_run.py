@@ -179,7 +179,7 @@ def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
         fedprofit.run(auto.in_type(other), out=folder.path, resume=True)
     assert fedprofit.run(auto.in_type(folder.dtype), out=folder.path, resume=True).path == folder.path
     # As if a machine that chooses the other type had begun it and come no further.
-    facts = json.loads(folder.environment.read_text())
+    facts = folder.read_environment()
     facts["model"]["dtype"] = f"torch.{other}"
     shutil.rmtree(folder.path)
     folder.path.mkdir()
@@ -221,7 +221,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
 def test_a_run_does_not_go_on_with_another_model(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     folder = begun(config, tmp_path / "out")
-    facts = json.loads(folder.environment.read_text())
+    facts = folder.read_environment()
     facts["model"]["hash"] = "0" * 16
     folder.environment.write_text(json.dumps(facts))
     with pytest.raises(UserError, match="the model changed since the run was begun"):

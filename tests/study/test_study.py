@@ -17,6 +17,7 @@ from fedprofit.analyze.tables import open_tables
 from fedprofit.config_file import from_mapping
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.reading import read_json
 from fedprofit.report.overview import places
 from fedprofit.report.studies import show_plan
 from fedprofit.study.ledger import StudyFolder, done, read_table
@@ -157,7 +158,7 @@ def test_a_half_written_run_is_neither_reported_nor_compared(finished, tmp_path)
 
 def test_a_runs_configuration_stands_beside_its_rows(finished):
     _, folder, _ = finished
-    kept = json.loads(folder.configurations.read_text())
+    kept = read_json(folder.configurations, "")
     assert set(kept) == done(folder)
     for key, mapping in kept.items():
         assert mapping["data"]["source"]["path"] == "table.jsonl", "no place of this machine"
@@ -346,7 +347,7 @@ def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):
     mixed = read_table(folder).filter(pl.col("heterogeneity") == "mixed")
     assert mixed["tv"].n_unique() == 2
     write_frame(copy / "results.parquet", mixed.drop("heterogeneity"))
-    facts = json.loads((copy / "study.json").read_text())
+    facts = read_json(copy / "study.json", "")
     (copy / "study.json").write_text(json.dumps(facts | {"axes": ["seed"]}))
     tables = open_tables(copy)
     (place,) = places(tables)
