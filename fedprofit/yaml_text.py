@@ -12,6 +12,7 @@ get them back.
 import math
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
@@ -134,7 +135,7 @@ class _Builder:
                 raise YamlProblem(f"the alias *{cut(event.anchor)} has no anchor before it")
             if size == 0:
                 raise YamlProblem(f"the anchor &{cut(event.anchor)} refers back to itself")
-            self._add(value, size, None)
+            self._add(deepcopy(value), size, None)  # changing one later changes no other
         elif isinstance(event, ScalarEvent):
             if self._wants_key():
                 self._begin_key(event)

@@ -4,7 +4,6 @@ Both are held to what the algorithms are: where those have trials, these have as
 clients choose.
 """
 
-import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,15 +16,12 @@ from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, Mean, score
 from fedprofit.files import write_with
 from fedprofit.personalize.finetune import Personalized, finetune, stopped_before
-from fedprofit.reading import damage
 from fedprofit.sealed import write_record
 from fedprofit.study.bench import Bench
 from fedprofit.study.conditions import load_points, metrics_at, save_points, score_points, score_prompts
 from fedprofit.study.folder import TRY, RunFolder
 from fedprofit.tuner.prompt import KEY
 from fedprofit.types import ClientId
-
-LOGGER = logging.getLogger(__name__)
 
 
 def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
@@ -65,7 +61,7 @@ def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) 
 def try_alone(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score]:
     """Record how well the validation clients train alone by one trial: on their own validation examples."""
     record = folder.history(settings.name)
-    if not _is_intact(record):
+    if not record.exists():
         clients = bench.dataset.clients("validation")
         tuned = _trained_alone(bench, settings, clients)
         own = [Job(place, bench.dataset.examples(one, "validation")) for place, one in enumerate(clients)]
@@ -76,7 +72,7 @@ def try_alone(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score
 def try_centrally(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score]:
     """Record how well one trial's prompt does on the set that the algorithms' trials are chosen by."""
     record, kept = folder.history(settings.name), folder.prompts(f"{TRY}{settings.name}")
-    if not (_is_intact(record) and _is_intact(kept)):
+    if not record.exists() or not kept.exists():
         tuned = _trained_centrally(bench, settings)
         save_points(kept, tuned)
         _record(bench, record, tuned, [Job(0, bench.validation)])
@@ -94,14 +90,6 @@ def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]
         "tokens": sum(tuned.result.tokens),
     }
     write_record(record, [row])
-
-
-def _is_intact(file: Path) -> bool:
-    """Tell whether a trial's file is there and not damaged; if it is, the trial is repeated."""
-    reason = damage(file) if file.exists() else ""
-    if reason:
-        LOGGER.warning("tried again, since %s", reason)
-    return file.exists() and not reason
 
 
 def _trained_alone(bench: Bench, settings: FineTune, clients: Sequence[ClientId]) -> Personalized:

@@ -217,6 +217,25 @@ def claim_folder(folder: RunFolder, config: Config) -> None:
         ) from None
 
 
+def remove_damaged(folder: RunFolder) -> list[str]:
+    """Remove what is damaged of a run, and can be made again by resuming it; say what was wrong with each.
+
+    Without its prompts, a stage is computed again as a whole.
+    """
+    found = []
+    for pattern in ("*.parquet", "parts/*", "prompts/*", "checkpoints/*"):
+        found += sorted(folder.path.glob(pattern))
+    reasons = []
+    for file in [*found, folder.plan, folder.timing, folder.summary]:
+        reason = damage(file) if file.exists() else ""
+        if reason:
+            reasons.append(reason)
+            file.unlink()
+            if file == folder.prompts(file.stem):
+                folder.part(file.stem).unlink(missing_ok=True)
+    return reasons
+
+
 def open_folder(path: Path) -> RunFolder:
     """Open a complete run for reading; UserError if it is not one."""
     folder = RunFolder(path)
@@ -255,10 +274,6 @@ class Stopwatch:
     def lap(self) -> None:
         """Write down the seconds since the stage began, or since the last lap."""
         before, self._began = self._began, time.monotonic()
-        try:
-            seconds = read_timing(self._folder)
-        except UserError as error:
-            LOGGER.warning("seconds are counted anew, since %s", error)
-            seconds = {}
+        seconds = read_timing(self._folder)
         seconds[self._stage] = round(seconds.get(self._stage, 0.0) + self._began - before, 3)
         write_record(self._folder.timing, seconds)

@@ -23,7 +23,7 @@ from fedprofit.config import AlgorithmConfig, Config
 from fedprofit.errors import UserError, first_line
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.files import alone_in, naming_full_disk
-from fedprofit.reading import damage, read_parquet
+from fedprofit.reading import read_parquet
 from fedprofit.sealed import write_record
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
@@ -39,6 +39,7 @@ from fedprofit.study.folder import (
     default_folder,
     must_rewrite_config,
     read_timing,
+    remove_damaged,
 )
 from fedprofit.study.plan import stages
 from fedprofit.study.progress import Quiet, Reporter, duration, logged
@@ -98,6 +99,8 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
 
 def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Quiet) -> None:
     """Compute what of the run is not whole yet, and put it together."""
+    for reason in remove_damaged(folder):
+        report.warn(f"made again, since {reason}")
     plan = stages(bench)
     report.plan(folder.log, sum(plan.values()))
     write_record(folder.plan, {stage: round(work) for stage, work in plan.items()})
@@ -141,7 +144,7 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
     for name, stage in all_stages(bench, folder, report, plan, watch):
         watch.begin(name)
         report.begin(name)
-        whole = _is_whole(folder, name, report)
+        whole = folder.part(name).exists()
         if not whole:
             scores = stage()
             if scores:
@@ -151,15 +154,6 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
         if not name.startswith(TRAIN):  # training tells of its rounds itself
             (report.skip if whole else report.advance)(plan[name])
         watch.lap()
-
-
-def _is_whole(folder: RunFolder, stage: str, report: Reporter) -> bool:
-    """Tell whether a stage's results are there, and neither they nor its prompts are damaged."""
-    files = [file for file in (folder.part(stage), folder.prompts(stage)) if file.exists()]
-    reasons = [reason for file in files if (reason := damage(file))]
-    for reason in reasons:
-        report.log(f"{stage}: computed again, since {reason}")
-    return folder.part(stage).exists() and not reasons
 
 
 def all_stages(

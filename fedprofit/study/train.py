@@ -8,7 +8,6 @@ from typing import Any
 
 from fedprofit.algorithm import Algorithm
 from fedprofit.evaluate.clients import mean_loss
-from fedprofit.reading import damage
 from fedprofit.sealed import write_record
 from fedprofit.seeding import numpy_generator
 from fedprofit.server.cohort import draw_cohort
@@ -46,9 +45,6 @@ def train(
     alone.
     """
     path, settings = folder.checkpoint(algorithm.name), bench.config.training
-    if path.exists() and (reason := damage(path)):
-        report.log(f"{algorithm.name}: trained again from the first round, since {reason}")
-        path.unlink()
     if path.exists():
         state, best, facts = load_state(path, bench.engine.backbone.device)
     else:
