@@ -1,6 +1,7 @@
 """Configuration: what is refused and in which words, overrides, round trips, hashes."""
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,6 +21,11 @@ BASE: dict[str, Any] = {
     },
     "personalization": [{"name": "slow", "steps": 3, "interpolation": [0.5]}],
 }
+
+# Nine lists of nine aliases each to the one before: 9^9 values.
+BOMB = "a: &a [x]\n" + "".join(
+    f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]\n" for before, now in pairwise("abcdefghij")
+)
 
 
 def changed(*overrides):
@@ -357,6 +363,93 @@ def test_yaml_errors_name_file_and_line(tmp_path, text, line, reason):
     assert str(caught.value).startswith(f"{path}: not valid YAML at line {line}: ")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: !!int abc", "line 1: 'abc' is not what its tag !!int asks for"),
+        ("x: 1\na: 99999999999999999999", "line 2: the whole number 99999999999999999999 takes more than 64"),
+        ("a: " + "9" * 6000, "…"),
+        ("[" * 20_000, "line 1: is nested more than 50 deep"),
+        ("- " * 500, "line 1: is nested more than 50 deep"),
+        ("a: &a [*a]", "line 1: the anchor &a refers back to itself"),
+        ("a: *b", "line 1: the alias *b has no anchor before it"),
+        (BOMB, "values, those of aliases included"),
+        ("a: 1\n---\nb: 2", "holds 2 documents"),
+        ("a: b\nc: \x00", "line 2: the character U+0000 is no text"),
+    ],
+)
+def test_yaml_out_of_bounds_is_refused_with_its_line(text, reason):
+    with pytest.raises(yaml_text.YamlProblem) as caught:
+        yaml_text.load(text)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("1:30", "1:30"),
+        ("2026-13-45", "2026-13-45"),
+        ("yes", "yes"),
+        ("1_000", "1_000"),
+        ("1e-3", 0.001),
+        (".5", 0.5),
+        ("~", None),
+        ("True", True),
+        ("!!str 010", "010"),
+        ("!!float 1", 1.0),
+    ],
+)
+def test_scalars_are_read_as_yaml_1_2_has_them(text, value):
+    found = yaml_text.load(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+TEXTS = [
+    "1:30",
+    "010",
+    "yes",
+    "null",
+    "1e-3",
+    "2026-01-01",
+    "~",
+    "",
+    " a",
+    "a\nb\n",
+    "- a",
+    "#",
+    "é\u2028\x85",
+    "<<",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_are_written_so_that_every_version_reads_them_back(text):
+    value = {"a": [text, {text + "x": text}], "b": {text: 1e-7}}
+    written = yaml_text.dump(value)
+    assert yaml_text.load(written) == value
+    older = pytest.importorskip("yaml")  # YAML 1.1
+    assert older.safe_load(written) == value
+
+
+def test_an_alias_is_a_copy():
+    mapping = yaml_text.load("a: &x {k: 1}\nb: *x\n")
+    override_value(mapping, "a.k=2")
+    assert mapping == {"a": {"k": 2}, "b": {"k": 1}}
+
+
+def test_messages_have_room_for_the_beginning_of_a_value_only():
+    long = "x" * 5000
+    assert len(message(changed(f"training.rounds={long}"))) < 300
+    assert len(message(changed(*(f"{long}{n}=1" for n in range(100))))) < 3000
+    with pytest.raises(UserError) as caught:
+        override_value({"a": 1}, f"a={long}: {long}: [")
+    assert len(str(caught.value)) < 500
 
 
 def test_yaml_merge_keys_may_be_overridden(tmp_path):

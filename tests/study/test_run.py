@@ -15,6 +15,7 @@ from tiny_run import begin, call, tiny_config, write_config
 
 import fedprofit
 from fedprofit import yaml_text
+from fedprofit.analyze.tables import open_tables
 from fedprofit.backbone.load import load_backbone
 from fedprofit.cli import main
 from fedprofit.errors import UserError
@@ -22,6 +23,7 @@ from fedprofit.evaluate.results import SCHEMA
 from fedprofit.study import bench
 from fedprofit.study.folder import RunFolder, default_folder, read_timing
 from fedprofit.study.progress import Quiet
+from fedprofit.study.run import out_of_memory
 
 MINIMAL = {
     "name": "small",
@@ -199,6 +201,43 @@ def begun(config, out):
     folder.summary.unlink()
     folder.results.unlink()
     return folder
+
+
+def test_a_run_resumed_in_another_way_says_and_records_it(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    changes = ["backbone.token_budget=99", "backbone.attention=eager"]
+    fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
+    (change,) = folder.read_environment()["resumed"]
+    assert change["computed.token_budget"] == [2048, 99]
+    assert change["computed.attention"][1] == "eager"
+    assert "resumed with another environment: " in folder.log.read_text()
+    assert "computed.token_budget was 2048, is 99" in folder.log.read_text()
+    begun_again = len(folder.log.read_text())
+    folder.summary.unlink()
+    fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
+    assert "resumed with" not in folder.log.read_text()[begun_again:], "as it was computed last"
+    assert len(folder.read_environment()["resumed"]) == 1
+
+
+def test_a_damaged_configuration_is_written_again_if_it_is_known(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = fedprofit.run(config, out=tmp_path / "out")
+    whole = folder.config.read_text()
+    folder.config.write_text(whole.replace("rounds: 3", "rounds: 4"))
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
+        fedprofit.run(fedprofit.load_config(folder.config), out=folder.path, resume=True)
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
+        open_tables(folder.path)
+    fedprofit.run(config, out=folder.path, resume=True)
+    assert folder.config.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ["", "one\ntwo"])
+def test_out_of_memory_is_named_whatever_the_error_says(text):
+    config = fedprofit.from_mapping(MINIMAL)
+    reason = text.partition("\n")[0] or "MemoryError"
+    assert str(out_of_memory(config, MemoryError(text))).startswith(f"small: out of memory ({reason}). ")
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):

@@ -123,7 +123,7 @@ def test_a_damaged_table_is_named(finished, tmp_path, name):
     copy = StudyFolder(tmp_path / "copy")
     shutil.copytree(folder.path, copy.path, ignore=shutil.ignore_patterns("runs"))
     (copy.path / f"{name}.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(UserError, match=f"{name}.parquet: is damaged .* Restore it; or delete it"):
+    with pytest.raises(UserError, match=f"{name}.parquet: is damaged.* Restore it; or delete it"):
         open_tables(copy.path)
     (copy.path / f"{name}.parquet").unlink()
     assert len(open_tables(copy.path).results)
