@@ -108,7 +108,7 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
         return folder
     if folder.exists():
         # Folders only come into place whole: this one was damaged since, or made from another source.
-        LOGGER.warning("%s: is made again: %s", folder, damage(folder) or "it came from another source")
+        LOGGER.warning("made again: %s", damage(folder) or f"{folder}: came from another source.")
         shutil.rmtree(folder, ignore_errors=True)
     _sweep(folder)
     try:
@@ -162,7 +162,7 @@ def damage(folder: Path, everything: bool = False) -> str:
             files_now = {name: h for name, h in manifest.entries(folder).items() if name != SOURCE}
             with suppress(OSError):  # a cache that cannot be written stays as it is
                 write_record(folder / SOURCE, {**source, "files": files_now})
-    return f"{', '.join(damaged)}: damaged, the content is not what was written" if damaged else ""
+    return f"{folder}: is damaged ({', '.join(damaged)})." if damaged else ""
 
 
 def _source(folder: Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_a_flipped_bit_of_a_cached_model_is_noticed(source, caplog, name):
     (folder / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
     assert fetch.damage(folder)
     assert (fetch.from_gguf(source[0]) / name).read_bytes() == whole
-    assert f"{folder}: is made again" in caplog.text
+    assert f"made again: {folder}" in caplog.text
     assert not fetch.damage(folder)
 
 

@@ -1,6 +1,6 @@
 """Put seeded faults into files and configurations, and count what comes of them.
 
-    python tests/fuzz [--seed 0] [--damaged 1000] [--configurations 3000]
+    python tests/fuzz [--seed 0] [--damaged 1000] [--commands 12] [--configurations 3000]
 
 Prints a table for each part, and ends with status 1 if anything changed in silence, raised anything but a
 `UserError`, or hung. Each part is a function of a folder, a seed and a count; `PARTS` lists them.
@@ -16,7 +16,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS.parent), *(str(TESTS / name) for name in (".", "study", "backbone", "fuzz"))]
 
-from damaged_files import damaged_files, make  # noqa: E402
+from damaged_files import commands, damaged_files, make  # noqa: E402
 from faults import Outcome, tabulate  # noqa: E402
 from mutated_configurations import mutated_configurations  # noqa: E402
 
@@ -24,6 +24,7 @@ Part = Callable[[Path, int, int], Iterator[Outcome]]
 
 PARTS: dict[str, tuple[Part, int]] = {  # name: what yields the outcomes, and how many by default
     "damaged": (lambda folder, seed, count: damaged_files(make(folder), seed, count), 1000),
+    "commands": (lambda folder, seed, count: commands(make(folder), seed, count), 12),
     "configurations": (mutated_configurations, 3000),
 }
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import polars as pl
 import torch
-from faults import AGAIN, SILENT, UNCHANGED, Outcome, attempt, damaged
+from faults import AGAIN, SILENT, TRACEBACK, UNCHANGED, Outcome, attempt, damaged
 from gguf_file import write_gguf
-from tiny_run import tiny_config
+from tiny_run import call, tiny_config
 
 import fedprofit
 from fedprofit.analyze.tables import Tables, open_tables
@@ -22,6 +22,7 @@ from fedprofit.backbone import fetch
 from fedprofit.backbone.load import load_backbone
 from fedprofit.config import Config
 from fedprofit.data.federated import open_dataset
+from fedprofit.errors import UserError
 from fedprofit.files import cache_folder
 from fedprofit.study.checkpoint import load_tensors
 from fedprofit.study.folder import RunFolder
@@ -91,6 +92,22 @@ def damaged_files(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
     for group, share in SHARES.items():
         for _ in range(round(share * count)):
             yield probes[group](draw, group)
+
+
+def commands(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
+    """Damage files of a complete run, and let the command line report it: status 2, the file named."""
+    draw = random.Random(seed)
+    opened = _Opened(bench, bench.run.path)
+    for _ in range(count):
+        file = draw.choice(opened.files)
+
+        def report(file: Path = file) -> str:
+            done = call("report", opened.copy, cwd=bench.place)
+            if done.returncode == 2:
+                raise UserError("".join(done.stderr.split()))  # as it was before it was wrapped
+            return SILENT if done.returncode == 0 else TRACEBACK
+
+        yield _with_damage(draw, "report", file, report)
 
 
 class _Opened:
