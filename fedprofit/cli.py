@@ -258,16 +258,24 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     accept: AcceptLicence = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also verify every file of the cached models and data.")
+    ] = False,
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
     load_libraries()
-    from fedprofit.doctor import estimate, machine
+    from fedprofit import doctor as checks
 
-    console.print(machine())
+    console.print(checks.machine())
+    if verify:
+        table, intact = checks.verify()
+        console.print(table)
+        if not intact:
+            raise typer.Exit(1)
     if config is not None:
         from fedprofit.config_file import load_config
 
-        console.print(estimate(load_config(config, overrides or [])))
+        console.print(checks.estimate(load_config(config, overrides or [])))
 
 
 @models.command("list")

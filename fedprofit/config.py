@@ -38,7 +38,8 @@ class BackboneConfig(Section):
     # (CPU); eager, sdpa: the model's own padded attention; auto: the first of fused and packed that is
     # verified, at load, to equal the model's own, else eager.
     attention: Literal["auto", "fused", "packed", "eager", "sdpa"] = "auto"
-    token_budget: Positive = 2048  # tokens in flight at once: bounds memory; in bfloat16 it changes rounding
+    # tokens in flight at once: bounds memory; another budget rounds sums otherwise, in every number type
+    token_budget: Positive = 2048
     # processes that share the budget, one core each; auto: one a core, on a GPU one
     workers: Positive | Literal["auto"] = "auto"
 

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from fedprofit.config_base import SEVERAL
-from fedprofit.errors import nearest
+from fedprofit.errors import cut, nearest
+
+MOST_PROBLEMS = 10  # named in one message
+MOST_DETAILS = 200  # of pydantic's, looked at for them
 
 EXPECTED = {
     "int": "a whole number",
@@ -32,12 +35,13 @@ class Place:
     known: list[str]  # the valid keys of the last section on the way
 
     def __str__(self) -> str:
-        return ".".join(str(key) for key in self.keys)
+        return cut(".".join(str(key) for key in self.keys))
 
 
 def explain(error: ValidationError, model: type[BaseModel], place: str) -> str:
     """Return one paragraph that names each wrong key of `place`, its value and what to write."""
-    found = [(locate(model, detail["loc"]), detail) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)[:MOST_DETAILS]
+    found = [(locate(model, detail["loc"]), detail) for detail in details]
     problems: list[str] = []
     for at, detail in found:
         # Pydantic reports every branch of a choice such as `number or 'full'`: they are one problem.
@@ -51,6 +55,9 @@ def explain(error: ValidationError, model: type[BaseModel], place: str) -> str:
         text = _problem(at, same)
         if text not in problems:
             problems.append(text)
+        if len(problems) > MOST_PROBLEMS:
+            problems[-1] = "and more"
+            break
     return f"{place}: " + "; ".join(problems) + "."
 
 
@@ -104,9 +111,10 @@ def _problem(at: Place, details: Sequence[Any]) -> str:
     if kind == "union_tag_not_found":
         return f"'{at}.kind' is missing; it says which keys the section has"
     if kind == "union_tag_invalid":
-        return f"'{at}.kind': should be one of {context['expected_tags']} (found {context['tag']!r})"
+        return f"'{at}.kind': should be one of {context['expected_tags']} (found {shown(context['tag'])})"
     if kind == "value_error":
-        return f"'{at}': {context['error']}" if at.keys else str(context["error"])
+        reason = cut(str(context["error"]), 400)
+        return f"'{at}': {reason}" if at.keys else reason
     expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
     if at.keys and at.keys[-1] == "path" and isinstance(detail["input"], list | dict):
         return foreign(str(at), detail["input"])
@@ -140,11 +148,11 @@ def _expected(detail: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value as a configuration would, if it is short."""
+    """Write a value as a configuration would, as far as a message has room for it."""
     words: dict[Literal["null", "true", "false"], Any] = {"null": None, "true": True, "false": False}
     for word, meaning in words.items():
         if value is meaning:
             return word
     if isinstance(value, dict | list):
         return "keys and values" if isinstance(value, dict) else "a list"
-    return repr(value)
+    return cut(repr(value))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import date
@@ -10,44 +9,20 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from fedprofit import yaml_text
 from fedprofit.config import Config
 from fedprofit.config_errors import explain, foreign, shown
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, cut, first_line
+from fedprofit.reading import read_yaml
 
 Checked = TypeVar("Checked", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML reads 1e-3 as text (YAML 1.1 wants a dot) and takes the last of equal keys; not here."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"the key {key.value!r} appears twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `_Loader` would take for numbers."""
-
-
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-
-
 def to_yaml(config: Config) -> str:
     """Return the whole configuration, defaults included, as YAML that reads back equal."""
-    return yaml.dump(config.to_mapping(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml_text.dump(config.to_mapping())
 
 
 def from_mapping(mapping: Any, place: str = "configuration") -> Config:
@@ -71,9 +46,9 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
     except _Foreign as error:
         key = next(key for key, held in _leaves(mapping) if held is error.args[0])
         raise UserError(f"{place}: {foreign(key, error.args[0])}.") from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{place}: {error}. Write keys as plain words and no anchors that refer back."
+            f"{place}: {first_line(error)}. Give keys as text, and values as JSON has them."
         ) from None
     try:
         return model.model_validate_json(text)
@@ -129,23 +104,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return from_mapping(mapping, str(path))
 
 
-def read_yaml(path: Path) -> Any:
-    """Read a YAML file; UserError if it is not there, not text or not YAML, or names a key twice."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot read the configuration ({error.strerror}). Check the path."
-        ) from None
-    except (UnicodeDecodeError, yaml.reader.ReaderError):
-        raise UserError(f"{path}: holds characters that are no text. Save it as UTF-8.") from None
-    except yaml.MarkedYAMLError as error:
-        where = f" at line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(
-            f"{path}: not valid YAML{where}: {error.problem}. Check the indentation and the quotes there."
-        ) from None
-
-
 def override_value(mapping: Any, override: str) -> None:
     """Apply one `training.rounds=3` or `training.algorithms.0.client.rate=0.1` in place.
 
@@ -155,14 +113,15 @@ def override_value(mapping: Any, override: str) -> None:
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {override}: expected key=value, for example training.rounds=3.")
+        raise UserError(f"--set {cut(override)}: expected key=value, for example training.rounds=3.")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+        value = yaml_text.load(text)
+    except yaml_text.YamlProblem as problem:
         raise UserError(
-            f"--set {override}: {text!r} is not a YAML value. Check its brackets and quotes."
+            f"--set {cut(override)}: {cut(text)!r} is not a YAML value ({problem.reason}). Check its "
+            "brackets and quotes."
         ) from None
-    override_mapping(mapping, key, value, f"--set {override}")
+    override_mapping(mapping, key, value, f"--set {cut(override)}")
 
 
 def override_mapping(mapping: Any, key: str, value: Any, place: str) -> None:
@@ -185,13 +144,13 @@ def _child(mapping: Any, key: str, place: str) -> Any:
     if child is None:
         child = mapping[key] = {}
     if not isinstance(child, dict | list):
-        raise UserError(f"{place}: {key!r} holds the value {child!r}, so nothing can be set below it.")
+        raise UserError(f"{place}: {key!r} holds the value {shown(child)}, so nothing can be set below it.")
     return child
 
 
 def _index(items: list[Any], key: str, place: str) -> int:
     if not key.isdecimal() or int(key) >= len(items):
-        raise UserError(f"{place}: {key!r} is not a position in a list of {len(items)} (from 0).")
+        raise UserError(f"{place}: {cut(key)!r} is not a position in a list of {len(items)} (from 0).")
     return int(key)
 
 

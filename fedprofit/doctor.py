@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from fedprofit.backbone.forward import Row
 from fedprofit.backbone.load import resolve_dtype
 from fedprofit.backbone.workers import peak_private_bytes
 from fedprofit.config import Config
+from fedprofit.data import store
 from fedprofit.errors import UserError
 from fedprofit.files import CACHE, cache_folder
 from fedprofit.local.solver import gradients
@@ -81,6 +83,34 @@ def _backbones() -> str:
     except UserError:  # no cache
         here = []
     return ", ".join(here) or "none yet: fedprofit models get smollm2-135m-q4"
+
+
+def verify() -> tuple[Table, bool]:
+    """Hash every file of the cached models and data; tabulate the folders; tell whether all are intact."""
+    table = Table(title=f"Cache {cache_folder()}", title_justify="left")
+    for title in ("folder", "files", "size", "state"):
+        table.add_column(title, overflow="fold")
+    intact = True
+    for folder, damage in _cached():
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        reason = damage(folder, everything=True)
+        state = f"{reason} It is made again when it is next used." if reason else "intact"
+        name = str(folder.relative_to(cache_folder()))
+        table.add_row(name, str(len(files)), f"{size / 1e6:.1f} MB", state)
+        intact = intact and not reason
+    return table, intact
+
+
+def _cached() -> list[tuple[Path, Callable[..., str]]]:
+    """List the folders of models and data in the cache, each with what tells its damage."""
+    kinds = (("models", fetch.damage), ("data", store.damage))
+    return [
+        (folder, damage)
+        for kind, damage in kinds
+        for folder in sorted((cache_folder() / kind).glob("*"))
+        if folder.is_dir() and not folder.name.startswith(".")
+    ]
 
 
 def estimate(config: Config) -> Table:

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+MOST_SHOWN = 80  # characters of a value in a message
+LONGEST_REASON = 200  # characters of another library's message
 
 
 class UserError(Exception):
@@ -41,6 +43,27 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("xyz", ["capital", "currency"])
     'known: capital, currency'
     """
-    known = list(known)
+    known, word = list(known), cut(word)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(known)
+
+
+def cut(text: str, most: int = MOST_SHOWN) -> str:
+    """Return a text, or its beginning if it has more characters than a message should show.
+
+    >>> cut("rate"), cut("x" * 100, most=5)
+    ('rate', 'xxxx…')
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def first_line(error: BaseException, with_type: bool = False) -> str:
+    """Return the first line of an error's text, or the error's type where it has no text.
+
+    >>> first_line(MemoryError()), first_line(ValueError("one\\ntwo"), with_type=True)
+    ('MemoryError', 'ValueError: one')
+    """
+    name, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return name
+    return cut(f"{name}: {lines[0]}" if with_type else lines[0], LONGEST_REASON)

@@ -245,16 +245,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    write_text(path, json_text(value))
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """Read a JSON file's keys and values; UserError, with what to do, if it is not there or damaged."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). {remedy}") from None
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON; ValueError for what JSON cannot hold, such as NaN."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:

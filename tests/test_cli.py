@@ -10,12 +10,11 @@ import time
 from importlib.metadata import version
 
 import pytest
-import yaml
 from tiny_run import call, command, tiny_config, write_config
 from typer.testing import CliRunner
 
 import fedprofit
-from fedprofit import cli, doctor, processes
+from fedprofit import cli, doctor, processes, yaml_text
 from fedprofit.config_file import from_mapping, load_config
 from fedprofit.errors import UserError, printable
 from fedprofit.processes import usable_cores
@@ -31,7 +30,7 @@ def test_names_of_clients_and_tasks_are_printed_as_they_are(name, tmp_path):
     renamed = [row | {"who": name + row["who"], "job": name + row["job"]} for row in rows]
     table.write_text("\n".join(map(json.dumps, renamed)))
     config["data"]["unseen_tasks"] = 0
-    (tmp_path / "it.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "it.yaml").write_text(yaml_text.dump(config))
     done = call("data", "it.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{printable(name)}c0 (" in done.stdout
@@ -43,7 +42,7 @@ def test_a_table_without_tasks_is_told_why_all_clients_look_alike(tmp_path):
     config = tiny_config(tmp_path)
     del config["data"]["source"]["columns"]["task"]
     config["data"]["unseen_tasks"] = 0
-    (tmp_path / "it.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "it.yaml").write_text(yaml_text.dump(config))
     assert "name a column of tasks" in " ".join(call("data", "it.yaml", cwd=tmp_path).stdout.split())
 
 

@@ -2,14 +2,15 @@
 
 import copy
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
 
+from fedprofit import yaml_text
 from fedprofit.config_file import from_mapping, load_config, override_value, to_yaml
 from fedprofit.errors import UserError
 
@@ -24,6 +25,11 @@ BASE: dict[str, Any] = {
     },
     "personalization": [{"name": "slow", "steps": 3, "interpolation": [0.5]}],
 }
+
+# Nine lists of nine aliases each to the one before: 9^9 values.
+BOMB = "a: &a [x]\n" + "".join(
+    f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]\n" for before, now in pairwise("abcdefghij")
+)
 
 
 def changed(*overrides):
@@ -230,10 +236,10 @@ def test_what_is_no_mapping_is_refused(value):
     assert message(value).startswith("expected keys and values, found")
 
 
-def test_keys_that_are_no_words_are_refused(tmp_path):
+def test_keys_are_text_as_written(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("2020-01-31: x\n")
-    with pytest.raises(UserError, match=r"run.yaml: keys must be"):
+    path.write_text("2020-01-31: x\n010: y\n")
+    with pytest.raises(UserError, match=r"unknown key '2020-01-31'.*unknown key '010'"):
         load_config(path)
 
 
@@ -291,7 +297,7 @@ def test_an_override_of_what_has_no_keys_is_refused(tmp_path, text):
 def test_scientific_notation_is_a_number(tmp_path, text, value):
     path = tmp_path / "run.yaml"
     path.write_text(
-        yaml.safe_dump(changed("training.algorithms.0.client.rate=7")).replace("rate: 7", f"rate: {text}")
+        yaml_text.dump(changed("training.algorithms.0.client.rate=7")).replace("rate: 7", f"rate: {text}")
     )
     assert load_config(path).training.algorithms[0].client.rate == value
     assert load_config(path, [f"personalization.0.pull={text}"]).personalization[0].pull == value
@@ -349,7 +355,7 @@ def test_the_hash_is_of_the_content():
         ("name: 'x\n", 2, "end of stream"),
         ("name: x\nseed: 1\nname: y\n", 3, "the key 'name' appears twice"),
         ("data:\n  clients: {train: 1, test: 2, train: 3}\n", 2, "the key 'train' appears twice"),
-        ("name: x\n? [1]\n: 2\n", 2, "unhashable"),
+        ("name: x\n? [1]\n: 2\n", 2, "a key is a section or a list"),
         ("name: !!python/object/apply:os.getcwd []\n", 1, "python/object"),
     ],
 )
@@ -361,6 +367,93 @@ def test_yaml_errors_name_file_and_line(tmp_path, text, line, reason):
     assert str(caught.value).startswith(f"{path}: not valid YAML at line {line}: ")
     assert reason in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: !!int abc", "line 1: 'abc' is not what its tag !!int asks for"),
+        ("x: 1\na: 99999999999999999999", "line 2: the whole number 99999999999999999999 takes more than 64"),
+        ("a: " + "9" * 6000, "…"),
+        ("[" * 20_000, "line 1: is nested more than 50 deep"),
+        ("- " * 500, "line 1: is nested more than 50 deep"),
+        ("a: &a [*a]", "line 1: the anchor &a refers back to itself"),
+        ("a: *b", "line 1: the alias *b has no anchor before it"),
+        (BOMB, "values, those of aliases included"),
+        ("a: 1\n---\nb: 2", "holds 2 documents"),
+        ("a: b\nc: \x00", "line 2: the character U+0000 is no text"),
+    ],
+)
+def test_yaml_out_of_bounds_is_refused_with_its_line(text, reason):
+    with pytest.raises(yaml_text.YamlProblem) as caught:
+        yaml_text.load(text)
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("0o10", 8),
+        ("0x1F", 31),
+        ("1:30", "1:30"),
+        ("2026-13-45", "2026-13-45"),
+        ("yes", "yes"),
+        ("1_000", "1_000"),
+        ("1e-3", 0.001),
+        (".5", 0.5),
+        ("~", None),
+        ("True", True),
+        ("!!str 010", "010"),
+        ("!!float 1", 1.0),
+    ],
+)
+def test_scalars_are_read_as_yaml_1_2_has_them(text, value):
+    found = yaml_text.load(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+TEXTS = [
+    "1:30",
+    "010",
+    "yes",
+    "null",
+    "1e-3",
+    "2026-01-01",
+    "~",
+    "",
+    " a",
+    "a\nb\n",
+    "- a",
+    "#",
+    "é\u2028\x85",
+    "<<",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_texts_are_written_so_that_every_version_reads_them_back(text):
+    value = {"a": [text, {text + "x": text}], "b": {text: 1e-7}}
+    written = yaml_text.dump(value)
+    assert yaml_text.load(written) == value
+    older = pytest.importorskip("yaml")  # YAML 1.1
+    assert older.safe_load(written) == value
+
+
+def test_an_alias_is_a_copy():
+    mapping = yaml_text.load("a: &x {k: 1}\nb: *x\n")
+    override_value(mapping, "a.k=2")
+    assert mapping == {"a": {"k": 2}, "b": {"k": 1}}
+
+
+def test_messages_have_room_for_the_beginning_of_a_value_only():
+    long = "x" * 5000
+    assert len(message(changed(f"training.rounds={long}"))) < 300
+    assert len(message(changed(*(f"{long}{n}=1" for n in range(100))))) < 3000
+    with pytest.raises(UserError) as caught:
+        override_value({"a": 1}, f"a={long}: {long}: [")
+    assert len(str(caught.value)) < 500
 
 
 def test_yaml_merge_keys_may_be_overridden(tmp_path):
@@ -376,7 +469,7 @@ def test_yaml_merge_keys_may_be_overridden(tmp_path):
 def test_what_is_no_text_is_named(tmp_path, content):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.yaml: holds characters that are no text"):
+    with pytest.raises(UserError, match=r"run\.yaml: .*no text"):
         load_config(path)
 
 

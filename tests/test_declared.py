@@ -9,11 +9,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import yaml
 from declared import declared, make_environment
 from gguf_file import write_gguf
 from tiny import tiny_folder
 from tiny_run import tiny_config
+
+from fedprofit import yaml_text
 
 SCRIPT = Path(__file__).with_name("declared_paths.py")
 FIRST_COMMAND = ("lexicon", "fast")  # what `make quickstart` installs
@@ -56,9 +57,9 @@ def inputs(tmp_path_factory) -> Path:
     pl.DataFrame(table, schema_overrides={"task_id": pl.Int32}).write_parquet(folder / "sni.parquet")
     (folder / "own").mkdir()
     run = tiny_config(folder / "own", backbone={"name": str(folder / "tiny.gguf"), "dtype": "float32"})
-    (folder / "run.yaml").write_text(yaml.safe_dump(run))
+    (folder / "run.yaml").write_text(yaml_text.dump(run))
     study = {"name": "two", "base": "run.yaml", "axes": {"seed": [0, 1]}}
-    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    (folder / "study.yaml").write_text(yaml_text.dump(study))
     return folder
 
 

@@ -18,7 +18,6 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-import yaml
 
 from fedprofit.analyze.curves import Comparison, Curve, World
 from fedprofit.analyze.tables import Tables, with_edges
@@ -88,8 +87,7 @@ def caveats(tables: Tables) -> list[str]:
 
 def _optimizers(tables: Tables) -> list[str]:
     """Return the optimizers of a study's personalizations, as its first run has them."""
-    *_, config = [{}, *yaml.safe_load_all(tables.configuration)]
-    settings = config.get("personalization", ()) if isinstance(config, dict) else ()
+    settings = tables.settings.get("personalization", ())
     return sorted({one["client"]["optimizer"] for one in settings if "optimizer" in one.get("client", {})})
 
 

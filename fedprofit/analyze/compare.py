@@ -8,12 +8,13 @@ import polars as pl
 
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.tables import IS_END, SETTING, Tables
-from fedprofit.config_file import changed, load_config
+from fedprofit.config_file import changed
 from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.rules import recorded_rules
 from fedprofit.evaluate.statistics import Estimate, mean_of
 from fedprofit.evaluate.tradeoff import label
+from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import MADE_WITH, RUN
 
 SHOWN = ("local", "global")  # the scopes that are compared
@@ -184,8 +185,7 @@ def made_otherwise(first: Tables, other: Tables) -> list[str]:
 
 def changed_settings(first: Path, other: Path) -> list[str]:
     """Say which settings differ between two runs' folders; nothing of studies."""
-    files = [folder / "config.yaml" for folder in (first, other)]
-    if not all(file.exists() for file in files):
+    if not all(RunFolder(folder).config.exists() for folder in (first, other)):
         return []
-    mappings = [load_config(file).to_mapping() for file in files]
+    mappings = [RunFolder(folder).read_config().to_mapping() for folder in (first, other)]
     return changed(mappings[0], mappings[1])

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
 
-from fedprofit.config_file import load_config
+from fedprofit import yaml_text
 from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import in_order
 from fedprofit.evaluate.results import read_results
-from fedprofit.files import read_json
+from fedprofit.reading import read_json, read_parquet
 from fedprofit.study.folder import open_folder, read_timing
 from fedprofit.study.ledger import (
     RUN,
@@ -47,6 +46,7 @@ class Tables:
     clients: pl.DataFrame | None = None  # what each client trains on, by task
     times: pl.DataFrame | None = None  # seconds by stage
     configuration: str = ""  # as YAML: of the run, or the study as written and its first run's
+    settings: dict[str, Any] = field(default_factory=dict)  # the configuration of the first run
     environments: dict[str, Any] = field(default_factory=dict)  # by run
     ends: pl.DataFrame | None = None  # the number that each run's last step has by itself, by setting
     places: dict[str, list[str]] = field(default_factory=dict)  # the study's values by axis, seeds too
@@ -125,6 +125,7 @@ def _of_study(folder: StudyFolder) -> Tables:
     results = read_table(folder)
     axes = [axis for axis in facts["axes"] if axis != "seed"]
     complete = results.select(RUN).unique()
+    settings: dict[str, Any] = _facts(folder.configurations).get(results[RUN][0], {}) if len(results) else {}
     rounds = _optional(folder.rounds)
     if rounds is not None and "chosen" not in rounds.columns:
         raise UserError(f"{folder.rounds}: was written by an earlier version. Run the study in a new folder.")
@@ -145,7 +146,8 @@ def _of_study(folder: StudyFolder) -> Tables:
         trials=whole(folder.trials),
         clients=whole(folder.clients),
         times=whole(folder.times),
-        configuration=_configuration(facts.get("study", {}), folder, results[RUN][0]),
+        configuration=_configuration(facts.get("study", {}), settings),
+        settings=settings,
         environments=_facts(folder.environments),
         places=_places(facts.get("study", {}).get("axes", {})),
     )
@@ -153,8 +155,8 @@ def _of_study(folder: StudyFolder) -> Tables:
 
 def _of_run(path: Path) -> Tables:
     run = open_folder(path)
-    summary = read_json(run.summary, run.again())
-    key, config = summary["config_hash"], load_config(path / "config.yaml")
+    summary = run.read_summary()
+    key, config = summary["config_hash"], run.read_config()
     labels = {RUN: key, **made_with(run), "tv": summary["data"]["heterogeneity"]}
     validation, clients, timing = _optional(run.validation), _optional(run.clients), read_timing(run)
     seed = {RUN: key, "seed": config.seed}
@@ -170,7 +172,8 @@ def _of_run(path: Path) -> Tables:
         trials=labelled(read_trials(run, config), {RUN: key}) if run.has_history(config) else None,
         clients=None if clients is None else labelled(clients, seed),
         times=labelled(times, seed),
-        configuration=(path / "config.yaml").read_text(encoding="utf-8"),
+        configuration=run.read_config_text(),
+        settings=config.to_mapping(),
         environments={key: run.read_environment()},
     )
 
@@ -186,13 +189,12 @@ def _places(axes: dict[str, Any]) -> dict[str, list[str]]:
     return found
 
 
-def _configuration(study: dict[str, Any], folder: StudyFolder, first: str) -> str:
+def _configuration(study: dict[str, Any], settings: dict[str, Any]) -> str:
     """Write the study as it was written and, since it only says what changes, its first run as a whole."""
-    text = yaml.safe_dump(study, sort_keys=False)
-    runs = _facts(folder.configurations)
-    if first in runs:
+    text = yaml_text.dump(study)
+    if settings:
         text += "---\n# Its first run, whole; the others differ along the axes\n"
-        text += yaml.safe_dump(runs[first], sort_keys=False)
+        text += yaml_text.dump(settings)
     return text
 
 
@@ -201,12 +203,8 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _optional(path: Path) -> pl.DataFrame | None:
-    try:
-        return pl.read_parquet(path) if path.exists() else None
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error}). Restore it; or delete it, and what it says is left out."
-        ) from None
+    remedy = "Restore it; or delete it, and what it says is left out."
+    return read_parquet(path, remedy) if path.exists() else None
 
 
 def with_edges(trials: pl.DataFrame) -> pl.DataFrame:

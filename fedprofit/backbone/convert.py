@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, first_line
 
 # Fields that do not change the function. A context length only limits it; the rest are remarks.
 REMARKS = (
@@ -76,8 +76,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def _why(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    reason = first_line(error, True)
     if isinstance(error, ImportError) or "pip install" in reason:
         return f"{reason}). A package is missing: install the one that is named."
     return (

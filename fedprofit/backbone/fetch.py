@@ -5,7 +5,7 @@ A folder below `<cache>/models` is complete or absent. It is made under a tempor
 """
 
 import errno
-import json
+import logging
 import os
 import shutil
 import subprocess
@@ -14,16 +14,22 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fedprofit import files
+from fedprofit import files, manifest
 from fedprofit.backbone.convert import check_magic, convert_gguf
 from fedprofit.backbone.registry import REGISTRY, NamedBackbone, Wheel, lookup
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, first_line
+from fedprofit.reading import read_json
+from fedprofit.sealed import write_record
 
 Progress = Callable[[str], object]
 
+LOGGER = logging.getLogger(__name__)
+SOURCE = "source.json"  # what a folder was made from, and the hashes of its files
 ACCEPTED = "FEDPROFIT_ACCEPT_LICENCE"  # variable: names of licences, separated by commas, or "all"
 
 _DAY = 24 * 3600.0
@@ -117,8 +123,9 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
     """Return `folder`, made by `fill(folder, scratch)` unless it is there and complete."""
     if _complete(folder, source["sha256"]):
         return folder
-    if folder.exists() and not _complete(folder, source["sha256"]):
+    if folder.exists():
         # Folders only come into place whole: this one was damaged since, or made from another source.
+        LOGGER.warning("made again: %s", damage(folder) or f"{folder}: came from another source.")
         shutil.rmtree(folder, ignore_errors=True)
     _sweep(folder)
     try:
@@ -128,8 +135,7 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
                 prefix=f".{folder.name}.", suffix=".part", dir=folder.parent
             ) as s:
                 fill(temporary, Path(s))
-            weights = {file.name: file.stat().st_size for file in sorted(temporary.glob("*.safetensors"))}
-            (temporary / "source.json").write_text(json.dumps({**source, "weights": weights}, indent=2))
+            write_record(temporary / SOURCE, {**source, "files": manifest.entries(temporary)})
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
@@ -145,15 +151,39 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
 
 
 def _complete(folder: Path, sha256: str) -> bool:
-    """Tell whether a folder was made from the source of this hash and its weights have their full size."""
+    """Tell whether a folder was made from the source of this hash, and its files are what was written."""
     try:
-        source = json.loads((folder / "source.json").read_text())
-        weights: dict[str, int] = source["weights"]
-        return source["sha256"] == sha256 and all(
-            (folder / n).stat().st_size == size for n, size in weights.items()
-        )
-    except (OSError, ValueError, KeyError):
+        return bool(_source(folder)["sha256"] == sha256) and not damage(folder)
+    except UserError:
         return False
+
+
+def damage(folder: Path, everything: bool = False) -> str:
+    """Say what is wrong with a folder of a fetched or converted model; "" if its files are what was written.
+
+    Files are hashed as `manifest.py` says: all of them, if `everything` is asked for. Earlier versions
+    recorded the size of the weights only: their folders are completed with the hashes of what is there, so
+    that damage is noticed from then on.
+    """
+    try:
+        source = _source(folder)
+    except UserError as error:
+        return str(error).rstrip()
+    if "files" in source:
+        damaged = manifest.verify(folder, source["files"], everything)
+    else:
+        sizes: dict[str, int] = source.get("weights", {})
+        there = {file.name: file.stat().st_size for file in folder.iterdir()}
+        damaged = [name for name, size in sizes.items() if there.get(name) != size]
+        if not damaged:
+            files_now = {name: h for name, h in manifest.entries(folder).items() if name != SOURCE}
+            with suppress(OSError):  # a cache that cannot be written stays as it is
+                write_record(folder / SOURCE, {**source, "files": files_now})
+    return f"{folder}: is damaged ({', '.join(damaged)})." if damaged else ""
+
+
+def _source(folder: Path) -> dict[str, Any]:
+    return read_json(folder / SOURCE, "", ["sha256"])
 
 
 def _sweep(folder: Path) -> None:
@@ -232,14 +262,9 @@ def _download_hub(record: NamedBackbone, folder: Path, tell: Progress) -> None:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise UserError(
-            f"{record.repository} could not be downloaded from the hub ({_first_line(error)}). Run "
+            f"{record.repository} could not be downloaded from the hub ({first_line(error, True)}). Run "
             f"`fedprofit models get {record.name}` where the hub can be reached, or give the path of a local "
             "folder with the model. The default backbone needs the package index only, not the hub."
         ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     _check_hash(folder / record.file, record.sha256, record)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

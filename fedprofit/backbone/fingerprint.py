@@ -1,12 +1,12 @@
 """The fingerprint of a model folder: which weights, configuration and tokenizer a run used."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from fedprofit import files
+from fedprofit.reading import guarded, read_json, tensors_header
 
 PROBE = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput:"
 
@@ -31,7 +31,7 @@ def fingerprint_folder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
     if not tensors:
         for file in sorted(folder.glob("*.bin")):
             digest.update(files.file_hash(file).encode())
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", "Fetch the model again.")
     for volatile in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
         config.pop(volatile, None)
     digest.update(files.content_hash([config, *_words(tokenizer)]).encode())
@@ -40,16 +40,15 @@ def fingerprint_folder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _tensors(file: Path) -> list[tuple[str, Path, int, int, str]]:
     """List a safetensors file's tensors: name, file, first and last byte offset, dtype and shape."""
-    with open(file, "rb") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(length))
+    with guarded(file, "Fetch the model again."), open(file, "rb") as handle:
+        header, begin = tensors_header(handle)
     header.pop("__metadata__", None)
     return [
         (
             name,
             file,
-            8 + length + entry["data_offsets"][0],
-            8 + length + entry["data_offsets"][1],
+            begin + entry["data_offsets"][0],
+            begin + entry["data_offsets"][1],
             f"{entry['dtype']} {entry['shape']}",
         )
         for name, entry in header.items()

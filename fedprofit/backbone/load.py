@@ -21,7 +21,7 @@ from fedprofit.backbone import fetch
 from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
 from fedprofit.backbone.registry import DEFAULT, REGISTRY
-from fedprofit.errors import UserError, nearest
+from fedprofit.errors import UserError, first_line, nearest
 from fedprofit.files import expanded
 
 DECODERS = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
@@ -123,8 +123,8 @@ def resolve_device(device: str) -> torch.device:
     except Exception as error:
         # torch raises RuntimeError, AssertionError or its accelerator's own error, by device and build.
         raise UserError(
-            f"The device {device!r} cannot be used on this machine ({_reason(error)}). Use 'auto', 'cpu', or "
-            "'cuda' where torch sees a GPU."
+            f"The device {device!r} cannot be used on this machine ({first_line(error, True)}). Use 'auto', "
+            "'cpu', or 'cuda' where torch sees a GPU."
         ) from error
     if found.type not in ("cpu", "cuda"):
         raise UserError(
@@ -247,7 +247,7 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     except Exception as error:
         # tokenizers raises bare Exception for a damaged file.
         raise UserError(
-            f"The backbone {name!r} has no usable tokenizer ({_reason(error)}). {remedy}"
+            f"The backbone {name!r} has no usable tokenizer ({first_line(error, True)}). {remedy}"
         ) from error
     if len(ids) < 2:
         # Without its files, transformers makes some tokenizers with an empty vocabulary.
@@ -309,9 +309,4 @@ def _cannot_load(name: str, local: bool, error: Exception) -> UserError:
             "Check the id and the network; for a gated model log in with `hf auth login`. Without a network, "
             f"give the path of a local folder, or use a named backbone (`fedprofit models get {DEFAULT}`)."
         )
-    return UserError(f"The backbone {name!r} could not be loaded ({_reason(error)}). {remedy}")
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return UserError(f"The backbone {name!r} could not be loaded ({first_line(error, True)}). {remedy}")

@@ -13,7 +13,6 @@ model, of this package's engine, and of the libraries' versions.
 
 import copy
 import inspect
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -33,7 +32,9 @@ from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.forward import Row, row_inputs, single_logits
 from fedprofit.backbone.fused import fuse, unavailable, unfuse
 from fedprofit.backbone.load import Backbone
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, first_line
+from fedprofit.reading import read_json
+from fedprofit.sealed import write_record
 from fedprofit.types import Example
 
 AUTO = ("fused", "packed", "eager", paths.SINGLE)  # in the order in which "auto" tries them
@@ -114,7 +115,7 @@ def _decide(backbone: Backbone, candidates: Sequence[str], lengths: Sequence[int
     try:
         probe = Probe.draw(exact, lengths)
     except RuntimeError as error:
-        raise _needs_ids(backbone, _first_line(error)) from error
+        raise _needs_ids(backbone, first_line(error, True)) from error
     refused: dict[str, str] = {}
     for path in candidates:
         if path == paths.SINGLE:
@@ -153,7 +154,7 @@ def _check_embeddings_suffice(backbone: Backbone) -> None:
         try:
             by_embedding = single_logits(backbone, backbone.embed(ids), ids.shape[1])
         except Exception as error:
-            raise _needs_ids(backbone, _first_line(error)) from error
+            raise _needs_ids(backbone, first_line(error, True)) from error
     if not _close(by_ids[:-1], changed[:-1], backbone):
         raise UserError(
             f"backbone {name!r}: {type(model).__name__} reads later tokens to predict earlier ones "
@@ -274,7 +275,7 @@ def _why_not(backbone: Backbone, path: str, probe: Probe, answers: bool = True) 
         raise
     except Exception as error:
         # What a model's own code raises when it meets a layout or an argument that it does not know.
-        why = _first_line(error)
+        why = first_line(error, True)
     if why is not None:
         unfuse(backbone.model)
         if backbone.model.config._attn_implementation != implementation:
@@ -344,16 +345,12 @@ def _cache_file(backbone: Backbone, attention: str, lengths: Sequence[int]) -> P
 
 def _remembered(file: Path) -> Verdict | None:
     try:
-        return Verdict(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+        found = read_json(file, "", ["path", "refused"])
+        return Verdict(found["path"], found["refused"])
+    except UserError:
+        return None  # absent or damaged: it is found anew
 
 
 def _remember(file: Path, verdict: Verdict) -> None:
     with suppress(OSError, UserError):  # an unwritable cache: it is found anew each time
-        files.write_json(file, asdict(verdict))
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:120]}" if text else type(error).__name__
+        write_record(file, asdict(verdict))

@@ -2,7 +2,8 @@
 
 Made once, from a source, a template and a partition, into two folders of the cache: the tokenized
 examples (`store.py`) and who owns which of them. Both are memory-mapped, so that a million clients cost
-a file and not memory. Folders are addressed by content: the same settings find the same folder.
+a file and not memory. Folders are addressed by content: the same settings find the same folder. One whose
+files are not what was written is made again.
 """
 
 import bisect
@@ -21,10 +22,19 @@ from fedprofit.data.partition import Assignment, partition
 from fedprofit.data.pool import SPLITS, Split
 from fedprofit.data.settings import DataConfig
 from fedprofit.data.sources import fingerprint, read_source
-from fedprofit.data.store import FORMAT, Examples, ExampleStore, map_arrow, save_arrow, write_store
+from fedprofit.data.store import (
+    FORMAT,
+    Examples,
+    ExampleStore,
+    is_intact,
+    make_folder,
+    map_arrow,
+    save_arrow,
+    write_store,
+)
 from fedprofit.data.template import Template
 from fedprofit.errors import UserError, nearest
-from fedprofit.files import atomic, cache_folder, content_hash
+from fedprofit.files import cache_folder, content_hash
 from fedprofit.seeding import numpy_generator
 from fedprofit.types import ClientId
 
@@ -143,19 +153,23 @@ def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> Federat
     owners = content_hash([FORMAT, source, deal, seed])
     examples = cache_folder() / "data" / f"examples-{texts}"
     clients = cache_folder() / "data" / f"clients-{owners}"
-    if not (examples.is_dir() and clients.is_dir()):
+    missing = [folder for folder in (examples, clients) if not is_intact(folder)]
+    if missing:
         pool = read_source(settings.source, seed)
         read = _rows_hash(pool)
-        if not clients.is_dir():
-            assignment = partition(pool, settings, seed)
-            with atomic(clients) as temporary:
-                _write_clients(temporary, assignment)
-                (temporary / READ).write_text(read)
-        if not examples.is_dir():
-            template = Template(backbone.tokenizer, settings.template, eos)
-            with atomic(examples) as temporary:
-                write_store(temporary, pool, template)
-                (temporary / READ).write_text(read)
+
+        def write_examples(folder: Path) -> None:
+            write_store(folder, pool, Template(backbone.tokenizer, settings.template, eos))
+            (folder / READ).write_text(read)
+
+        def write_clients(folder: Path) -> None:
+            _write_clients(folder, partition(pool, settings, seed))
+            (folder / READ).write_text(read)
+
+        if clients in missing:
+            make_folder(clients, write_clients)
+        if examples in missing:
+            make_folder(examples, write_examples)
     _check_one_reading(examples, clients)
     return FederatedDataset(examples, clients)
 

@@ -7,24 +7,71 @@ A store is a folder of flat arrays. Example i reads
     prefixes[prefix_starts[p] : prefix_starts[p + 1]], p = prefix_of[i]
 
 so that holding a store costs no memory beyond what is read of it.
+
+A mapped file is not checked as it is read: a folder of the cache has the hashes of its files in
+`checksums.json`, and is verified before it is opened (`manifest.py`).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from filelock import FileLock
 from numpy.typing import NDArray
 
+from fedprofit import manifest
 from fedprofit.data.template import Instance, Template
+from fedprofit.errors import UserError
+from fedprofit.files import atomic
+from fedprofit.reading import read_json, read_rows
+from fedprofit.sealed import write_record
 from fedprofit.types import Example, Tokens
 
 CHUNK = 4096  # instances at a time
 OTHER_LETTERS = "|".join(rf"[^\x00-\x7F\P{{{kind}}}]" for kind in "LMN")  # letters, marks, digits
+CHECKSUMS = "checksums.json"
 FORMAT = 2  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
+
+LOGGER = logging.getLogger(__name__)
+
+
+def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder of the cache by `write`, with the hashes of its files; in place of a damaged one."""
+    if folder.is_dir():
+        with FileLock(folder.with_name(".lock")):
+            if not damage(folder):
+                return  # another process has made it again meanwhile
+            shutil.rmtree(folder)
+    with atomic(folder) as temporary:
+        write(temporary)
+        write_record(temporary / CHECKSUMS, manifest.entries(temporary))
+
+
+def damage(folder: Path, everything: bool = False) -> str:
+    """Say what is wrong with a folder of the cache; "" if its files are what was written."""
+    try:
+        recorded = read_json(folder / CHECKSUMS, "")
+    except UserError as error:
+        # Earlier versions recorded no hashes.
+        return str(error).rstrip() if (folder / CHECKSUMS).exists() else f"{folder}: has no {CHECKSUMS}."
+    damaged = manifest.verify(folder, recorded, everything)
+    return f"{folder}: is damaged ({', '.join(damaged)})." if damaged else ""
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether a folder of the cache is there and what was written; log why one must be made again."""
+    if not folder.is_dir():
+        return False
+    reason = damage(folder)
+    if reason:
+        LOGGER.warning("made again: %s", reason)
+    return not reason
 
 
 class ExampleStore:
@@ -32,7 +79,7 @@ class ExampleStore:
 
     def __init__(self, folder: Path) -> None:
         """Map the files; nothing is read yet."""
-        self.tasks: list[str] = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
+        self.tasks: list[str] = read_rows(folder / "tasks.json", "Delete the folder to have it made again.")
         self.task_of = _mapped(folder, "task_of")
         self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
         self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")

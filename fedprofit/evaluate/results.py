@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from fedprofit.errors import UserError
-from fedprofit.files import write_with
+from fedprofit.files import atomic
+from fedprofit.reading import read_parquet
+from fedprofit.sealed import facts_text, seal_file
 
 SCHEMA: dict[str, type[pl.DataType]] = {
     "seed": pl.Int64,
@@ -32,6 +33,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "count": pl.Int64,  # target tokens (loss) or instances (else) behind the value
     "note": pl.String,  # why a client stopped, else ""
 }
+# What results of every version have.
+NEEDED = ("seed", "algorithm", "condition", "setting", "client", "scope", "metric", "value", "count", "step")
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,16 @@ def to_frame(seed: int, scores: Sequence[Score]) -> pl.DataFrame:
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> None:
-    """Write a table as Parquet, atomically."""
-    write_with(path, frame.write_parquet)
+    """Write a table as Parquet with a checksum, atomically."""
+    with atomic(path) as temporary:
+        frame.write_parquet(temporary, metadata={"fedprofit": facts_text({})})
+        seal_file(temporary)
 
 
 def read_results(path: str | Path) -> pl.DataFrame:
     """Read the tidy table of a complete run's folder; UserError if there is none."""
-    file = Path(path) / "results.parquet"
-    try:
-        return pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(
-            f"{file}: no readable results ({error}). Give the folder of a complete run, or delete that file, "
-            "if it is there, and complete the run with --resume."
-        ) from None
+    remedy = (
+        "Give the folder of a complete run, or delete that file, if it is there, and complete the run with "
+        "--resume."
+    )
+    return read_parquet(Path(path) / "results.parquet", remedy, NEEDED)

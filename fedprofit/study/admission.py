@@ -13,7 +13,7 @@ from fedprofit.config import Config
 from fedprofit.config_file import changed, from_mapping
 from fedprofit.data.settings import HubSource, LexiconSource, Source
 from fedprofit.errors import UserError
-from fedprofit.files import read_json
+from fedprofit.reading import read_json
 from fedprofit.study.environment import package_version
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.identity import NOT_COMPUTED, portable_run

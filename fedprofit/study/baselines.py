@@ -14,8 +14,9 @@ from pathlib import Path
 from fedprofit.config import FineTune
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, Mean, score
-from fedprofit.files import write_json, write_with
+from fedprofit.files import write_with
 from fedprofit.personalize.finetune import Personalized, finetune, stopped_before
+from fedprofit.sealed import write_record
 from fedprofit.study.bench import Bench
 from fedprofit.study.conditions import load_points, metrics_at, save_points, score_points, score_prompts
 from fedprofit.study.folder import TRY, RunFolder
@@ -88,7 +89,7 @@ def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]
         "validation_loss": loss if isfinite(loss) else None,
         "tokens": sum(tuned.result.tokens),
     }
-    write_json(record, [row])
+    write_record(record, [row])
 
 
 def _trained_alone(bench: Bench, settings: FineTune, clients: Sequence[ClientId]) -> Personalized:

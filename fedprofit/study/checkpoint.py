@@ -1,18 +1,17 @@
-"""Parameters on disk: one safetensors file each, with its facts inside, written atomically.
+"""Parameters on disk: one safetensors file each, with its facts and its checksum inside, written atomically.
 
 Tensors and facts in one file cannot disagree after a crash.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from fedprofit.errors import UserError
 from fedprofit.files import atomic
+from fedprofit.reading import read_tensors
+from fedprofit.sealed import facts_text, seal_file
 from fedprofit.types import Params, ServerState
 
 
@@ -24,21 +23,16 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, 
         for name, tensor in tensors.items()
     }
     with atomic(path) as temporary:
-        save_file(held, temporary, metadata={"fedprofit": json.dumps(facts, sort_keys=True)})
+        save_file(held, temporary, metadata={"fedprofit": facts_text(facts)})
+        seal_file(temporary)
 
 
 def load_tensors(
     path: Path, device: torch.device | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `save_tensors` wrote; UserError if it is damaged."""
-    try:
-        with safe_open(path, framework="pt", device=str(device or "cpu")) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {})["fedprofit"])
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a readable parameter file ({error}). Delete it and run with --resume."
-        ) from None
+    tensors, facts = read_tensors(path, "Delete it and run with --resume.")
+    return {name: tensor.to(device or "cpu") for name, tensor in tensors.items()}, facts
 
 
 def save_state(path: Path, state: ServerState, best: Params, facts: dict[str, Any]) -> None:

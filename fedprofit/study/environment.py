@@ -1,6 +1,9 @@
-"""What results depend on beyond the configuration: versions, the machine, and hashes of data and model."""
+"""What results depend on beyond the configuration: versions, the machine, and hashes of data and model.
 
-import json
+How a run is computed (section `computed`) may change when it is resumed, and so may versions and the
+machine. Sums are then rounded otherwise, in every number type; each change is recorded in `resumed`.
+"""
+
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -12,22 +15,24 @@ from fedprofit.config import Config
 from fedprofit.data.settings import LexiconSource
 from fedprofit.errors import UserError
 from fedprofit.evaluate.rules import recorded_rules
-from fedprofit.files import read_json, write_json
-from fedprofit.study.folder import RunFolder
+from fedprofit.reading import read_json
+from fedprofit.sealed import write_record
+from fedprofit.study.folder import ENVIRONMENT, RunFolder
 
 if TYPE_CHECKING:
-    from fedprofit.backbone.load import Backbone
+    from fedprofit.backbone.engine import Engine
 
 BEGIN_ANEW = "Or begin anew: choose another place with --out, or remove the folder."
 PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score", "regex")
 
 
-def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> dict[str, Any]:
+def environment(config: Config, engine: "Engine", data_fingerprint: str) -> dict[str, Any]:
     """Collect what a result depends on beyond the configuration."""
     import torch  # here: reports name versions too, and wait for neither torch nor pyarrow
 
     from fedprofit.data.sources import content
 
+    backbone = engine.backbone
     return {
         "versions": {
             "python": platform.python_version(),
@@ -45,29 +50,50 @@ def environment(config: Config, backbone: "Backbone", data_fingerprint: str) -> 
         "data_hash": data_fingerprint,
         "data_content": content(config.data.source),
         "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
+        "computed": {
+            "attention": engine.attention,
+            "token_budget": engine.token_budget,
+            "workers": engine.workers,
+        },
     }
 
 
 def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
-    """Record the environment at a run's first start; return what differs when it is gone on with."""
+    """Record the environment at a run's first start; when it is resumed, record and return what differs.
+
+    What differs is compared with how the run was computed last.
+    """
     path = folder.environment
     if not path.exists():
-        write_json(path, facts)
+        write_record(path, facts)
         return []
-    before = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        f"{section}.{key} was {before[section].get(key)!r}, is {value!r}"
-        for section in ("versions", "machine")
-        for key, value in facts[section].items()
-        if before[section].get(key) != value
-    ]
+    recorded = folder.read_environment()
+    resumed: list[dict[str, list[Any]]] = recorded.get("resumed", [])
+    before = {f"{section}.{key}": value for section, key, value in _changeable(recorded)}
+    for change in resumed:
+        before |= {name: now for name, (_, now) in change.items()}
+    # A run that an earlier version began does not have all of the facts.
+    differs = {
+        name: [before[name], value]
+        for section, key, value in _changeable(facts)
+        if (name := f"{section}.{key}") in before and before[name] != value
+    }
+    if differs:
+        write_record(path, recorded | {"resumed": [*resumed, differs]})
+    return [f"{name} was {was!r}, is {now!r}" for name, (was, now) in differs.items()]
+
+
+def _changeable(facts: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """List the facts that may change when a run is resumed: section, key, value."""
+    sections = ("versions", "machine", "computed")
+    return [(section, key, value) for section in sections for key, value in facts.get(section, {}).items()]
 
 
 def check_environment(folder: RunFolder, config: Config, facts: dict[str, Any]) -> None:
     """Raise UserError if a run was begun with other data, another model or other rules of scoring."""
     if not folder.environment.exists():
         return
-    before = read_json(folder.environment, BEGIN_ANEW)
+    before = read_json(folder.environment, BEGIN_ANEW, ENVIRONMENT)
     for what, was, now in (
         ("data", before["data_hash"], facts["data_hash"]),
         ("model", before["model"]["hash"], facts["model"]["hash"]),

@@ -12,20 +12,28 @@ clients.parquet       what each client trains on, by task
 summary.json          means by condition, and the budget
 timing.json           seconds by stage, of every process that worked on the run
 run.log
+
+All but the log carry a checksum (`sealed.py`), which is checked wherever they are read.
 """
 
-import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedprofit.config import Config
-from fedprofit.config_file import load_config, to_yaml
+from fedprofit.config_file import from_mapping, to_yaml
 from fedprofit.errors import UserError
-from fedprofit.files import read_json, write_json, write_text
+from fedprofit.reading import damage, parse_yaml, read_json, read_yaml_text
+from fedprofit.sealed import write_record, write_yaml
 from fedprofit.study.identity import identity
 
+LOGGER = logging.getLogger(__name__)
+
+# Keys that are read of these files.
+ENVIRONMENT = ("versions.fedprofit", "model.name", "model.hash", "model.dtype", "data_hash", "config_hash")
+SUMMARY = ("name", "config_hash", "data.heterogeneity")
 TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
 
 
@@ -93,7 +101,24 @@ class RunFolder(Folder):
 
     def read_environment(self) -> dict[str, Any]:
         """Read what the run was made with; UserError, with what to do, if that is damaged."""
-        return read_json(self.environment, self.again("it, and summary.json if it is there,"))
+        remedy = self.again("it, and summary.json if it is there,")
+        return read_json(self.environment, remedy, ENVIRONMENT)
+
+    def read_summary(self) -> dict[str, Any]:
+        """Read a complete run's summary; UserError, with what to do, if it is damaged."""
+        return read_json(self.summary, self.again(), SUMMARY)
+
+    def read_config_text(self) -> str:
+        """Read the configuration as run, as text; UserError if it is not as the run wrote it."""
+        remedy = (
+            "Restore it, or resume the run with the configuration that it was begun with. To run another "
+            "one, choose another place with --out."
+        )
+        return read_yaml_text(self.config, remedy)
+
+    def read_config(self) -> Config:
+        """Read the configuration as run; UserError if it is not as the run wrote it."""
+        return from_mapping(parse_yaml(self.read_config_text(), self.config), str(self.config))
 
     def again(self, damaged: str = "it") -> str:
         """Say how a run whose file is damaged is mended."""
@@ -136,7 +161,8 @@ def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
     if folder.config.exists():
-        _check_same(folder, load_config(folder.config), config)
+        if not must_rewrite_config(folder, config):
+            _check_same(folder, folder.read_config(), config)
         if not resume:
             raise UserError(
                 f"{path}: holds this run already. Add --resume to go on with it (a complete one is shown "
@@ -145,6 +171,13 @@ def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
     elif path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):
         raise UserError(f"{path}: is not empty and not a run. Choose another place with --out.")
     return folder
+
+
+def must_rewrite_config(folder: RunFolder, config: Config) -> bool:
+    """Tell whether the configuration of a run is damaged, and known to be this one by its hash."""
+    if not (damage(folder.config) and folder.environment.exists()):
+        return False
+    return bool(folder.read_environment()["config_hash"] == config.hash)
 
 
 def _check_same(folder: RunFolder, kept: Config, config: Config) -> None:
@@ -175,11 +208,32 @@ def claim_folder(folder: RunFolder, config: Config) -> None:
     try:
         for stale in path.rglob(".*.part"):
             stale.unlink()
-        write_text(folder.config, to_yaml(config))
+        if folder.config.exists() and (reason := damage(folder.config)):
+            LOGGER.warning("written again, since %s", reason)
+        write_yaml(folder.config, to_yaml(config))
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}). Choose another place with --out."
         ) from None
+
+
+def remove_damaged(folder: RunFolder) -> list[str]:
+    """Remove what is damaged of a run, and can be made again by resuming it; say what was wrong with each.
+
+    Without its prompts, a stage is computed again as a whole.
+    """
+    found = []
+    for pattern in ("*.parquet", "parts/*", "prompts/*", "checkpoints/*"):
+        found += sorted(folder.path.glob(pattern))
+    reasons = []
+    for file in [*found, folder.plan, folder.timing, folder.summary]:
+        reason = damage(file) if file.exists() else ""
+        if reason:
+            reasons.append(reason)
+            file.unlink()
+            if file == folder.prompts(file.stem):
+                folder.part(file.stem).unlink(missing_ok=True)
+    return reasons
 
 
 def open_folder(path: Path) -> RunFolder:
@@ -197,11 +251,13 @@ def open_folder(path: Path) -> RunFolder:
 
 
 def read_timing(folder: RunFolder) -> dict[str, float]:
-    """Read the seconds of each stage, over all processes that worked on it; empty before the first."""
+    """Read the seconds of each stage, over all processes that worked on it; empty before the first.
+
+    Raises UserError if the file is damaged.
+    """
     if not folder.timing.exists():
         return {}
-    found: dict[str, float] = json.loads(folder.timing.read_text(encoding="utf-8"))
-    return found
+    return read_json(folder.timing, "Delete it: the seconds that it holds are then counted nowhere.")
 
 
 class Stopwatch:
@@ -220,4 +276,4 @@ class Stopwatch:
         before, self._began = self._began, time.monotonic()
         seconds = read_timing(self._folder)
         seconds[self._stage] = round(seconds.get(self._stage, 0.0) + self._began - before, 3)
-        write_json(self._folder.timing, seconds)
+        write_record(self._folder.timing, seconds)

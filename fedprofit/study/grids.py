@@ -2,12 +2,14 @@
 
 from copy import deepcopy
 from itertools import product
+from math import prod
 from typing import Any
 
 from fedprofit.config import BaselineConfig
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, cut
 
 GRID, PICK = "grid", "pick"
+MOST = 1000  # entries made of one
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
 
 
@@ -57,6 +59,12 @@ def _picked(entry: Any, place: str) -> list[Any]:
 
 def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
     found = list(_grids(entry, word, ()))
+    count = prod(len(grid) for _, grid in found)
+    if count > MOST:
+        name = cut(str(entry.get("name", "an entry")))
+        raise UserError(
+            f"{place}: {name}: its {word}s make {count} entries, more than {MOST}. Give them fewer values."
+        )
     made = []
     for values in product(*[grid for _, grid in found]):
         one = deepcopy(entry)

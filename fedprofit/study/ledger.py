@@ -15,7 +15,6 @@ failures.json     runs that failed, and why
 The tables alone say what is done: a run whose rows are here is not repeated, on whatever machine.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,16 @@ import polars as pl
 from fedprofit.config import Config
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
-from fedprofit.files import read_json, write_json
-from fedprofit.study.folder import Folder, RunFolder, read_timing
+from fedprofit.reading import read_json, read_parquet, read_rows
+from fedprofit.sealed import write_record
+from fedprofit.study.folder import SUMMARY, Folder, RunFolder, read_timing
 from fedprofit.study.identity import portable_run
 from fedprofit.study.spec import PlannedRun, Study, axes_of
 from fedprofit.study.trials import Outcome, baseline_outcomes, outcomes
 
 RUN = "run"
+COMPUTE_AGAIN = "Restore it, or delete the run's folder to compute it again."
+RESTORE = "Restore it, or delete it: what it holds of other runs is then lost."
 MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
 ROUNDS = ("round", "loss", "validation_loss", "clients", "steps", "tokens", "bytes_down", "bytes_up")
 
@@ -118,8 +120,8 @@ def is_of(folder: StudyFolder, study: Study) -> bool:
 def _are_of(results: Path, study: Study) -> bool:
     """Tell whether results that lie alone, without study.json, are a study's over these axes."""
     try:
-        columns = pl.read_parquet_schema(results)
-    except (OSError, pl.exceptions.PolarsError):
+        columns = read_parquet(results, "").columns
+    except UserError:
         return False
     return {RUN, *MADE_WITH, *axes_of(study)} <= set(columns)
 
@@ -128,12 +130,12 @@ def write_facts(folder: StudyFolder, study: Study) -> None:
     """Write down which study the folder holds; its axes may have more values than before."""
     facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
     if not folder.facts.exists() or read_facts(folder) != facts:
-        write_json(folder.facts, facts)
+        write_record(folder.facts, facts)
 
 
 def read_facts(folder: StudyFolder) -> dict[str, Any]:
     """Read a study's name and axes; UserError if there is no study."""
-    return read_json(folder.facts, "Give the folder that `fedprofit study` named.")
+    return read_json(folder.facts, "Give the folder that `fedprofit study` named.", ("name", "axes"))
 
 
 def done(folder: StudyFolder) -> set[str]:
@@ -154,10 +156,7 @@ def read_table(folder: StudyFolder) -> pl.DataFrame:
     if not folder.results.exists():
         raise UserError(f"{folder.results}: there are no results yet. Run the study first.")
     restore = "Restore it, or move it away, and `fedprofit study --resume` fills it anew from the runs here."
-    try:
-        table = pl.read_parquet(folder.results)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{folder.results}: not readable ({error}). {restore}") from None
+    table = read_parquet(folder.results, restore)
     for column in (RUN, *MADE_WITH):
         if column not in table.columns:
             raise UserError(f"{folder.results}: has no column {column!r}, so no study wrote it. {restore}")
@@ -174,10 +173,10 @@ def read_table(folder: StudyFolder) -> pl.DataFrame:
 def add(folder: StudyFolder, planned: PlannedRun) -> None:
     """Append a complete run's rows to the tables; its rows, if there already, are replaced.
 
-    Raises UserError for a run whose rows do not belong there; whatever comes of a damaged file of either.
+    Raises UserError for a run whose rows do not belong there, or a damaged file of either.
     """
     run = RunFolder(folder.run(planned.key))
-    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    summary = read_json(run.summary, COMPUTE_AGAIN, SUMMARY)
     timing = read_timing(run)
     labels = {RUN: planned.key, **labels_of(planned)}
     # Mean total-variation distance of a client's mix to the pool's.
@@ -188,13 +187,13 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.rounds, planned.key, labelled(read_rounds(run, planned.config), labels))
     _append(folder.trials, planned.key, labelled(read_trials(run, planned.config), labels))
     _append(folder.times, planned.key, labelled(times, labels | seed))
-    _append(folder.clients, planned.key, labelled(pl.read_parquet(run.clients), labels | seed))
+    _append(folder.clients, planned.key, labelled(read_parquet(run.clients, COMPUTE_AGAIN), labels | seed))
     _note(folder.environments, planned.key, run.read_environment())
     _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
     if run.validation.exists():
-        found = labelled(pl.read_parquet(run.validation), labels | facts)
+        found = labelled(read_parquet(run.validation, COMPUTE_AGAIN), labels | facts)
         _append(folder.validation, planned.key, found)
-    results = labelled(pl.read_parquet(run.results), labels | facts)
+    results = labelled(read_parquet(run.results, COMPUTE_AGAIN), labels | facts)
     _append(folder.results, planned.key, results)  # last: this is what says that the run is done
 
 
@@ -221,7 +220,7 @@ def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
     rows = [
         {**_trial(config, one), **{key: row.get(key) for key in ROUNDS}}
         for one in outcomes(run, config)
-        for row in json.loads(run.history(one.trial).read_text(encoding="utf-8"))
+        for row in read_rows(run.history(one.trial), run.again())
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -255,14 +254,14 @@ def labelled(frame: pl.DataFrame, labels: Mapping[str, object]) -> pl.DataFrame:
 
 
 def _note(path: Path, key: str, facts: dict[str, Any]) -> None:
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    write_json(path, known | {key: facts})
+    known = read_json(path, RESTORE) if path.exists() else {}
+    write_record(path, known | {key: facts})
 
 
 def _append(path: Path, key: str, rows: pl.DataFrame) -> None:
     parts = [rows]
     if path.exists():
-        parts.insert(0, pl.read_parquet(path).filter(pl.col(RUN) != key))
+        parts.insert(0, read_parquet(path, RESTORE).filter(pl.col(RUN) != key))
     write_frame(path, pl.concat(parts, how="diagonal_relaxed"))
 
 
@@ -271,9 +270,9 @@ def write_failures(
 ) -> None:
     """Write which of the planned runs failed, beside others that did before; no file where none did."""
     again = {run.key for run in planned} | done(folder)
-    before = json.loads(folder.failures.read_text("utf-8")) if folder.failures.exists() else []
+    before = read_rows(folder.failures, RESTORE) if folder.failures.exists() else []
     failed = [one for one in before if one["run"] not in again] + list(failures)
     if failed:
-        write_json(folder.failures, failed)
+        write_record(folder.failures, failed)
     else:
         folder.failures.unlink(missing_ok=True)

@@ -20,7 +20,15 @@ from fedprofit.processes import usable_cores
 from fedprofit.study.admission import admit
 from fedprofit.study.cluster import Cluster
 from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import StudyFolder, add, claim, missing, write_facts, write_failures
+from fedprofit.study.ledger import (
+    COMPUTE_AGAIN,
+    StudyFolder,
+    add,
+    claim,
+    missing,
+    write_facts,
+    write_failures,
+)
 from fedprofit.study.pools import Pool, Processes
 from fedprofit.study.progress import Quiet, duration
 from fedprofit.study.spec import PlannedRun, describe, load_study
@@ -163,8 +171,7 @@ def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool:
         add(folder, planned)
     except UserError as refused:
         return _Ended(reason=str(refused))
-    except (FileNotFoundError, ValueError, PolarsError) as damaged:
+    except (KeyError, ValueError, PolarsError) as damaged:  # of files without a checksum
         run = folder.run(planned.key)
-        advice = "Restore what is named, or delete the run's folder to compute it again."
-        return _Ended(reason=f"{run}: its rows cannot be added ({told(damaged)}). {advice}")
+        return _Ended(reason=f"{run}: its rows cannot be added ({told(damaged)}). {COMPUTE_AGAIN}")
     return _Ended(seconds)

@@ -1,5 +1,6 @@
 """Telling the user how far a run or a study is: live on a terminal, plain lines elsewhere, a log file."""
 
+import logging
 import os
 import sys
 import time
@@ -32,6 +33,9 @@ class Reporter(Protocol):
     def log(self, message: str) -> None:
         """Say something worth keeping."""
 
+    def warn(self, message: str) -> None:
+        """Say something worth keeping that the user should see at once."""
+
 
 def duration(seconds: float) -> str:
     """Write a time span for people.
@@ -46,6 +50,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+@contextmanager
+def logged(report: "Quiet") -> Iterator[None]:
+    """Report what the package itself logs: files that are damaged and made again, for example."""
+
+    class Forward(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            report.warn(record.getMessage())
+
+    logger, handler = logging.getLogger("fedprofit"), Forward(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 class Quiet:
     """Writes the log file and nothing else; the base of the others."""
 
@@ -53,11 +73,21 @@ class Quiet:
         """Log to a file, if given; `total` is the planned work, in any unit."""
         self._file, self._total = log, total
         self._done, self._skipped, self._began, self._stage = 0.0, 0.0, time.monotonic(), ""
+        self._early: list[str] = []  # warnings from before there was a log file
 
     def plan(self, log: Path | None, total: float) -> None:
         """Set the log file, if any, and the planned work, and start the clock."""
         self._file, self._total, self._began = log, total, time.monotonic()
         self._done = self._skipped = 0.0
+        while log is not None and self._early:
+            self._write(self._early.pop(0))
+
+    def warn(self, message: str) -> None:
+        """Say something that the user should know, and write it to the log file once there is one."""
+        self.say(message)
+        if self._file is None:
+            self._early.append(message)
+        self._write(message)
 
     def expect(self, rest: float) -> None:
         """Correct how much of the planned work is left."""

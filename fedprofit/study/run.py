@@ -20,11 +20,13 @@ import torch
 
 from fedprofit.algorithm import build
 from fedprofit.config import AlgorithmConfig, Config
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, first_line
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.evaluate.rules import SCORING
-from fedprofit.files import alone_in, naming_place, write_json
+from fedprofit.files import alone_in, naming_place
 from fedprofit.places import ANEW, numba_folder
+from fedprofit.reading import read_parquet
+from fedprofit.sealed import write_record
 from fedprofit.study.baselines import BASELINES
 from fedprofit.study.bench import Bench, prepare
 from fedprofit.study.conditions import federated, personalized, score_shared
@@ -37,10 +39,12 @@ from fedprofit.study.folder import (
     check_folder,
     claim_folder,
     default_folder,
+    must_rewrite_config,
     read_timing,
+    remove_damaged,
 )
 from fedprofit.study.plan import stages
-from fedprofit.study.progress import Quiet, Reporter, duration
+from fedprofit.study.progress import Quiet, Reporter, duration, logged
 from fedprofit.study.summary import write_summary
 from fedprofit.study.train import Trained, save_trained, train
 from fedprofit.study.trials import chosen_of
@@ -70,8 +74,13 @@ def run(
         folder = check_folder(place, config, resume)
         if folder.summary.exists() and folder.results.exists():
             check_content(folder, config)
+            if must_rewrite_config(folder, config):
+                with alone_in(folder.path):
+                    claim_folder(folder, config)
         else:
-            _run(config, folder, report or Quiet())
+            report = report or Quiet()
+            with logged(report):
+                _run(config, folder, report)
         return folder
 
 
@@ -79,7 +88,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
     try:
         # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
         bench = prepare(config, folder.dtype)
-        facts = environment(config, bench.engine.backbone, bench.dataset.fingerprint)
+        facts = environment(config, bench.engine, bench.dataset.fingerprint)
         facts[SCORING] = bench.rules.to_mapping()
         check_environment(folder, config, facts)
         # Only now: a configuration that cannot run leaves no folder behind.
@@ -96,14 +105,22 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
 
 def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Quiet) -> None:
     """Compute what of the run is not whole yet, and put it together."""
+    for reason in remove_damaged(folder):
+        report.warn(f"made again, since {reason}")
     plan = stages(bench)
     report.plan(folder.log, sum(plan.values()))
-    write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
-    for difference in write_environment(folder, facts):
-        report.log(f"environment: {difference}; results may differ in the last bits")
+    write_record(folder.plan, {stage: round(work) for stage, work in plan.items()})
+    report.log(f"computed by {bench.engine.reason}")
     _, not_kept = numba_folder()
     if bench.engine.attention == "fused" and not_kept:
         report.log(f"compiled loops: {ANEW}: {not_kept}")
+    differences = write_environment(folder, facts)
+    if differences:
+        report.warn(
+            f"resumed with another environment: {'; '.join(differences)}. Sums are rounded otherwise from "
+            "here on, so that results may differ from those of a run in one piece (float32: in the last "
+            "bits; half precision: visibly). environment.json records it under resumed"
+        )
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:
@@ -117,16 +134,17 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
 
 def _gathered(folder: RunFolder, stages: Sequence[str]) -> pl.DataFrame:
     # Relaxed: a run that an earlier version began may lack a column.
-    return pl.concat([pl.read_parquet(folder.part(stage)) for stage in stages], how="diagonal_relaxed")
+    return pl.concat(
+        [read_parquet(folder.part(stage), folder.again()) for stage in stages], how="diagonal_relaxed"
+    )
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:
     """Name the setting to lower."""
-    reason = str(error).splitlines()[0][:120]
     return UserError(
-        f"{config.name}: out of memory ({reason}). Lower backbone.token_budget (now "
-        f"{config.backbone.token_budget}), which bounds memory (bfloat16 is then rounded otherwise), "
-        "and go on with --resume."
+        f"{config.name}: out of memory ({first_line(error)}). Lower backbone.token_budget (now "
+        f"{config.backbone.token_budget}), which bounds memory (sums are then rounded otherwise, in every "
+        "number type), and go on with --resume."
     )
 
 

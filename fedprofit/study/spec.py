@@ -29,9 +29,10 @@ from pydantic import Field, field_validator
 
 from fedprofit.config import Config
 from fedprofit.config_base import Name, Positive, Section
-from fedprofit.config_file import checked, from_mapping, override_mapping, override_value, read_yaml
+from fedprofit.config_file import checked, from_mapping, override_mapping, override_value
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA
+from fedprofit.reading import read_yaml
 from fedprofit.study.grids import expand_grids
 from fedprofit.study.identity import identity
 from fedprofit.study.trials import check_trials

@@ -1,6 +1,5 @@
 """summary.json: means by condition, the budget of each algorithm, and what the data was."""
 
-import json
 import math
 from typing import Any
 
@@ -10,7 +9,8 @@ from fedprofit.data.describe import describe
 from fedprofit.evaluate.results import write_frame
 from fedprofit.evaluate.rules import SCORING
 from fedprofit.evaluate.tradeoff import summarize
-from fedprofit.files import write_json
+from fedprofit.reading import read_rows
+from fedprofit.sealed import write_record
 from fedprofit.study.bench import Bench
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.trials import baseline_outcomes, outcomes
@@ -24,7 +24,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
     write_frame(folder.clients, facts.to_frame())
     rows, trials = summarize(results).to_dicts(), outcomes(folder, config)
     every = [*trials, *baseline_outcomes(folder, config)]
-    write_json(
+    write_record(
         folder.summary,
         {
             "name": config.name,
@@ -50,7 +50,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
 
 def _budget(folder: RunFolder, algorithm: str) -> dict[str, Any]:
     """Add up what federated training cost, so that comparisons hold at an equal budget."""
-    rounds = json.loads(folder.history(algorithm).read_text(encoding="utf-8"))
+    rounds = read_rows(folder.history(algorithm), folder.again())
     total: dict[str, Any] = {key: sum(row[key] for row in rounds) for key in BUDGET}
     stopped = sum(len(row["stopped"]) for row in rounds)
     return {"rounds": len(rounds), **total, "stopped_client_rounds": stopped}

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedprofit.algorithm import Algorithm
 from fedprofit.evaluate.clients import mean_loss
-from fedprofit.files import write_json
+from fedprofit.sealed import write_record
 from fedprofit.seeding import numpy_generator
 from fedprofit.server.cohort import draw_cohort
 from fedprofit.study.bench import Bench
@@ -72,7 +72,7 @@ def train(
         speed = done.tokens / (time.monotonic() - began)
         figures = f"round {number}/{settings.rounds}, loss {done.loss:.3f}, {speed:.0f} tokens/s"
         report.advance(work_a_round, figures)
-    write_json(folder.history(algorithm.name), facts["history"])
+    write_record(folder.history(algorithm.name), facts["history"])
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.
         best, facts["best_round"] = state.params, state.round

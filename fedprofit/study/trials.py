@@ -6,13 +6,13 @@ that. A baseline is chosen likewise after its last step: the central prompt on t
 alone by what the validation clients come to, each with its own prompt on its own examples.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 from fedprofit.config import Config
 from fedprofit.errors import UserError
+from fedprofit.reading import read_rows
 from fedprofit.study.folder import RunFolder
 
 
@@ -57,7 +57,7 @@ def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[O
     """Return what one method's trials came to; the first of those with the least loss is the chosen one."""
     found = []
     for trial in trials:
-        history = json.loads(folder.history(trial).read_text(encoding="utf-8"))
+        history = read_rows(folder.history(trial), folder.again())
         checked = [row for row in history if row.get("validation_loss") is not None]
         best = min(checked, key=lambda row: row["validation_loss"], default=history[-1])
         facts = (history[-1]["round"], history[-1].get("validation_loss"), best["round"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 
 from fedprofit.errors import UserError
-from fedprofit.files import read_json
+from fedprofit.reading import read_json
 from fedprofit.study.folder import TRAIN, RunFolder, read_timing
 from fedprofit.study.progress import Quiet
 

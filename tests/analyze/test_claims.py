@@ -1,6 +1,5 @@
 """Verdicts on made-up tables in which the truth is known."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,7 +290,7 @@ def test_what_verdicts_do_not_show_is_said():
     done = replace(tables, trials=trials.filter("chosen"), places={**whole, "seed": ["0"]})
     assert len(caveats(done)) == 1
     written = {"personalization": [{"client": {"optimizer": name}} for name in ("sgd", "adam", "sgd")]}
-    mixed = replace(done, configuration=f"name: made\n---\n{json.dumps(written)}")
+    mixed = replace(done, settings=written)
     assert "several optimizers (adam, sgd)" in caveats(mixed)[0]
     moved = replace(done, places={"heterogeneity": ["task", "few"], "seed": ["0"]})
     assert caveats(moved)[0] == "Only 1 of the study's 2 runs are in its table.", "one is not planned now"

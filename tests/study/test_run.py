@@ -11,10 +11,11 @@ import time
 
 import polars as pl
 import pytest
-import yaml
 from tiny_run import begin, call, tiny_config, write_config
 
 import fedprofit
+from fedprofit import yaml_text
+from fedprofit.analyze.tables import open_tables
 from fedprofit.backbone.load import load_backbone
 from fedprofit.cli import main
 from fedprofit.errors import UserError
@@ -22,6 +23,7 @@ from fedprofit.evaluate.results import SCHEMA
 from fedprofit.study import bench
 from fedprofit.study.folder import RunFolder, default_folder, read_timing
 from fedprofit.study.progress import Quiet
+from fedprofit.study.run import out_of_memory
 
 MINIMAL = {
     "name": "small",
@@ -179,11 +181,11 @@ def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
         fedprofit.run(auto.in_type(other), out=folder.path, resume=True)
     assert fedprofit.run(auto.in_type(folder.dtype), out=folder.path, resume=True).path == folder.path
     # As if a machine that chooses the other type had begun it and come no further.
-    facts = json.loads(folder.environment.read_text())
+    facts = folder.read_environment()
     facts["model"]["dtype"] = f"torch.{other}"
     shutil.rmtree(folder.path)
     folder.path.mkdir()
-    folder.config.write_text(yaml.safe_dump(auto.to_mapping()))
+    folder.config.write_text(yaml_text.dump(auto.to_mapping()))
     folder.environment.write_text(json.dumps(facts))
     loaded = []
     monkeypatch.setattr(
@@ -199,6 +201,43 @@ def begun(config, out):
     folder.summary.unlink()
     folder.results.unlink()
     return folder
+
+
+def test_a_run_resumed_in_another_way_says_and_records_it(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    changes = ["backbone.token_budget=99", "backbone.attention=eager"]
+    fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
+    (change,) = folder.read_environment()["resumed"]
+    assert change["computed.token_budget"] == [2048, 99]
+    assert change["computed.attention"][1] == "eager"
+    assert "resumed with another environment: " in folder.log.read_text()
+    assert "computed.token_budget was 2048, is 99" in folder.log.read_text()
+    begun_again = len(folder.log.read_text())
+    folder.summary.unlink()
+    fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
+    assert "resumed with" not in folder.log.read_text()[begun_again:], "as it was computed last"
+    assert len(folder.read_environment()["resumed"]) == 1
+
+
+def test_a_damaged_configuration_is_written_again_if_it_is_known(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = fedprofit.run(config, out=tmp_path / "out")
+    whole = folder.config.read_text()
+    folder.config.write_text(whole.replace("rounds: 3", "rounds: 4"))
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
+        fedprofit.run(fedprofit.load_config(folder.config), out=folder.path, resume=True)
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
+        open_tables(folder.path)
+    fedprofit.run(config, out=folder.path, resume=True)
+    assert folder.config.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ["", "one\ntwo"])
+def test_out_of_memory_is_named_whatever_the_error_says(text):
+    config = fedprofit.from_mapping(MINIMAL)
+    reason = text.partition("\n")[0] or "MemoryError"
+    assert str(out_of_memory(config, MemoryError(text))).startswith(f"small: out of memory ({reason}). ")
 
 
 def test_a_run_does_not_go_on_with_other_data(tmp_path):
@@ -221,7 +260,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
 def test_a_run_does_not_go_on_with_another_model(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     folder = begun(config, tmp_path / "out")
-    facts = json.loads(folder.environment.read_text())
+    facts = folder.read_environment()
     facts["model"]["hash"] = "0" * 16
     folder.environment.write_text(json.dumps(facts))
     with pytest.raises(UserError, match="the model changed since the run was begun"):
@@ -323,7 +362,7 @@ def test_a_run_without_validation_clients_or_baselines(tmp_path):
 
 def test_config_as_run_can_be_run_again(folder, tmp_path):
     again = fedprofit.load_config(folder / "config.yaml")
-    assert again.to_mapping() == yaml.safe_load((folder / "config.yaml").read_text())
+    assert again.to_mapping() == yaml_text.load((folder / "config.yaml").read_text())
     repeated = fedprofit.run(again, out=tmp_path / "again").path
     assert (repeated / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()
 

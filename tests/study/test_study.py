@@ -7,16 +7,17 @@ import time
 
 import polars as pl
 import pytest
-import yaml
 from rich.console import Console
 from tiny_run import call, command, processes_of, surroundings, tiny_config
 
+from fedprofit import yaml_text
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.fronts import fronts
 from fedprofit.analyze.tables import open_tables
 from fedprofit.config_file import from_mapping
 from fedprofit.errors import UserError
 from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.reading import read_json
 from fedprofit.report.overview import places
 from fedprofit.report.studies import show_plan
 from fedprofit.study.ledger import StudyFolder, done, read_table
@@ -52,9 +53,7 @@ def write_study(folder, axes=AXES, **changes):
     run["personalization"] = [{"name": "tune", "steps": 2, "client": {"rate": {"grid": [0.01, 0.1]}}}]
     run["training"]["rounds"] = 2
     path = folder / "study.yaml"
-    path.write_text(
-        yaml.safe_dump({"name": "tiny-study", "run": run, "axes": axes}, sort_keys=False), encoding="utf-8"
-    )
+    path.write_text(yaml_text.dump({"name": "tiny-study", "run": run, "axes": axes}), encoding="utf-8")
     return path
 
 
@@ -124,7 +123,7 @@ def test_a_damaged_table_is_named(finished, tmp_path, name):
     copy = StudyFolder(tmp_path / "copy")
     shutil.copytree(folder.path, copy.path, ignore=shutil.ignore_patterns("runs"))
     (copy.path / f"{name}.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(UserError, match=f"{name}.parquet: is damaged .* Restore it; or delete it"):
+    with pytest.raises(UserError, match=f"{name}.parquet: is damaged.* Restore it; or delete it"):
         open_tables(copy.path)
     (copy.path / f"{name}.parquet").unlink()
     assert len(open_tables(copy.path).results)
@@ -159,12 +158,12 @@ def test_a_half_written_run_is_neither_reported_nor_compared(finished, tmp_path)
 
 def test_a_runs_configuration_stands_beside_its_rows(finished):
     _, folder, _ = finished
-    kept = json.loads(folder.configurations.read_text())
+    kept = read_json(folder.configurations, "")
     assert set(kept) == done(folder)
     for key, mapping in kept.items():
         assert mapping["data"]["source"]["path"] == "table.jsonl", "no place of this machine"
         assert identity(from_mapping(mapping)) == key
-    _, whole = yaml.safe_load_all(open_tables(folder.path).configuration)
+    _, whole = yaml_text.load_all(open_tables(folder.path).configuration)
     assert whole == kept[read_table(folder)["run"][0]]
 
 
@@ -246,16 +245,16 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
 )
 def test_a_wrong_study_is_named(tmp_path, change, message):
     path = write_study(tmp_path)
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    path.write_text(yaml_text.dump(yaml_text.load(path.read_text()) | change))
     with pytest.raises(UserError, match=message):
         load_study(path)
 
 
 def test_an_empty_grid_is_named(tmp_path):
     path = write_study(tmp_path)
-    study = yaml.safe_load(path.read_text())
+    study = yaml_text.load(path.read_text())
     study["run"]["personalization"][0]["client"]["rate"]["grid"] = []
-    path.write_text(yaml.safe_dump(study))
+    path.write_text(yaml_text.dump(study))
     with pytest.raises(UserError, match="tune: a grid is empty"):
         load_study(path)
 
@@ -265,7 +264,7 @@ def test_a_study_may_stand_on_another(tmp_path):
     above = tmp_path / "above.yaml"
     changes = {"training": {"rounds": 5}, "personalization": []}
     above.write_text(
-        yaml.safe_dump({"name": "above", "base": "study.yaml", "run": changes, "axes": {"seed": [7]}})
+        yaml_text.dump({"name": "above", "base": "study.yaml", "run": changes, "axes": {"seed": [7]}})
     )
     study, runs = load_study(above)
     assert study.name == "above"
@@ -277,7 +276,7 @@ def test_a_study_may_stand_on_another(tmp_path):
         assert run.config.training.rounds == 5
         assert run.config.training.algorithms == below[0].config.training.algorithms
         assert run.config.personalization == ()
-    above.write_text(yaml.safe_dump({"name": "above", "base": "above.yaml", "axes": {"seed": [7]}}))
+    above.write_text(yaml_text.dump({"name": "above", "base": "above.yaml", "axes": {"seed": [7]}}))
     with pytest.raises(UserError, match="is a base of itself"):
         load_study(above)
 
@@ -299,11 +298,11 @@ def test_a_folder_holds_one_study(finished, tmp_path):
     with pytest.raises(UserError, match="holds this study already"):
         run_study(path, out=folder.path)
     other = tmp_path / "other.yaml"
-    study = yaml.safe_load(path.read_text())
-    other.write_text(yaml.safe_dump(study | {"name": "other"}))
+    study = yaml_text.load(path.read_text())
+    other.write_text(yaml_text.dump(study | {"name": "other"}))
     with pytest.raises(UserError, match="holds the study 'tiny-study', not 'other'"):
         run_study(other, out=folder.path, resume=True)
-    other.write_text(yaml.safe_dump(study | {"axes": {"seed": [0]}}))
+    other.write_text(yaml_text.dump(study | {"axes": {"seed": [0]}}))
     with pytest.raises(UserError, match="with the axes seed, heterogeneity, now they are seed"):
         run_study(other, out=folder.path, resume=True)
     (tmp_path / "full").mkdir()
@@ -352,7 +351,7 @@ def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):
     mixed = read_table(folder).filter(pl.col("heterogeneity") == "mixed")
     assert mixed["tv"].n_unique() == 2
     write_frame(copy / "results.parquet", mixed.drop("heterogeneity"))
-    facts = json.loads((copy / "study.json").read_text())
+    facts = read_json(copy / "study.json", "")
     (copy / "study.json").write_text(json.dumps(facts | {"axes": ["seed"]}))
     tables = open_tables(copy)
     (place,) = places(tables)
@@ -392,8 +391,8 @@ def test_a_dry_run_shows_the_runs_and_starts_none(finished, tmp_path):
     assert other.returncode == 2
     assert "of another configuration" in " ".join(other.stderr.split())
     more = tmp_path / "more.yaml"
-    whole = yaml.safe_load(path.read_text())
-    more.write_text(yaml.safe_dump(whole | {"axes": whole["axes"] | {"training.rounds": [1, 2]}}))
+    whole = yaml_text.load(path.read_text())
+    more.write_text(yaml_text.dump(whole | {"axes": whole["axes"] | {"training.rounds": [1, 2]}}))
     with pytest.raises(UserError, match=r"with the axes seed, heterogeneity, now they are .*, rounds"):
         show_plan(more, [], folder.path, 1, Console())
 

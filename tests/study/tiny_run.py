@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from tiny import tiny_folder
 
+from fedprofit import yaml_text
 from fedprofit.processes import fresh_processes
 
 WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "navy", "plum", "lime", "rose", "sand"]
@@ -81,7 +81,7 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
 def write_config(folder: Path, **changes: Any) -> Path:
     """Write the configuration as YAML and return its path."""
     path = folder / "config-in.yaml"
-    path.write_text(yaml.safe_dump(tiny_config(folder, **changes)), encoding="utf-8")
+    path.write_text(yaml_text.dump(tiny_config(folder, **changes)), encoding="utf-8")
     return path
 
 

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from fedprofit.data.settings import HubSource
 from fedprofit.data.sources.columns import SPLIT_NAMES, to_pool, wanted
-from fedprofit.errors import UserError, nearest
+from fedprofit.errors import UserError, first_line, nearest
 from fedprofit.files import expanded
 
 SPLIT_COLUMN = "fedprofit_split"  # added by `read`: the data set's own split names
@@ -59,7 +59,7 @@ def _load(datasets: Any, settings: HubSource) -> Any:
         name = str(folder) if folder.exists() else settings.name
         return datasets.load_dataset(name, settings.subset, revision=settings.revision)
     except (ValueError, RuntimeError, OSError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UserError(
             f"{settings.name}: the data set cannot be loaded: {reason}. Check data.source.name, subset and "
             "revision, and the connection; a local folder of data files can be named instead."

@@ -19,7 +19,7 @@ from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import Columns, SniSource
 from fedprofit.data.sources.columns import check, to_pool
 from fedprofit.data.splits import encode, shuffled_positions
-from fedprofit.errors import UserError, nearest
+from fedprofit.errors import UserError, first_line, nearest
 from fedprofit.files import expanded
 from fedprofit.seeding import numpy_generator
 
@@ -64,7 +64,7 @@ def _read_parquet(path: Path, settings: SniSource) -> pa.Table:
         table = pyarrow.parquet.read_table(path, columns=PARQUET_COLUMNS)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: not readable as Parquet: {str(error).splitlines()[0]}. Name a Parquet table or a "
+            f"{path}: not readable as Parquet: {first_line(error)}. Name a Parquet table or a "
             "folder of task JSON files in data.source.path."
         ) from None
     ids, codes = np.unique(table["task_id"].to_numpy(), return_inverse=True)

@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from fedprofit.data.settings import Columns, TableSource
 from fedprofit.data.sources.columns import to_pool, wanted
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, first_line
 from fedprofit.files import expanded
 
 BLOCK = 16 * 2**20  # bytes; no single row may be longer
@@ -33,7 +33,7 @@ def read(settings: TableSource) -> pa.Table:
         table = reader(path, settings.columns)
     except (pa.ArrowException, OSError, EOFError) as error:
         hint = " with one JSON object a line" if reader is _read_json else ""
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise UserError(
             f"{path}: not readable as {path.suffix.lstrip('.')}{hint}: {reason}. The file may be empty, cut "
             "off or of another format; write it again, or correct data.source.path."

@@ -240,7 +240,11 @@ def _environments(tables: Tables) -> list[dict[str, Any]]:
     """Each set of versions, machine and model once, with what else is known of the runs that had it."""
     found: dict[str, dict[str, Any]] = {}
     for run, environment in tables.environments.items():
-        shared = {key: environment[key] for key in ("versions", "machine", "model") if key in environment}
+        shared = {
+            key: environment[key]
+            for key in ("versions", "machine", "model", "computed")
+            if key in environment
+        }
         own = {key: value for key, value in environment.items() if key not in shared}
         found.setdefault(json.dumps(shared), {**shared, "runs": {}})["runs"][run] = own
     return list(found.values())

@@ -1,0 +1,279 @@
+"""Damaged files of a tiny run, a tiny study, their cached data and a converted model."""
+
+import logging
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from faults import AGAIN, SILENT, TRACEBACK, UNCHANGED, Outcome, attempt, damaged
+from gguf_file import write_gguf
+from tiny_run import call, tiny_config
+
+import fedprofit
+from fedprofit.analyze.tables import Tables, open_tables
+from fedprofit.backbone import fetch
+from fedprofit.backbone.load import load_backbone
+from fedprofit.config import Config
+from fedprofit.data.federated import open_dataset
+from fedprofit.errors import UserError
+from fedprofit.files import cache_folder
+from fedprofit.study.checkpoint import load_tensors
+from fedprofit.study.folder import RunFolder
+from fedprofit.study.ledger import add, claim, write_facts
+from fedprofit.study.spec import PlannedRun, Study
+
+DATA = "data"  # the cached data sets
+RESUMED = "resumed run"
+SHARES = {RESUMED: 0.35, DATA: 0.25, "complete run": 0.2, "study": 0.1, "prompts": 0.08, "model": 0.02}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is damaged, as it is without damage; faults are put into copies."""
+
+    place: Path
+    config: Config
+    gguf: Path
+
+    @property
+    def run(self) -> RunFolder:
+        """A complete run."""
+        return RunFolder(self.place / "run")
+
+
+def make(place: Path) -> Bench:
+    """Make a run with trials and personalized validation clients, a study of it, and a model from GGUF."""
+    os.environ["FEDPROFIT_CACHE"] = str(place / "cache")
+    torch.set_num_threads(1)
+    mapping = tiny_config(place)
+    two = [{"name": f"{{}}{n}", "steps": n} for n in (1, 2)]
+    mapping["training"] |= {"rounds": 2}
+    mapping["training"]["algorithms"] = [
+        {"kind": "fedsgd", "name": f"sgd{n}", "method": "sgd", "server": {"rate": 0.1 * n}} for n in (1, 2)
+    ]
+    mapping["baselines"] = {
+        name: [one | {"name": one["name"].format(name)} for one in two] for name in ("local", "central")
+    }
+    mapping["evaluation"] |= {"validation": True}
+    config = fedprofit.from_mapping(mapping)
+    bench = Bench(place, config, place / "tiny.gguf")
+    fedprofit.run(config, out=bench.run.path)
+    planned = PlannedRun("0" * 16, {"seed": 0}, config)
+    study = Study(name="tiny", run=mapping, axes={"seed": [0]})
+    folder = claim(place / "study", study, resume=False)
+    shutil.copytree(bench.run.path, folder.run(planned.key))
+    write_facts(folder, study)
+    add(folder, planned)
+    shutil.rmtree(folder.path / "runs")
+    write_gguf(bench.gguf)
+    fetch.from_gguf(bench.gguf)
+    return bench
+
+
+def damaged_files(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
+    """Damage files of every kind, and yield what comes of each."""
+    draw = random.Random(seed)
+    logging.getLogger("fedprofit").addHandler(logging.NullHandler())
+    probes = {
+        RESUMED: _Resumed(bench).probe,
+        DATA: _Data(bench).probe,
+        "complete run": _Opened(bench, bench.run.path).probe,
+        "study": _Opened(bench, bench.place / "study").probe,
+        "prompts": _Prompts(bench).probe,
+        "model": _Model(bench).probe,
+    }
+    for group, share in SHARES.items():
+        for _ in range(round(share * count)):
+            yield probes[group](draw, group)
+
+
+def commands(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
+    """Damage files of a complete run, and let the command line report it: status 2, the file named."""
+    draw = random.Random(seed)
+    opened = _Opened(bench, bench.run.path)
+    for _ in range(count):
+        file = draw.choice(opened.files)
+
+        def report(file: Path = file) -> str:
+            done = call("report", opened.copy, cwd=bench.place)
+            if done.returncode == 2:
+                raise UserError("".join(done.stderr.split()))  # as it was before it was wrapped
+            return SILENT if done.returncode == 0 else TRACEBACK
+
+        yield _with_damage(draw, "report", file, report)
+
+
+class _Opened:
+    """A complete run, or a study, that is opened as reports open it."""
+
+    def __init__(self, bench: Bench, folder: Path) -> None:
+        self.folder, self.copy = folder, bench.place / "opened" / folder.name
+        shutil.rmtree(self.copy, ignore_errors=True)
+        shutil.copytree(folder, self.copy)
+        self.expected = open_tables(self.copy)
+        skipped = ("run.log", "plan.json")  # neither is read of a complete run
+        self.files = [
+            file
+            for pattern in ("*.parquet", "*.json", "*.yaml", "parts/history-*")
+            for file in sorted(self.copy.glob(pattern))
+            if file.name not in skipped
+        ]
+
+    def probe(self, draw: random.Random, group: str) -> Outcome:
+        file = draw.choice(self.files)
+        return _with_damage(draw, group, file, lambda: _compared(self.expected, open_tables(self.copy)))
+
+
+def _compared(expected: Tables, found: Tables) -> str:
+    # `ends` is derived from the results, in any order.
+    for field in (field for field in fields(Tables) if field.name != "ends"):
+        one, other = getattr(expected, field.name), getattr(found, field.name)
+        same = one.equals(other) if isinstance(one, pl.DataFrame) and other is not None else one == other
+        if not same:
+            return SILENT
+    return UNCHANGED
+
+
+class _Prompts:
+    """Prompts and checkpoints as users read them."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.files = [*bench.run.path.glob("prompts/*"), *bench.run.path.glob("checkpoints/*")]
+        self.files.sort()
+
+    def probe(self, draw: random.Random, group: str) -> Outcome:
+        file = draw.choice(self.files)
+        expected = load_tensors(file)
+
+        def read() -> str:
+            (tensors, facts), (was, known) = load_tensors(file), expected
+            same = facts == known and tensors.keys() == was.keys()
+            return UNCHANGED if same and all(tensors[k].equal(was[k]) for k in was) else SILENT
+
+        return _with_damage(draw, group, file, read)
+
+
+class _Resumed:
+    """A run that was stopped before its last stage, and is resumed with one damaged file."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.begun = RunFolder(bench.place / "begun")
+        shutil.rmtree(self.begun.path, ignore_errors=True)
+        shutil.copytree(bench.run.path, self.begun.path)
+        for file in (self.begun.summary, self.begun.results, self.begun.part("central")):
+            file.unlink()
+        self.files = [
+            file.relative_to(self.begun.path)
+            for pattern in ("parts/*", "checkpoints/*", "prompts/*", "*.json", "*.yaml")
+            for file in sorted(self.begun.path.glob(pattern))
+        ]
+
+    def probe(self, draw: random.Random, group: str) -> Outcome:
+        name = draw.choice(self.files)
+        copy = RunFolder(self.bench.place / "resumed")
+        shutil.rmtree(copy.path, ignore_errors=True)
+        shutil.copytree(self.begun.path, copy.path)
+        file = copy.path / name
+        way, content = damaged(draw, file.read_bytes())
+        file.write_bytes(content)
+
+        def resume() -> str:
+            fedprofit.run(self.bench.config, out=copy.path, resume=True)
+            if _compared(open_tables(self.bench.run.path), _as(self.bench.run.path, copy.path)) == SILENT:
+                return SILENT
+            if file.read_bytes() == content:
+                return SILENT  # still damaged, in a run that is complete
+            return AGAIN if name.name in copy.log.read_text() else SILENT
+
+        return attempt(group, f"{way} of {name}", resume, name.name)
+
+
+def _as(path: Path, copy: Path) -> Tables:
+    """Open a resumed run, without what is of its own: the seconds that it took."""
+    original = open_tables(path)
+    return replace(open_tables(copy), path=path, times=original.times, environments=original.environments)
+
+
+class _Data:
+    """The cached data set of the run."""
+
+    def __init__(self, bench: Bench) -> None:
+        settings = bench.config.backbone
+        self.backbone = load_backbone(settings.name, settings.dtype, settings.device)
+        self.bench, self.kept = bench, bench.place / "kept-data"
+        open_dataset(bench.config.data, self.backbone, bench.config.seed)
+        shutil.rmtree(self.kept, ignore_errors=True)
+        shutil.copytree(cache_folder() / DATA, self.kept)
+        self.files = sorted(f.relative_to(self.kept) for f in self.kept.rglob("*.*") if f.is_file())
+        self.expected = self.content()
+
+    def content(self) -> list[Any]:
+        data = open_dataset(self.bench.config.data, self.backbone, self.bench.config.seed)
+        clients = [list(data.clients(group)) for group in ("train", "validation", "test")]
+        examples = [
+            (e.prefix.tolist(), e.source.tolist(), e.target.tolist(), e.task, e.references)
+            for group in ("train", "validation", "test")
+            for split in ("train", "validation", "test")
+            for e in data.pooled(group, split)
+        ]
+        return [clients, examples, [e.source.tolist() for e in data.unseen], data.tasks]
+
+    def probe(self, draw: random.Random, group: str) -> Outcome:
+        name = draw.choice(self.files)
+        file, whole = cache_folder() / DATA / name, (self.kept / name).read_bytes()
+
+        def read() -> str:
+            if self.content() != self.expected:
+                return SILENT
+            return AGAIN if file.read_bytes() == whole else SILENT
+
+        if not whole:
+            return self.probe(draw, group)
+        way, content = damaged(draw, whole)
+        file.write_bytes(content)
+        outcome = attempt(group, f"{way} of {name}", read, file.parent.name)
+        if file.read_bytes() != whole:
+            shutil.rmtree(cache_folder() / DATA)
+            shutil.copytree(self.kept, cache_folder() / DATA)
+        return outcome
+
+
+class _Model:
+    """A model converted from GGUF."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.folder = bench, fetch.from_gguf(bench.gguf)
+        self.files = sorted(file for file in self.folder.iterdir() if file.name != ".verified.json")
+
+    def probe(self, draw: random.Random, group: str) -> Outcome:
+        file = draw.choice(self.files)
+        whole = file.read_bytes()
+        way, content = damaged(draw, whole)
+        file.write_bytes(content)
+
+        def read() -> str:
+            return AGAIN if (fetch.from_gguf(self.bench.gguf) / file.name).read_bytes() == whole else SILENT
+
+        outcome = attempt(group, f"{way} of {file.name}", read, file.name)
+        if file.read_bytes() != whole:
+            file.write_bytes(whole)
+        return outcome
+
+
+def _with_damage(draw: random.Random, group: str, file: Path, act: Callable[[], str]) -> Outcome:
+    """Damage a file, act, and restore it."""
+    whole = file.read_bytes()
+    way, content = damaged(draw, whole)
+    file.write_bytes(content)
+    try:
+        return attempt(group, f"{way} of {file.name}", partial(act), file.name)
+    finally:
+        file.write_bytes(whole)

@@ -1,0 +1,176 @@
+"""Checksums inside files, the one guarded place that reads them, and the manifest of cached folders."""
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+import fedprofit
+from fedprofit import manifest
+from fedprofit.errors import UserError
+from fedprofit.evaluate.results import write_frame
+from fedprofit.reading import damage, read_json, read_parquet, read_rows, read_yaml_text
+from fedprofit.sealed import KEY, is_intact, write_record, write_yaml
+
+PACKAGE = Path(fedprofit.__file__).parent
+FRAME = pl.DataFrame({"name": ["a", "b"] * 50, "value": [0.5, 1.5] * 50})
+
+
+def flipped(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("value", [{"a": [1, {"b": None}], "é": "x"}, [{"round": 1}, {"round": 2}], {}, []])
+def test_records_read_back_without_their_checksum(tmp_path, value):
+    path = tmp_path / "a.json"
+    write_record(path, value)
+    assert KEY in path.read_text(encoding="utf-8")
+    assert (read_rows(path, "") if isinstance(value, list) else read_json(path, "")) == value
+    assert damage(path) == ""
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.parquet", "a.yaml"])
+def test_every_flipped_bit_of_a_file_is_noticed(tmp_path, name):
+    path = tmp_path / name
+    if path.suffix == ".json":
+        write_record(path, {"value": 1.25, "note": "é"})
+    elif path.suffix == ".yaml":
+        write_yaml(path, "value: 1.25\n")
+    else:
+        write_frame(path, FRAME)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        content = bytearray(whole)
+        content[at] ^= 1 << (at % 8)
+        assert not is_intact(bytes(content)), f"byte {at}"
+
+
+def test_a_file_without_checksum_is_read_as_it_is(tmp_path):
+    FRAME.write_parquet(tmp_path / "a.parquet")
+    assert read_parquet(tmp_path / "a.parquet", "").equals(FRAME)
+    (tmp_path / "a.json").write_text('[{"round": 1}]')
+    assert read_rows(tmp_path / "a.json", "") == [{"round": 1}]
+
+
+@pytest.mark.parametrize("folder", ["paper", "paper-long", "quickstart", "sni"])
+def test_results_of_earlier_versions_are_read(folder):
+    from fedprofit.analyze.tables import open_tables
+
+    place = PACKAGE.parent / "docs" / "results" / folder
+    if not place.is_dir():
+        pytest.skip("the package is not in a clone")
+    assert len(open_tables(place).results)
+
+
+def test_texts_that_look_like_checksums_are_texts(tmp_path):
+    text = f'"{KEY}": "{"0" * 64}"'
+    write_record(tmp_path / "a.json", {"note": text})
+    assert read_json(tmp_path / "a.json", "")["note"] == text
+    write_frame(tmp_path / "a.parquet", pl.DataFrame({"note": [text]}))
+    assert read_parquet(tmp_path / "a.parquet", "")["note"].to_list() == [text]
+    write_yaml(tmp_path / "a.yaml", f"note: '{text}'\n")
+    assert read_yaml_text(tmp_path / "a.yaml", "") == f"note: '{text}'\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "damaged"),
+        (b"\xff\xfe", "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b"[1]", "no keys and values"),
+        (b'{"a": {}}', "has no 'a.b'"),
+        (None, "cannot be read"),
+    ],
+)
+def test_json_that_cannot_be_used_is_named_with_the_remedy(tmp_path, content, reason):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.json: .*{reason}.* Do this\."):
+        read_json(path, "Do this.", ["a.b"])
+
+
+def test_a_panic_of_a_library_is_named(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        """What polars raises is no Exception, and has this name."""
+
+    def panic(*_: object) -> None:
+        raise PanicException("index out of bounds")
+
+    FRAME.write_parquet(tmp_path / "a.parquet")
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(UserError, match=r"a\.parquet: .*PanicException: index out of bounds.* Do this\."):
+        read_parquet(tmp_path / "a.parquet", "Do this.")
+
+
+# What reads files of JSON, YAML, Parquet, Arrow and safetensors by itself.
+READERS = re.compile(
+    r"json\.loads?|pl\.(read|scan)_\w+|pq\.\w+|parquet\.read_\w+|ipc\.open_\w+|safe_open|load_file|yaml\.load\w*"
+)
+# Users' data is read by `data/sources`; mapped files belong to folders that `manifest` has verified.
+ALLOWED = {"reading.py", "yaml_text.py", "data/store.py"}
+
+
+def test_files_are_read_in_one_place():
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        calls = [n.func for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+        if any(READERS.fullmatch(ast.unparse(call)) for call in calls):
+            found.add(name)
+    assert {name for name in found if not name.startswith("data/sources/")} <= ALLOWED
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """A folder with a small and a large file, its manifest, and the names of the files that get hashed."""
+    (tmp_path / "folder").mkdir()
+    folder = tmp_path / "folder"
+    (folder / "small").write_bytes(b"x" * 10)
+    (folder / "large").write_bytes(b"y" * 1000)
+    recorded = manifest.entries(folder)
+    monkeypatch.setattr(manifest, "SMALL", 100)
+    hashed = []
+    real = manifest.file_hash
+    monkeypatch.setattr(manifest, "file_hash", lambda path: hashed.append(path.name) or real(path))
+    return folder, recorded, hashed
+
+
+def test_large_files_are_hashed_once_per_change(cached):
+    folder, recorded, hashed = cached
+    assert manifest.verify(folder, recorded) == []
+    assert manifest.verify(folder, recorded) == []
+    assert hashed == ["small", "large", "small"]
+    os.utime(folder / "large", ns=(1, 1))
+    assert manifest.verify(folder, recorded) == []
+    assert hashed[3:] == ["small", "large"]
+    assert manifest.verify(folder, recorded, everything=True) == []
+    assert hashed[5:] == ["small", "large"]
+
+
+def test_a_large_file_that_was_damaged_is_never_recorded_as_verified(cached):
+    folder, recorded, _ = cached
+    assert manifest.verify(folder, recorded) == []
+    flipped(folder / "large", 500)
+    assert manifest.verify(folder, recorded) == ["large"]
+    assert manifest.verify(folder, recorded) == ["large"]
+    (folder / "small").unlink()
+    assert manifest.verify(folder, recorded) == ["large", "small"]
+
+
+def test_a_folder_is_verified_where_nothing_can_be_written(cached, monkeypatch):
+    folder, recorded, hashed = cached
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manifest, "write_record", refuse)
+    assert manifest.verify(folder, recorded) == []
+    assert manifest.verify(folder, recorded) == []
+    assert hashed == ["small", "large", "small", "large"]
