@@ -98,7 +98,11 @@ def test_scores_of_other_rules_are_not_compared():
 def test_a_run_begun_by_other_rules_is_not_resumed(tmp_path):
     run = {"data": {"source": {"kind": "table", "path": "x.csv"}}, "name": "t"}
     config = from_mapping(run | {"training": {"algorithms": [{"kind": "fedsgd", "name": "a"}]}})
-    folder, made = RunFolder(tmp_path), {"data_hash": "d", "model": {"hash": "m"}}
+    folder, made = (
+        RunFolder(tmp_path),
+        {"data_hash": "d", "model": {"name": "m", "hash": "m", "dtype": "f"}, "config_hash": "c"},
+    )
+    made |= {"versions": {"fedprofit": "0"}, "machine": {}}
     write_json(folder.environment, made)
     check_environment(folder, config, made | {SCORING: Rules().to_mapping()})
     with pytest.raises(UserError, match=r"exact_match was scored with 'sni'.*'strict' now"):

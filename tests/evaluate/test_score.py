@@ -9,7 +9,7 @@ import torch
 from ragged import ragged_batch
 from tiny import tiny_backbone, tiny_tokenizer
 
-from fedprofit.backbone import engine as engine_module
+from fedprofit.backbone import paths
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.backbone.generate import plain_generate
@@ -84,7 +84,7 @@ def test_without_text_metrics_nothing_is_generated(backbone, prompts, monkeypatc
     def never(*_, **__):
         raise AssertionError("generated")
 
-    monkeypatch.setattr(engine_module, "packed_generate", never)
+    monkeypatch.setattr(paths, "packed_generate", never)
     engine = Engine(backbone, "packed")
     assert len(score(engine, prompts, jobs(), ["loss"])) == 5
     with pytest.raises(AssertionError, match="generated"):
