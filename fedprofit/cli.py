@@ -72,8 +72,12 @@ def run(
 
 def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bool, quiet: bool) -> None:
     from fedprofit.config_file import load_config
+    from fedprofit.data.federated import prepare_clients
+    from fedprofit.study.folder import check_folder, default_folder
 
     settings = load_config(config, overrides or [])
+    if not check_folder(out or default_folder(settings), settings, resume).is_complete:
+        prepare_clients(settings.data, settings.seed)
     load_libraries()
 
     from fedprofit.report.write import write_report
@@ -212,13 +216,15 @@ def data(
     """Show a configuration's clients, tasks and heterogeneity, and draw them."""
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
-    load_libraries()
-    from fedprofit.backbone.load import load_backbone
     from fedprofit.config_file import load_config
-    from fedprofit.data.describe import client_table, describe, save_picture, summary_table
-    from fedprofit.data.federated import open_dataset
+    from fedprofit.data.federated import open_dataset, prepare_clients
 
     settings = load_config(config, overrides or [])
+    prepare_clients(settings.data, settings.seed)
+    load_libraries()
+    from fedprofit.backbone.load import load_backbone
+    from fedprofit.data.describe import client_table, describe, save_picture, summary_table
+
     backbone = load_backbone(settings.backbone.name, settings.backbone.dtype, settings.backbone.device)
     facts = describe(open_dataset(settings.data, backbone, settings.seed))
     console.print(summary_table(facts), client_table(facts))
@@ -235,14 +241,18 @@ def doctor(
     overrides: Overrides = None,
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
+    from fedprofit.config_file import load_config
+    from fedprofit.data.federated import prepare_clients
+
+    settings = load_config(config, overrides or []) if config else None
+    if settings:
+        prepare_clients(settings.data, settings.seed)
     load_libraries()
     from fedprofit.doctor import estimate, machine
 
     console.print(machine())
-    if config is not None:
-        from fedprofit.config_file import load_config
-
-        console.print(estimate(load_config(config, overrides or [])))
+    if settings:
+        console.print(estimate(settings))
 
 
 @models.command("list")

@@ -146,6 +146,6 @@ class DataConfig(Section):
     examples: Groups | None = Groups(train=48, validation=16, test=16)  # a client; null: all it has
     # Clients that are the source's own (natural, flwr) with fewer examples in all are set aside.
     min_examples: Count = 0
-    # Rows that cannot be used (no target, no client, not text, ...): refuse all data, or skip them and say so.
+    # Rows that cannot be used (no target, no client, no text, ...): refuse all data, or skip and count them.
     bad_rows: Literal["refuse", "skip"] = "refuse"
     unseen_tasks: Count | tuple[str, ...] = 0  # held out from every client: how many, or which

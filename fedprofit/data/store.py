@@ -18,11 +18,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedprofit.data.splits import same_input
 from fedprofit.data.template import Instance, Template
 from fedprofit.types import Example, Tokens
 
 CHUNK = 4096  # instances tokenized at a time
-FORMAT = 2  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
+FORMAT = 3  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
 
 
 class ExampleStore:
@@ -34,6 +35,9 @@ class ExampleStore:
         self.task_of = _mapped(folder, "task_of")
         self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
         self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")
+        # Equal where task and input are, as they were before inputs were trimmed.
+        self.question_of = _mapped(folder, "question_of")
+        self._trimmed = _mapped(folder, "trimmed")
         self._tokens = _flat(folder / "tokens.bin")
         self._prefixes = _flat(folder / "prefixes.bin")
         self._references = map_arrow(folder / "references.arrow")
@@ -52,10 +56,9 @@ class ExampleStore:
             references=tuple(self._references[row].as_py()),
         )
 
-    def questions(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-        """Yield what each row asks, equal where task and input are: its task's number and source tokens."""
-        for row, task in zip(rows.tolist(), self.task_of[rows].tolist(), strict=True):
-            yield task, self._tokens[self._starts[row] : self._cuts[row]].tobytes()
+    def trimmed(self, rows: NDArray[np.int64]) -> int:
+        """Count the rows that lost examples or a part of their input to max_tokens."""
+        return int(np.count_nonzero(self._trimmed[rows]))
 
     def longest(self) -> int:
         """Return the tokens of the longest example, prefix included."""
@@ -109,6 +112,8 @@ def write_store(folder: Path, pool: pa.Table, template: Template) -> None:
     for name, values in (("starts", starts), ("cuts", cuts), ("prefix_starts", prefix_starts)):
         np.save(folder / f"{name}.npy", np.array(values, dtype=np.int64))
     np.save(folder / "prefix_of.npy", np.array(prefix_of, dtype=np.int32))
+    np.save(folder / "question_of.npy", same_input(pool))
+    np.save(folder / "trimmed.npy", np.array(template.trimmed, dtype=bool))
     save_arrow(folder / "references.arrow", pool["targets"])
 
 

@@ -19,13 +19,16 @@ there is no prefix: the prompt must carry the task alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from fedprofit.data.settings import TemplateConfig
 from fedprofit.errors import UserError
 from fedprofit.types import Tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CUE = "\nOutput:"
 
@@ -71,7 +74,7 @@ def prefix_text(definition: str, positives: Sequence[tuple[str, str]]) -> str:
 class Template:
     """Turns instances into tokens with one tokenizer; prefixes are tokenized once each."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TemplateConfig, eos: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateConfig, eos: int) -> None:
         """Take the tokenizer, the settings, and the token that ends a target."""
         self._tokenizer, self._settings, self._eos = tokenizer, settings, eos
         begin = tokenizer.bos_token_id
@@ -80,6 +83,7 @@ class Template:
         field, self._cue = self._ids(["Input:", CUE])
         self._least = len(field) + 1  # tokens of "Input: …" that say something of the input
         self._prefixes: dict[str, Tokens] = {}
+        self.trimmed: list[bool] = []  # of each instance, whether it lost examples or a part of its input
 
     def encode(self, instances: Sequence[Instance]) -> list[tuple[Tokens, Tokens, Tokens]]:
         """Return (prefix, source, target) of each instance.
@@ -100,6 +104,7 @@ class Template:
         fixed = len(self._cue) + len(target)
         definition = instance.definition if self._settings.definition else ""
         examples = list(instance.positives[: self._settings.positive_examples])
+        whole = len(examples)
         prefix = self._prefix(definition, examples)
         while examples and len(prefix) + len(source) + fixed > limit:
             examples.pop()
@@ -111,6 +116,7 @@ class Template:
                 f"definition and {len(target)} of target, so nothing of its input fits into max_tokens = "
                 f"{limit}. Raise data.template.max_tokens, or set data.template.definition to false."
             )
+        self.trimmed.append(room < len(source) or len(examples) < whole)
         body = np.array(source[:room] + self._cue, dtype=np.int32)
         return prefix, body, np.array(target, dtype=np.int32)
 

@@ -63,7 +63,7 @@ def run(
     place = out or default_folder(config)
     with naming_full_disk(place):
         folder = check_folder(place, config, resume)
-        if folder.summary.exists() and folder.results.exists():
+        if folder.is_complete:
             check_content(folder, config)
         else:
             _run(config, folder, report or Quiet())
@@ -95,6 +95,8 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
     write_json(folder.plan, {stage: round(work) for stage, work in plan.items()})
     for difference in write_environment(folder, facts):
         report.log(f"environment: {difference}; results may differ in the last bits")
+    for what, text in bench.dataset.remarks():
+        report.log(f"data: {what}: {text}")
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:

@@ -32,9 +32,15 @@ def read_source(settings: Source, seed: int, reading: Reading | None = None) -> 
     """
     reading = reading or Reading()
     pool = _read(settings, seed, reading)
-    place = getattr(settings, "path", None) or getattr(settings, "name", settings.kind)
-    reading.settle(str(Path(place).expanduser()) if isinstance(settings, TableSource | SniSource) else place)
+    reading.settle(_place(settings))
     return pool
+
+
+def _place(settings: Source) -> str:
+    """Name a source in messages."""
+    if isinstance(settings, SniSource | TableSource):
+        return str(Path(settings.path).expanduser())
+    return settings.name if isinstance(settings, HubSource) else settings.kind
 
 
 def _read(settings: Source, seed: int, reading: Reading) -> pa.Table:

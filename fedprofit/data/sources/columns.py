@@ -133,7 +133,7 @@ class _Given:
         except pa.ArrowInvalid:
             raw = [value for chunk in text.chunks for value in chunk.cast(pa.binary()).to_pylist()]
             bad = np.array([not _is_utf8(value) for value in raw])
-            self.find(name, "bytes that are not UTF-8", bad, lambda row: raw[row])
+            self.find(name, "undecodable bytes", bad, lambda row: raw[row])
             text = pa.chunked_array([[None if no else v.decode() for no, v in zip(bad, raw, strict=True)]])
         nul = pc.fill_null(pc.match_substring(text, "\0"), False)
         if pc.any(nul, min_count=0).as_py():
@@ -221,7 +221,9 @@ def _wrong(pool: pa.Table, given: _Given, columns: Columns | None) -> list[Findi
     found.find(target, "the target is missing", missing | (lengths == 0), value)
     found.find(target, "the target is empty", empty & ~missing, value)
     nothing = pc.and_(_blank(pool["input"]), _blank(pool["definition"])).to_numpy()
-    found.find(source, "the input and the definition are empty", nothing, lambda row: pool["input"][row].as_py())
+    found.find(
+        source, "the input and the definition are empty", nothing, lambda row: pool["input"][row].as_py()
+    )
     return found.findings[len(given.findings) :]
 
 

@@ -37,8 +37,15 @@ def read(
     if not data.strip():
         raise UserError(f"{place}: the file is empty. Write it again, or correct data.source.path.")
     csv.field_size_limit(sys.maxsize)
-    names, plain = columns.names(), encoding in (None, "utf-8") and encoding_of(data) in ("utf-8", "utf-8-sig")
-    text, used = (data[:HEAD].decode("utf-8-sig", "replace"), "utf-8") if plain else decode(data, encoding, place)
+    names, plain = (
+        columns.names(),
+        encoding in (None, "utf-8") and encoding_of(data) in ("utf-8", "utf-8-sig"),
+    )
+    text, used = (
+        (data[:HEAD].decode("utf-8-sig", "replace"), "utf-8")
+        if plain
+        else decode(data, encoding, place, reading)
+    )
     separator = separator or _separator(text, names)
     header = _header(text, separator, place, names)
     if separator != "," or used not in ("utf-8", "utf-8-sig"):
@@ -47,7 +54,7 @@ def read(
     if table is not None:
         numbering = Numbering("line", lambda: _lines(data, separator, table.num_rows))
         return Rows(_with_names(table, header), [], numbering)
-    text = decode(data, encoding, place)[0] if plain else text
+    text = decode(data, encoding, place, reading)[0] if plain else text
     return _by_row(text, header, names, separator, place, reading)
 
 
@@ -64,7 +71,7 @@ def _header(text: str, separator: str, place: str, names: list[str]) -> list[str
     for name in names:
         if header.count(name) > 1:
             raise UserError(
-                f"{place}: line 1 names the column {name!r} {header.count(name)} times. Rename all but one of them."
+                f"{place}: line 1 names the column {name!r} {header.count(name)} times. Rename all but one."
             )
     return header
 
@@ -143,6 +150,6 @@ def _check_quotes(text: str, line: int, separator: str, place: str) -> None:
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise UserError(
-                f"{place}: line {line}: a quote opens a field there and is never closed: the rest of the file "
-                "would be one field. Close it, or double the quotes that belong to the text."
+                f"{place}: line {line}: a quote opens a field there and is never closed, so that the rest of "
+                "the file would be one field. Close it, or double the quotes that belong to the text."
             ) from None

@@ -7,7 +7,6 @@ the same. Else it is read line by line, which also tells what is wrong with each
 import json
 import re
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from fedprofit.errors import UserError
 BLOCK = 16 * 2**20  # bytes that Arrow reads at a time; files with longer lines are read line by line
 LOOKED_AT = 64  # lines by which the columns' types are guessed
 MINUS_ZERO = re.compile(rb":\s*-0\s*[,}]")  # Arrow reads it as 0
-STRAY = re.compile(r",\s*[}\]]?$")
 
 
 def read(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> Rows:
@@ -57,10 +55,10 @@ def _by_arrow(data: bytes, names: Sequence[str], target: str) -> pa.Table | None
 
 
 def _types(data: bytes, names: Sequence[str], target: str) -> list[tuple[str, pa.DataType]] | None:
-    """Guess the columns' types from the first lines; None where a column has none of those that Arrow may read."""
+    """Guess the columns' types from the first lines; None where one has a type that Arrow may not read."""
     try:
         head = data[:BLOCK].split(b"\n", LOOKED_AT)[:LOOKED_AT]
-        rows = [json.loads(line) for line in islice(filter(bytes.strip, head), LOOKED_AT - 1)]
+        rows = [json.loads(line) for line in head if line.strip()]
     except (ValueError, RecursionError):
         return None
     found = []
@@ -82,7 +80,7 @@ def _lines(data: bytes, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]] | Non
 
 
 def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> Rows:
-    text, used = decode(data, encoding, place)
+    text, used = decode(data, encoding, place, reading)
     if used not in ("utf-8", "utf-8-sig"):
         reading.remarks.append(("read as", used))
     names = columns.names()
@@ -126,7 +124,8 @@ def _fault(line: str, error: json.JSONDecodeError) -> str:
     problem = error.msg[:1].lower() + error.msg[1:]
     if rest[:1] == "," or (before[-1:] == "," and rest[:1] in ("}", "]", "")):
         problem = "a stray comma"
-    found = shown((before[-1:] + rest if before[-1:] == "," else rest)[:20]) if rest else "the end of the line"
+    stands = before[-1:] + rest if before[-1:] == "," else rest
+    found = shown(stands[:20]) if rest else "the end of the line"
     return f"not JSON: {problem} at column {error.colno}, found {found}"
 
 

@@ -14,7 +14,7 @@ from fedprofit.errors import UserError
 
 SHOWN = 20  # rows, names or reasons in one message
 CUT = 80  # characters of a value
-SKIP = "Complete or correct them, or leave them out with data.bad_rows: skip."
+SKIP = "Correct the file, or leave such rows out with data.bad_rows: skip."
 
 Remark = tuple[str, str]  # what it is about, and what is to be said
 
@@ -80,6 +80,7 @@ class Reading:
     dropped: str = ""  # which tasks a source's own limits left out
     _first: list[tuple[int, int, str]] = field(default_factory=list)  # place, row, text
     _places: list[str] = field(default_factory=list)
+    _owner: str = "client"
 
     def lost(self, place: str, unit: str, number: int, reason: str, value: Any) -> None:
         """Record a row that could not be read at all."""
@@ -101,7 +102,7 @@ class Reading:
         if not bad.any():
             return pool
         self.bad += int(bad.sum())
-        owner = "client" if pool["client"].null_count < pool.num_rows else "task"
+        self._owner = owner = "client" if pool["client"].null_count < pool.num_rows else "task"
         for entry in pool[owner].filter(pa.array(bad)).value_counts().to_pylist():
             self.owners["unknown" if entry["values"] is None else shown(entry["values"])] += entry["counts"]
         for found in findings:
@@ -115,6 +116,9 @@ class Reading:
                 self._tell(place, number, text)
         return pool.filter(pa.array(~bad))
 
+    def _counts(self) -> str:
+        return listed(f"{count} × {reason}" for reason, count in self.reasons.most_common())
+
     def _tell(self, place: str, number: int, text: str) -> None:
         if place not in self._places:
             self._places.append(place)
@@ -127,9 +131,8 @@ class Reading:
             raise UserError("\n".join([self._message(source)] * bool(refused) + self.refusals))
         if self.bad:
             whose = listed(f"{name} {count}" for name, count in self.owners.most_common())
-            reasons = listed(f"{count} {reason}" for reason, count in self.reasons.most_common())
-            text = f"{self.bad} of {self.rows} (data.bad_rows: skip): {reasons}; of {whose}"
-            self.remarks.insert(0, ("rows left out", text))
+            text = f"{self.bad} of {self.rows} (data.bad_rows: skip): {self._counts()}"
+            self.remarks.insert(0, ("rows left out", f"{text}; by {self._owner}: {whose}"))
 
     def _message(self, source: str) -> str:
         """Name every row, the first 20 in full, then how many there are of each kind."""
@@ -138,11 +141,10 @@ class Reading:
             text if self._places[place] == source else f"{self._places[place]}, {text}"
             for place, _, text in first
         ]
-        remedy = " ".join([SKIP if self.bad < self.rows else "Correct them.", *self.hints])
+        remedy = " ".join([SKIP if self.bad < self.rows else "Correct the file.", *self.hints])
         total = self.reasons.total()
         if total == 1:
             return f"{source}: {lines[0]}. {remedy}"
-        counts = listed(f"{count} × {reason}" for reason, count in self.reasons.most_common())
         more = f"\n  … {total - len(lines)} more" if total > len(lines) else ""
         head = f"{source}: {self.bad} of {self.rows} rows cannot be used"
-        return f"{head}\n  " + "\n  ".join(lines) + f"{more}\nIn all: {counts}.\n{remedy}"
+        return f"{head}\n  " + "\n  ".join(lines) + f"{more}\nIn all: {self._counts()}.\n{remedy}"

@@ -46,7 +46,7 @@ def read(settings: SniSource, seed: int, reading: Reading) -> pa.Table:
         raise UserError(f"{path}: there is no such file or folder (data.source.path). Check the path.")
     if pool.num_rows == 0 and not reading.bad:
         raise UserError(
-            f"{path}: no instance is left after tasks, categories, max_words and min_instances (data.source). "
+            f"{path}: no instance is left after tasks, categories, max_words and min_instances. "
             f"{reading.dropped or 'Loosen one of them.'}"
         )
     pool = _limit_tasks(pool, settings.max_tasks, seed)

@@ -1,6 +1,7 @@
 """Text files: how they are encoded, and their values as columns of text."""
 
 import codecs
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fedprofit.data.sources.reading import Finding, Numbering
+from fedprofit.data.sources.reading import Finding, Numbering, Reading, shown
 from fedprofit.errors import UserError
 
 # A mark at the beginning tells the encoding; the longer first, as it begins like a shorter one.
@@ -20,6 +21,7 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 LOOKED_AT = 4096  # bytes at the beginning
+UNDECODABLE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes
 LIST = pa.list_(pa.string())
 
 
@@ -32,7 +34,7 @@ class Rows:
     numbering: Numbering
 
 
-def decode(data: bytes, encoding: str | None, place: str) -> tuple[str, str]:
+def decode(data: bytes, encoding: str | None, place: str, reading: Reading) -> tuple[str, str]:
     """Return a file's text and its encoding: the one named, that of its mark, or UTF-8.
 
     Bytes that the encoding does not have become surrogates, by which `cells` finds their rows.
@@ -47,7 +49,10 @@ def decode(data: bytes, encoding: str | None, place: str) -> tuple[str, str]:
             f"data.source.encoding: utf-16-{side}, or save the file as UTF-8."
         )
     try:
-        return data.decode(name, "strict" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"), name
+        wide = name.startswith(("utf-16", "utf-32"))
+        text = data.decode(name, "strict" if wide else "surrogateescape")
+        _hint(text, reading)
+        return text, name
     except (UnicodeDecodeError, UnicodeError) as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
         line = data[:start].decode(name, "replace").count("\n") + 1
@@ -74,12 +79,18 @@ def _named(encoding: str) -> str:
     return "utf-8-sig" if found.name == "utf-8" else found.name
 
 
-def as_cp1252(value: str) -> str | None:
-    """Return what a text with undecodable bytes would be in Windows-1252; None if it is not that either."""
+def _hint(text: str, reading: Reading) -> None:
+    """Name the setting by which undecodable bytes may become text: where nothing else is beyond ASCII."""
+    found = re.search(rf"[^\r\n,;\t|]{{0,20}}{UNDECODABLE.pattern}[^\r\n,;\t|]{{0,20}}", text)
+    if found is None or any(letter > "\x7f" for letter in UNDECODABLE.sub("", text)):
+        return
     try:
-        return value.encode("utf-8", "surrogateescape").decode("cp1252")
+        words = found[0].encode("utf-8", "surrogateescape").decode("cp1252")
     except UnicodeError:
-        return None
+        return
+    line = text.count("\n", 0, found.start()) + 1
+    hint = "If the file is Windows-1252 or Latin-1, set data.source.encoding: cp1252; then line"
+    reading.hints[f"{hint} {line} reads {shown(words)}."] = None
 
 
 def cells(values: Sequence[Any], column: str, lists: bool) -> tuple[pa.Array, list[Finding]]:
@@ -117,8 +128,7 @@ def _reason(value: Any, lists: bool) -> str:
         try:
             value.encode()
         except UnicodeEncodeError:
-            escaped = any("\udc80" <= letter <= "\udcff" for letter in value)
-            return "bytes that the encoding does not have" if escaped else "half a character (a lone surrogate)"
+            return "undecodable bytes" if UNDECODABLE.search(value) else "half a character (a lone surrogate)"
         return ""
     if value is None:
         return ""
@@ -131,6 +141,6 @@ def _reason(value: Any, lists: bool) -> str:
 
 def raw(value: Any) -> Any:
     """Return a text with undecodable bytes as those bytes."""
-    if isinstance(value, str) and any("\udc80" <= letter <= "\udcff" for letter in value):
+    if isinstance(value, str) and UNDECODABLE.search(value):
         return value.encode("utf-8", "surrogateescape")
     return value
