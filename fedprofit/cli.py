@@ -4,14 +4,17 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
 from fedprofit.errors import UserError
-from fedprofit.processes import end_quickly, load_libraries, usable_cores
+from fedprofit.processes import arrow_without_pandas, end_quickly, load_libraries, usable_cores
+
+if TYPE_CHECKING:
+    from fedprofit.config import Config
 
 app = typer.Typer(
     name="fedprofit",
@@ -72,12 +75,11 @@ def run(
 
 def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bool, quiet: bool) -> None:
     from fedprofit.config_file import load_config
-    from fedprofit.data.federated import prepare_clients
     from fedprofit.study.folder import check_folder, default_folder
 
     settings = load_config(config, overrides or [])
     if not check_folder(out or default_folder(settings), settings, resume).is_complete:
-        prepare_clients(settings.data, settings.seed)
+        _check_data(settings)
     load_libraries()
 
     from fedprofit.report.write import write_report
@@ -87,6 +89,14 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     with reporter(quiet) as report:
         folder = run_config(settings, out, resume, report)
     write_report(folder.path, console)
+
+
+def _check_data(settings: "Config") -> None:
+    """Read and check a configuration's data, unless the cache holds it, before libraries and model load."""
+    arrow_without_pandas()
+    from fedprofit.data.federated import prepare_clients
+
+    prepare_clients(settings.data, settings.seed)
 
 
 @app.command()
@@ -142,6 +152,7 @@ def study(
     ] = False,
 ) -> None:
     """Run a study: every combination of its axes, side by side, into one table."""
+    arrow_without_pandas()
     from fedprofit.report.studies import print_study, show_plan
     from fedprofit.study.many import run_study
     from fedprofit.study.progress import reporter
@@ -217,13 +228,13 @@ def data(
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
     from fedprofit.config_file import load_config
-    from fedprofit.data.federated import open_dataset, prepare_clients
 
     settings = load_config(config, overrides or [])
-    prepare_clients(settings.data, settings.seed)
+    _check_data(settings)
     load_libraries()
     from fedprofit.backbone.load import load_backbone
     from fedprofit.data.describe import client_table, describe, save_picture, summary_table
+    from fedprofit.data.federated import open_dataset
 
     backbone = load_backbone(settings.backbone.name, settings.backbone.dtype, settings.backbone.device)
     facts = describe(open_dataset(settings.data, backbone, settings.seed))
@@ -242,11 +253,10 @@ def doctor(
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
     from fedprofit.config_file import load_config
-    from fedprofit.data.federated import prepare_clients
 
     settings = load_config(config, overrides or []) if config else None
     if settings:
-        prepare_clients(settings.data, settings.seed)
+        _check_data(settings)
     load_libraries()
     from fedprofit.doctor import estimate, machine
 

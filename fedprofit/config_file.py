@@ -1,9 +1,11 @@
 """Configurations as YAML files: read strictly, changed by overrides, written so that they read back equal."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +66,7 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
         raise UserError(f"{place}: expected keys and values, found {shown(mapping)}. See configs/.")
     try:
         # Through JSON: strict types, yet a YAML list may become a tuple.
-        text = json.dumps(mapping, default=str)
+        text = json.dumps(mapping, default=lambda value: _plain(value, place))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{place}: {error}. Write keys as plain words and no anchors that refer back."
@@ -73,6 +75,17 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise UserError(explain(error, model, place)) from None
+
+
+def _plain(value: Any, place: str) -> str:
+    """Return paths and dates as text; nothing else is made into a setting."""
+    if isinstance(value, os.PathLike | date):
+        return str(value)
+    raise UserError(
+        f"{place}: holds a value of type {type(value).__name__}, which no setting takes. Give text, numbers, "
+        "lists and mappings; write data in memory to a file, for example with to_parquet, and name that in "
+        "data.source.path."
+    )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -131,7 +131,7 @@ def _unseen_tasks(
         if asked >= len(tasks):
             raise UserError(
                 f"data.unseen_tasks is {asked}, and the source has {len(tasks)} tasks: none would be left "
-                f"for the clients. Set it to {len(tasks) - 1} or less."
+                f"for the clients. Set it to {len(tasks) - 1}{' or less' * (len(tasks) > 1)}."
             )
         drawn = numpy_generator(seed, "unseen tasks").permutation(len(tasks))
         return drawn[np.argsort(~tested[drawn], kind="stable")][:asked]

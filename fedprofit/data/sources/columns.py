@@ -127,7 +127,7 @@ class _Given:
             ) from None
 
     def valid(self, text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-        """Find bytes that are not UTF-8 and NUL characters; they are null in what is returned."""
+        """Find bytes that are not UTF-8; they are null in what is returned."""
         try:
             text.validate(full=True)
         except pa.ArrowInvalid:
@@ -135,10 +135,6 @@ class _Given:
             bad = np.array([not _is_utf8(value) for value in raw])
             self.find(name, "undecodable bytes", bad, lambda row: raw[row])
             text = pa.chunked_array([[None if no else v.decode() for no, v in zip(bad, raw, strict=True)]])
-        nul = pc.fill_null(pc.match_substring(text, "\0"), False)
-        if pc.any(nul, min_count=0).as_py():
-            self.find(name, "a NUL character", nul.to_numpy())
-            text = pc.if_else(nul, None, text)
         return text
 
     def targets(self, name: str) -> pa.ChunkedArray:

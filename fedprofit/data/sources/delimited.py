@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from fedprofit.data.settings import Columns
-from fedprofit.data.sources.reading import Numbering, Reading
+from fedprofit.data.sources.reading import Finding, Numbering, Reading
 from fedprofit.data.sources.text import Rows, cells, decode, encoding_of
 from fedprofit.errors import UserError
 
@@ -87,8 +87,9 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
     """Let Arrow read the file; None where it cannot, or would not see what is wrong with it."""
-    if data.count(b'"') % 2:
-        return None  # a quote that is not closed takes the rest of the file into its field
+    # A quote that is not closed takes the rest of the file into its field.
+    if data.count(b'"') % 2 or b"\0" in data:
+        return None
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=separator)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
@@ -134,12 +135,20 @@ def _by_row(
             values[name].append(fields[position])
     _check_quotes(text, line, separator, place)
     made = {name: cells(column, name, lists=False) for name, column in values.items()}
+    findings = [one for _, found in made.values() for one in found]
+    if "\0" in text:
+        findings += [found for name, column in values.items() for found in _zeros(name, column)]
     table = pa.table({name: array for name, (array, _) in made.items()})
     if not made:
         table = pa.table({"": pa.nulls(len(numbers))})
     lines = np.array(numbers, np.int64)
-    findings = [one for _, found in made.values() for one in found]
     return Rows(_with_names(table, header), findings, Numbering("line", lambda: lines))
+
+
+def _zeros(name: str, values: list[str]) -> list[Finding]:
+    """Find the cells with a zero byte: no text has any, and many programs end there."""
+    rows = np.array([row for row, value in enumerate(values) if "\0" in value], np.int64)
+    return [Finding(name, "a NUL byte", rows, lambda row: values[row])] if len(rows) else []
 
 
 def _check_quotes(text: str, line: int, separator: str, place: str) -> None:

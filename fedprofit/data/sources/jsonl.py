@@ -83,6 +83,11 @@ def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, re
     text, used = decode(data, encoding, place, reading)
     if used not in ("utf-8", "utf-8-sig"):
         reading.remarks.append(("read as", used))
+    if text.lstrip()[:1] == "[":
+        raise UserError(
+            f"{place}: line 1: found '[': this is one JSON array. Write one object a line (JSON Lines), for "
+            'example by `jq -c ".[]"` or pandas\' to_json(orient="records", lines=True).'
+        )
     names = columns.names()
     values: dict[str, list[Any]] = {name: [] for name in names}
     numbers, keys = [], set[str]()
@@ -133,10 +138,5 @@ def _nothing(text: str, place: str, reading: Reading) -> None:
     """Raise UserError for a file without a single object."""
     if not text.strip():
         raise UserError(f"{place}: the file is empty. Write it again, or correct data.source.path.")
-    if text.lstrip()[0] == "[":
-        raise UserError(
-            f"{place}: line 1: found '[': this is one JSON array. Write one object a line (JSON Lines), for "
-            'example by `jq -c ".[]"` or pandas\' to_json(orient="records", lines=True).'
-        )
     reading.skip = False  # there is nothing else to read
     reading.settle(place)
