@@ -22,7 +22,7 @@ def _duplicates(pool: pa.Table) -> list[Remark]:
 
     def several(question: Ints) -> tuple[int, int]:
         """Return how many different pairs of question and target there are, and questions with several."""
-        pairs = np.unique(question * targets + target)
+        pairs = pc.unique(pa.array(question * targets + target)).to_numpy()
         return len(pairs), int((np.bincount(pairs // targets) > 1).sum())
 
     different, within = several(own_question)

@@ -29,8 +29,8 @@ def encode(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
 
 def codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
     """Return a text column's distinct values and each row's position among them (null: -1)."""
-    # Long texts of many rows exceed 2 GiB: 64-bit offsets.
-    encoded = column.cast(pa.large_string()).dictionary_encode().unify_dictionaries().combine_chunks()
+    # Long texts of many rows exceed 2 GiB: 64-bit offsets. Unifying dictionaries of chunks takes much longer.
+    encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
     return encoded.dictionary, np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(), np.int64)
 
 

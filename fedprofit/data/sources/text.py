@@ -49,12 +49,13 @@ def decode(data: bytes, encoding: str | None, place: str, reading: Reading) -> t
             f"data.source.encoding: utf-16-{side}, or save the file as UTF-8."
         )
     try:
-        wide = name.startswith(("utf-16", "utf-32"))
-        text = data.decode(name, "strict" if wide else "surrogateescape")
-        _hint(text, reading)
-        return text, name
-    except (UnicodeDecodeError, UnicodeError) as error:
+        return data.decode(name), name
+    except UnicodeError as error:
         start = error.start if isinstance(error, UnicodeDecodeError) else 0
+        if not name.startswith(("utf-16", "utf-32")):
+            text = data.decode(name, "surrogateescape")
+            _hint(data, start, text, reading)
+            return text, name
         line = data[:start].decode(name, "replace").count("\n") + 1
         raise UserError(
             f"{place}: line {line}: the bytes {data[start : start + 4]!r} are not {name}. Save the file as "
@@ -79,18 +80,18 @@ def _named(encoding: str) -> str:
     return "utf-8-sig" if found.name == "utf-8" else found.name
 
 
-def _hint(text: str, reading: Reading) -> None:
+def _hint(data: bytes, start: int, text: str, reading: Reading) -> None:
     """Name the setting by which undecodable bytes may become text: where nothing else is beyond ASCII."""
-    found = re.search(rf"[^\r\n,;\t|]{{0,20}}{UNDECODABLE.pattern}[^\r\n,;\t|]{{0,20}}", text)
-    if found is None or any(letter > "\x7f" for letter in UNDECODABLE.sub("", text)):
+    if not UNDECODABLE.sub("", text).isascii():
         return
+    before = re.split(rb"[\r\n,;\t|]", data[max(0, start - 20) : start])[-1]
+    after = re.split(rb"[\r\n,;\t|]", data[start : start + 20])[0]
     try:
-        words = found[0].encode("utf-8", "surrogateescape").decode("cp1252")
-    except UnicodeError:
+        words = (before + after).decode("cp1252")
+    except UnicodeDecodeError:
         return
-    line = text.count("\n", 0, found.start()) + 1
     hint = "If the file is Windows-1252 or Latin-1, set data.source.encoding: cp1252; then line"
-    reading.hints[f"{hint} {line} reads {shown(words)}."] = None
+    reading.hints[f"{hint} {data.count(10, 0, start) + 1} reads {shown(words)}."] = None
 
 
 def cells(values: Sequence[Any], column: str, lists: bool) -> tuple[pa.Array, list[Finding]]:
