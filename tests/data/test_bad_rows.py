@@ -58,7 +58,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
         "line 5, client: the client is missing (null)\n",
         "line 6, target: an object where text is expected ({'a': '1'}), client 'ann'\n",
         "line 7: not a JSON object ('[1]')\n",
-        "line 9, input: the input and the definition are empty (''), client 'ann'\n",
+        "line 9, input: the input is empty (''), client 'ann'\n",
         "1 × not JSON",
         "data.bad_rows: skip",
     ):

@@ -101,7 +101,7 @@ def test_references_and_whole_numbers(tmp_path: Path) -> None:
             r"rows.jsonl: line 2, target: the target is empty \(' '\), client 'c'",
         ),
         ({"input": "x", "target": None}, r"line 2, target: the target is missing \(null\)"),
-        ({"input": "", "target": "y"}, "line 2, input: the input and the definition are empty"),
+        ({"input": "", "target": "y"}, "line 2, input: the input is empty"),
         ({"input": "x", "target": "y", "client": None}, r"line 2, client: the client is missing \(null\)"),
         ({"input": "x", "target": "y", "client": ""}, r"line 2, client: the client is empty \(''\)"),
         ({"input": "x", "target": "y", "task": None}, r"line 2, task: the task is missing \(null\)"),

@@ -217,9 +217,8 @@ def _wrong(pool: pa.Table, given: _Given, columns: Columns | None) -> list[Findi
     found.find(target, "the target is missing", missing | (lengths == 0), value)
     found.find(target, "the target is empty", empty & ~missing, value)
     nothing = pc.and_(_blank(pool["input"]), _blank(pool["definition"])).to_numpy()
-    found.find(
-        source, "the input and the definition are empty", nothing, lambda row: pool["input"][row].as_py()
-    )
+    what = "input is" if columns and not columns.definition else "input and the definition are"
+    found.find(source, f"the {what} empty", nothing, lambda row: pool["input"][row].as_py())
     return found.findings[len(given.findings) :]
 
 

@@ -110,7 +110,7 @@ class Reading:
             unit, numbers = (numbering or Numbering()).of(rows)
             for row, number in zip(rows.tolist(), numbers, strict=True):
                 whose = pool[owner][row].as_py()
-                whose = f", {owner} {shown(whose)}" if whose is not None and found.column != whose else ""
+                whose = f", {owner} {shown(whose)}" if whose and not whose.isspace() else ""
                 value = shown(found.value(row))
                 text = f"{unit} {number}, {found.column}: {found.reason} ({value}){whose}"
                 self._tell(place, number, text)
