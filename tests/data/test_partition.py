@@ -1,5 +1,4 @@
 import sys
-import time
 from itertools import pairwise
 from typing import Any
 
@@ -262,10 +261,8 @@ def test_natural_with_a_hundred_thousand_clients() -> None:
         "split": pa.nulls(count, pa.string()),
         "client": pa.array(number % 100_000).cast(pa.string()),
     }
-    start = time.perf_counter()
     settings = config(clients=groups(80_000, 10_000, 9_000), examples=None, partition={"kind": "natural"})
     made = partition(pa.table(columns, schema=POOL_SCHEMA), settings, 0)
-    assert time.perf_counter() - start < 15
     assert len(made.clients) == 99_000
     assert (np.diff(made.indptr).reshape(-1, 3) == [4, 1, 1]).all()
 
