@@ -1,11 +1,13 @@
 """What a source does with rows and files that are not as they should be."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +25,14 @@ GOOD = {"client": "ann", "input": "x", "target": "y"}
 def lines(*rows: Any) -> bytes:
     """JSON Lines; what is bytes stands as it is."""
     return b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n"
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def load(folder: Path, content: bytes, name: str = "t.jsonl", skip: bool = False, **settings: Any) -> Any:
@@ -250,8 +260,8 @@ def test_reading_by_arrow_and_line_by_line_agree(tmp_path, monkeypatch):
         "NA",
     ]
     rows = [{"client": n, "input": a, "target": b} for n, a in enumerate(texts) for b in texts]
-    csv = pd.DataFrame(rows).to_csv(index=False).encode()
-    for name, content, module in (("t.jsonl", lines(*rows), jsonl), ("t.csv", csv, delimited)):
+    table = as_csv(rows).encode()
+    for name, content, module in (("t.jsonl", lines(*rows), jsonl), ("t.csv", table, delimited)):
         fast, _ = load(tmp_path, content, name)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_by_arrow", lambda *_: None)
@@ -265,14 +275,14 @@ def test_lines_are_counted_alike_by_both_readers(tmp_path, monkeypatch, name):
     rows = [GOOD, GOOD | {"input": "two\nlines"}, GOOD | {"target": ""}]
     content = lines(rows[0], b"", *rows[1:])
     if name == "t.csv":
-        content = pd.DataFrame(rows).to_csv(index=False).replace("ann,x,y\n", "ann,x,y\n\n").encode()
+        content = as_csv(rows).replace("ann,x,y\n", "ann,x,y\n\n").encode()
     message = refused(tmp_path, content, name)
     assert ("line 4, target" if name == "t.jsonl" else "line 6, target") in message
     monkeypatch.setattr(jsonl if name == "t.jsonl" else delimited, "_by_arrow", lambda *_: None)
     assert refused(tmp_path, content, name) == message
 
 
-@pytest.mark.parametrize("value", [pd.DataFrame({"a": [1]}), [1], 7, b"x", "", "a\0b"])
+@pytest.mark.parametrize("value", [pl.DataFrame({"a": [1]}), [1], 7, b"x", "", "a\0b"])
 def test_what_is_no_path_is_refused(value):
     run = {"data": {"source": {"kind": "table", "path": value}}, "training": {"algorithms": []}, "name": "t"}
     with pytest.raises(UserError, match=r"data\.source\.path") as caught:
