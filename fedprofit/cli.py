@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -14,8 +14,11 @@ from typer.core import TyperCommand
 from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import METRICS
 from fedprofit.files import cache_folder
-from fedprofit.processes import end_quickly, load_libraries, usable_cores
+from fedprofit.processes import arrow_without_pandas, end_quickly, load_libraries, usable_cores
 from fedprofit.terminal import Terminal
+
+if TYPE_CHECKING:
+    from fedprofit.config import Config
 
 app = typer.Typer(
     name="fedprofit",
@@ -93,9 +96,12 @@ def run(
 
 def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bool, quiet: bool) -> None:
     from fedprofit.config_file import load_config
+    from fedprofit.study.folder import check_folder, default_folder
 
     settings = load_config(config, overrides or [])
     cache_folder()  # where none is known, that is said before the libraries are waited for
+    if not check_folder(out or default_folder(settings), settings, resume).is_complete:
+        _check_data(settings)
     load_libraries()
 
     from fedprofit.report.write import write_report
@@ -105,6 +111,14 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     with reporter(quiet) as report:
         folder = run_config(settings, out, resume, report)
     write_report(folder.path, console)
+
+
+def _check_data(settings: "Config") -> None:
+    """Read and check a configuration's data, unless the cache holds it, before libraries and model load."""
+    arrow_without_pandas()
+    from fedprofit.data.federated import prepare_clients
+
+    prepare_clients(settings.data, settings.seed)
 
 
 @app.command()
@@ -161,6 +175,7 @@ def study(
     accept: AcceptLicence = False,
 ) -> None:
     """Run a study: every combination of its axes, side by side, into one table."""
+    arrow_without_pandas()
     from fedprofit.report.studies import print_study, show_plan
     from fedprofit.study.many import run_study
     from fedprofit.study.progress import reporter
@@ -236,13 +251,15 @@ def data(
     """Show a configuration's clients, tasks and heterogeneity, and draw them."""
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
+    from fedprofit.config_file import load_config
+
+    settings = load_config(config, overrides or [])
+    _check_data(settings)
     load_libraries()
     from fedprofit.backbone.load import load_backbone
-    from fedprofit.config_file import load_config
     from fedprofit.data.describe import client_table, describe, save_picture, summary_table
     from fedprofit.data.federated import open_dataset
 
-    settings = load_config(config, overrides or [])
     backbone = load_backbone(settings.backbone.name, settings.backbone.dtype, settings.backbone.device)
     facts = describe(open_dataset(settings.data, backbone, settings.seed))
     console.print(summary_table(facts), client_table(facts))
@@ -263,6 +280,11 @@ def doctor(
     ] = False,
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
+    from fedprofit.config_file import load_config
+
+    settings = load_config(config, overrides or []) if config else None
+    if settings:
+        _check_data(settings)
     load_libraries()
     from fedprofit import doctor as checks
 
@@ -272,10 +294,8 @@ def doctor(
         console.print(table)
         if not intact:
             raise typer.Exit(1)
-    if config is not None:
-        from fedprofit.config_file import load_config
-
-        console.print(checks.estimate(load_config(config, overrides or [])))
+    if settings:
+        console.print(checks.estimate(settings))
 
 
 @models.command("list")

@@ -61,6 +61,31 @@ def wake_on_interrupts() -> None:
     signal.siginterrupt(signal.SIGINT, True)
 
 
+class _NoPandas:
+    """Finds no pandas, and all other modules no sooner than others do."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        if name == "pandas":
+            raise ImportError(name)
+
+
+def arrow_without_pandas() -> None:
+    """Keep Arrow from importing pandas, where that is installed, for its first array: it takes a second.
+
+    Arrow looks for it again when it is asked to make or read a frame.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _NoPandas)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(_NoPandas)
+
+
 def fresh_processes() -> BaseContext:
     """Return how processes are made that compute runs: each as if it were new, and soon.
 

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch  # data is read and checked before it is imported
 
 ClientId = str
 Tokens = NDArray[np.int32]
 
 # What a client owns, by name. Unstacked: one client's or the server's, for example
 # {"prompt": [length, width]}. Stacked: many clients', {"prompt": [clients, length, width]}.
-Params = dict[str, torch.Tensor]
+Params = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)

@@ -164,11 +164,52 @@ def test_output_that_cannot_be_written_is_said(monkeypatch, capfd):
 
 def test_reading_results_waits_for_no_torch():
     """Importing torch and transformers takes seconds, which reports, claims and comparisons need none of."""
-    reads = ["report.write", "report.studies", "report.choices", "report.page", "report.figure", "study.many"]
+    reads = [
+        "data.federated",
+        "study.folder",
+        "report.write",
+        "report.studies",
+        "report.choices",
+        "report.page",
+        "report.figure",
+        "study.many",
+    ]
     words = "import sys, " + ", ".join(f"fedprofit.{module}" for module in reads)
     check = f"{words}; print({{'torch', 'transformers', 'scipy'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("said", ["run", "data", "doctor", "study"])
+def test_bad_rows_are_told_before_libraries_load(said, tmp_path, monkeypatch):
+    def too_early(*_):
+        raise AssertionError("libraries were loaded first")
+
+    monkeypatch.setattr(cli, "load_libraries", too_early)
+    monkeypatch.setattr(many, "Processes", too_early)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("who,input,target\na,x,\nb,,y\n")
+    columns = {"client": "who"}
+    config = {
+        "name": "it",
+        "data": {"source": {"kind": "table", "path": "table.csv", "columns": columns}},
+        "training": {"algorithms": [{"kind": "fedsgd", "name": "a"}]},
+    }
+    (tmp_path / "it.yaml").write_text(yaml_text.dump(config))
+    (tmp_path / "many.yaml").write_text("{name: many, base: it.yaml, axes: {seed: [0, 1]}}")
+    ended = CliRunner().invoke(cli.app, [said, "many.yaml" if said == "study" else "it.yaml"])
+    assert isinstance(ended.exception, UserError)
+    assert "2 of 2 rows cannot be used" in str(ended.exception)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_arrow_makes_arrays_without_pandas_and_frames_with_it():
+    check = (
+        "import sys; from fedprofit.processes import arrow_without_pandas; arrow_without_pandas();"
+        "import pyarrow as pa; table = pa.table({'a': pa.array(['x'])}); print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_doctor_measures_where_it_is_computed(tmp_path, monkeypatch):

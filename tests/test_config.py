@@ -88,7 +88,7 @@ def message(mapping):
         ),
         ("personalization.0.pul=1", "unknown key 'personalization.0.pul' (did you mean 'pull'?)"),
         # These are named like the tags that pydantic puts into its locations.
-        ("data.table=3", "unknown key 'data.table' (known: clients, examples, partition, "),
+        ("data.table=3", "unknown key 'data.table' (known: bad_rows, clients, examples, "),
         ("training.algorithms.0.hub=3", "unknown key 'training.algorithms.0.hub' (known: batch_size, "),
     ],
 )
@@ -490,7 +490,7 @@ def test_data_in_memory_is_refused_by_name(data):
     mapping = changed() | {"data": {"source": {"kind": "table", "path": data}}}
     kind = re.escape(type(data).__name__)
     with pytest.raises(
-        UserError, match=rf"'data.source.path' holds data in memory .*{kind}.*not supported yet"
+        UserError, match=rf"'data.source.path':? holds data in memory .*{kind}.*not supported yet"
     ):
         from_mapping(mapping)
 

@@ -1,7 +1,7 @@
 """From a name or a path to a frozen language model with its tokenizer, once a process."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class Backbone:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    attention: str = field(init=False)  # the implementation of attention that the model was loaded with
+
+    def __post_init__(self) -> None:
+        """Remember the model's own attention: an engine may set another."""
+        object.__setattr__(self, "attention", self.model.config._attn_implementation)
 
     @property
     def width(self) -> int:

@@ -109,7 +109,7 @@ def lengths_of(config: Any, reach: int) -> list[int]:
 
 
 def _decide(backbone: Backbone, candidates: Sequence[str], lengths: Sequence[int]) -> Verdict:
-    unfuse(backbone.model)  # of an earlier verdict, which may not reach as far
+    _restore(backbone)  # after an earlier verdict, which may not reach as far
     _check_embeddings_suffice(backbone)
     exact = _in_float32(backbone)
     try:
@@ -266,21 +266,29 @@ def _tokens(backbone: Backbone, random: np.random.Generator, count: int) -> Any:
 
 def _why_not(backbone: Backbone, path: str, probe: Probe, answers: bool = True) -> str | None:
     """Say how a path differs from the plain model; None, and the model prepared for it, if it does not."""
-    implementation = backbone.model.config._attn_implementation
     try:
         why = _difference(backbone, path, probe)
         if why is None and answers:
-            why = _wrong_answer(backbone, path, probe, implementation)
+            why = _wrong_answer(backbone, path, probe)
     except MemoryError:
         raise
     except Exception as error:
         # What a model's own code raises when it meets a layout or an argument that it does not know.
         why = first_line(error, True)
     if why is not None:
-        unfuse(backbone.model)
-        if backbone.model.config._attn_implementation != implementation:
-            backbone.model.set_attn_implementation(implementation)
+        _restore(backbone)
     return why
+
+
+def _restore(backbone: Backbone) -> None:
+    """Make a model compute as it did when it was loaded."""
+    unfuse(backbone.model)
+    _use_own_attention(backbone)
+
+
+def _use_own_attention(backbone: Backbone) -> None:
+    if backbone.model.config._attn_implementation != backbone.attention:
+        backbone.model.set_attn_implementation(backbone.attention)
 
 
 def _difference(backbone: Backbone, path: str, probe: Probe) -> str | None:
@@ -304,11 +312,11 @@ def _difference(backbone: Backbone, path: str, probe: Probe) -> str | None:
     return None
 
 
-def _wrong_answer(backbone: Backbone, path: str, probe: Probe, implementation: str) -> str | None:
+def _wrong_answer(backbone: Backbone, path: str, probe: Probe) -> str | None:
     """Follow a path's answers with the plain model: each token must be a greedy choice of it."""
     budget = sum(row.tokens for row in probe.rows) + 1
     _, answers = paths.answer(backbone, path, probe.prompts, probe.rows, NEW, budget)
-    backbone.model.set_attn_implementation(implementation)
+    _use_own_attention(backbone)
     for row, answer in zip(probe.rows, answers, strict=True):
         inputs = row_inputs(backbone, probe.prompts, row, target=False)
         # A model that reads a longer text otherwise must be followed step by step.

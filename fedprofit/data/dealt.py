@@ -3,6 +3,10 @@
 Tasks are given to the clients of a group in turn, in an order by seed; a group uses as many rows of a
 task as the clients that were given it need. This does not depend on the level of heterogeneity, which
 `deal.py` then brings about with these very rows, so that levels differ in nothing else.
+
+A rare task does not end a study: where a task has too few rows for the clients that would be given it, the
+task with the fewest rows among such tasks is set aside and the others are given again, until all have
+enough. At least half of the tasks stay; where that is not enough, the shortage is the user's to mend.
 """
 
 import numpy as np
@@ -12,21 +16,30 @@ from numpy.typing import NDArray
 from fedprofit.data.deal import apportion, deal_rows
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
+from fedprofit.data.sources.reading import Remark, listed, shown
 from fedprofit.data.splits import TRAIN, Ints, encode, shuffled_positions
 from fedprofit.errors import UserError
 from fedprofit.seeding import numpy_generator
 
-Owned = tuple[Ints, Ints]  # aligned: the client, as a position, and the row
+
+class TooFewRows(UserError):
+    """Tasks have too few rows for the clients that they are given to."""
+
+    def __init__(self, message: str, tasks: Ints) -> None:
+        """Take the message, and the tasks' numbers."""
+        super().__init__(message)
+        self.tasks = tasks
 
 
 def deal_pool(
     pool: pa.Table, split: NDArray[np.int8], seen: NDArray[np.bool_], settings: DataConfig, seed: int
-) -> Owned:
+) -> tuple[Ints, Ints, list[Remark]]:
     """Make the clients of all three groups, numbered train first, then validation, then test.
 
     `split` [rows] and `seen` [rows] (not of an unseen task) go with the pool's rows. Every group starts
     from the first task of the order, so test clients' tasks are among the train clients' where there
-    are as many of these.
+    are as many of these. Returns, aligned, the client (as a position) and the row of what they own; and
+    which tasks were set aside.
 
     Raises UserError: too few rows of a task, more tasks a client than there are, no categories.
     """
@@ -41,14 +54,39 @@ def deal_pool(
             f"Set it to {len(order)} or less."
         )
     counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
-    dealt = [order[np.arange(count) % len(order)] for count in counts]
-    sizes = client_sizes(dealt, stock, names, settings, seed)
+    dealt, sizes, rare = _give_tasks(order, stock, names, settings, seed)
     clients, rows = [], _rows_in_use(names, task, split, seen, dealt, sizes, seed)
     for group, (used, given, size) in enumerate(zip(rows, dealt, sizes, strict=True)):
         generator = numpy_generator(seed, "deal", group)
         owner = deal_rows(labels[used], split[used], given, size, settings.partition, generator)
         clients.append(owner + sum(counts[:group]))
-    return np.concatenate(clients), np.concatenate(rows)
+    remarks = [("tasks set aside", _describe_rare(rare, stock, names, len(order)))] if rare else []
+    return np.concatenate(clients), np.concatenate(rows), remarks
+
+
+def _give_tasks(
+    order: Ints, stock: Ints, names: list[str], settings: DataConfig, seed: int
+) -> tuple[list[Ints], list[Ints], list[int]]:
+    """Return the task given to each client of each group, the clients' sizes, and the tasks set aside."""
+    counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
+    each = settings.partition.tasks_per_client if settings.partition.kind == "tasks" else 1
+    least, rare = max(each, (len(order) + 1) // 2), list[int]()
+    first: TooFewRows | None = None
+    while True:
+        dealt = [order[np.arange(count) % len(order)] for count in counts]
+        try:
+            return dealt, client_sizes(dealt, stock, names, settings, seed), rare
+        except TooFewRows as error:
+            first = first or error
+            if len(order) <= least:
+                raise first from None
+            rare.append(int(error.tasks[np.argmin(stock[error.tasks].sum(axis=1))]))
+            order = order[order != rare[-1]]
+
+
+def _describe_rare(rare: list[int], stock: Ints, names: list[str], tasks: int) -> str:
+    each = listed(f"{shown(names[task])} ({stock[task].sum()} rows)" for task in rare)
+    return f"{len(rare)} of {tasks}, with too few rows for the clients that would be given them: {each}"
 
 
 def _labels(pool: pa.Table, task: Ints, settings: DataConfig) -> Ints:
@@ -116,7 +154,9 @@ def client_sizes(
             )
         counts = np.stack([np.bincount(tasks, minlength=len(names)) for tasks in dealt])  # [groups, tasks]
         holders = counts.T @ holds
-        _enough(holders * np.array([1, 0, 0]), stock, names, settings)
+        scored = (counts[1:].sum(axis=0) > 0)[:, None]  # these clients need test rows too
+        needed = np.where(scored, [1, 0, 1], [1, 0, 0])
+        _enough(holders * needed, stock, names, settings)
         share = stock // np.maximum(holders, 1)
         return [share[tasks] * own for tasks, own in zip(dealt, holds, strict=True)]
     each = np.array([settings.examples.train, settings.examples.validation, settings.examples.test], np.int64)
@@ -139,8 +179,9 @@ def _enough(asked: Ints, stock: Ints, names: list[str], settings: DataConfig) ->
         skew = ", data.partition.quantity_skew" if settings.partition.quantity_skew else ""
         examples = f"data.examples.{SPLITS[split]}" if settings.examples else ""
         lower = ", ".join(filter(None, [examples, "data.clients" + skew]))
-        raise UserError(
+        message = (
             f"task {names[task]!r} has {stock[task, split]} {SPLITS[split]} rows, and "
             f"{asked[task, split]} are asked for by the clients of the three groups together. Lower {lower}, "
             "or let the source give more tasks or more instances of a task."
         )
+        raise TooFewRows(message, np.flatnonzero((asked > stock).any(axis=1)))

@@ -1,6 +1,5 @@
 """What a federated data set looks like: counts, each client's task mix, and one number."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.table import Table
 from fedprofit.data.federated import FederatedDataset
 from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
+from fedprofit.data.sources.reading import Remark
 from fedprofit.errors import UserError
 
 MOST_DRAWN = 2000  # clients in a picture: more than it has lines of pixels
@@ -30,6 +30,7 @@ class Description:
     heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
     unseen_examples: int
     known_examples: int  # test examples whose task and input some client also trains on
+    remarks: tuple[Remark, ...] = ()  # what a user may not expect of the data
 
     @property
     def titles(self) -> list[str]:
@@ -62,17 +63,18 @@ def describe(dataset: FederatedDataset) -> Description:
         heterogeneity=heterogeneity(counts),
         unseen_examples=len(dataset.unseen),
         known_examples=_known(dataset),
+        remarks=tuple(dataset.remarks()),
     )
 
 
 def _known(dataset: FederatedDataset) -> int:
     """Count the test examples that ask what some client trains on: their scores can be mere memory."""
+    question_of = dataset.store.question_of
     trained, tested = (
-        np.concatenate([dataset.pooled(group, split).rows for group in SPLITS]) for split in ("train", "test")
+        question_of[np.concatenate([dataset.pooled(group, split).rows for group in SPLITS])]
+        for split in ("train", "test")
     )
-    # The smaller part is held, the larger passes by; what was met is taken out, to be counted once.
-    asked = Counter(dataset.store.questions(tested))
-    return sum(asked.pop(question, 0) for question in dataset.store.questions(trained))
+    return int(np.isin(tested, trained).sum())
 
 
 def summary_table(facts: Description) -> Table:
@@ -89,6 +91,8 @@ def summary_table(facts: Description) -> Table:
     if len(facts.tasks) == 1:
         meaning = "all rows are one task: name a column of tasks to tell clients apart"
     table.add_row("heterogeneity", f"{facts.heterogeneity:.3f}  ({meaning})")
+    for what, text in facts.remarks:
+        table.add_row(what, text)
     return table
 
 

@@ -8,20 +8,20 @@ files are not what was written is made again.
 
 import bisect
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedprofit.backbone.fingerprint import whole_tokenizer
-from fedprofit.backbone.load import Backbone
 from fedprofit.data.partition import Assignment, partition
 from fedprofit.data.pool import SPLITS, Split
-from fedprofit.data.settings import DataConfig
+from fedprofit.data.remarks import remarks_on
+from fedprofit.data.settings import DataConfig, TableSource
 from fedprofit.data.sources import fingerprint, read_source
+from fedprofit.data.sources.reading import Reading, Remark
 from fedprofit.data.store import (
     FORMAT,
     Examples,
@@ -34,12 +34,21 @@ from fedprofit.data.store import (
 )
 from fedprofit.data.template import Template
 from fedprofit.errors import UserError, nearest
-from fedprofit.files import cache_folder, content_hash
+from fedprofit.files import cache_folder, content_hash, write_json
+from fedprofit.reading import read_json
 from fedprofit.seeding import numpy_generator
 from fedprofit.types import ClientId
 
+if TYPE_CHECKING:
+    from fedprofit.backbone.load import Backbone  # data is read and checked before torch is imported
+
 Group = Split  # train, validation and test clients
 READ = "read.txt"  # in each folder, a hash of the rows that it was made from
+REMARKS = "remarks.json"  # in the clients' folder, what was found in the data
+
+# The pool that was read last, by the name of its clients' folder: checked by a command before torch is
+# imported, made into examples after.
+_read: dict[str, pa.Table] = {}
 
 
 class Names(Sequence[ClientId]):
@@ -69,6 +78,7 @@ class FederatedDataset:
     def __init__(self, examples: Path, clients: Path) -> None:
         """Open the two folders that `open_dataset` makes."""
         self.store = ExampleStore(examples)
+        self._clients = clients
         self.fingerprint = content_hash([examples.name, clients.name])
         self._names = map_arrow(clients / "names.arrow")
         self._groups, self._indptr, self._rows, self._unseen = (
@@ -114,6 +124,20 @@ class FederatedDataset:
         """Return one split of all clients of a group together."""
         return Examples(self.store, self._rows_of(self.members(group), split)[0])
 
+    def remarks(self) -> list[Remark]:
+        """Return what a user may not expect of the data: what was left out, is unused, double or trimmed."""
+        again = f"Remove the folder {self._clients.parent} to have it made again."
+        found = [(what, text) for what, text in read_json(self._clients / REMARKS, again)["remarks"]]
+        rows = np.concatenate([self._rows, self._unseen])
+        trimmed = self.store.trimmed(rows)
+        if trimmed:
+            found.append(("trimmed examples", f"{trimmed} of {len(rows)}, to data.template.max_tokens"))
+        merged, compared = self.store.merged
+        if merged:
+            text = f"{merged} of {compared} texts: the tokenizer merges characters across input and target"
+            found.append(("tokenized in parts", text))
+        return found
+
     def task_counts(self) -> Any:
         """Count each client's train examples by task: a sparse array (scipy's), `[clients, tasks]`."""
         from scipy.sparse import coo_array  # here: a run needs it at its end alone
@@ -140,36 +164,69 @@ def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examp
     return Examples(examples.store, examples.rows[np.sort(taken)])
 
 
-def open_dataset(settings: DataConfig, backbone: Backbone, seed: int) -> FederatedDataset:
+def prepare_clients(settings: DataConfig, seed: int) -> Path:
+    """Read the source, check all its rows and make its clients, unless the cache holds them; needs no model.
+
+    Returns the clients' folder. Raises UserError for what is wrong with the source or the partition.
+    """
+    source = fingerprint(settings.source, seed)
+    deal = settings.model_dump(mode="json", exclude={"template", "source"})
+    folder = cache_folder() / "data" / f"clients-{content_hash([FORMAT, source, deal, seed])}"
+    if not is_intact(folder):
+        reading = Reading(skip=settings.bad_rows == "skip")
+        pool = read_source(settings.source, seed, reading)
+        try:
+            assignment = partition(pool, settings, seed)
+        except UserError as error:
+            raise UserError(" ".join(filter(None, [str(error), reading.dropped]))) from None
+        remarks = [*reading.remarks, *assignment.remarks, *remarks_on(pool)]
+
+        def write(temporary: Path) -> None:
+            _write_clients(temporary, assignment)
+            write_json(temporary / REMARKS, {"remarks": remarks})
+            (temporary / READ).write_text(_rows_hash(pool))
+
+        make_folder(folder, write)
+        _read.clear()
+        _read[folder.name] = pool
+    return folder
+
+
+def check_sources(data: Iterable[DataConfig]) -> None:
+    """Check all rows of the tables of some data sets; UserError names what is wrong with the first."""
+    tables = {
+        content_hash([one.source.model_dump(), one.bad_rows]): one
+        for one in data
+        if isinstance(one.source, TableSource)
+    }
+    for one in tables.values():
+        read_source(one.source, 0, Reading(skip=one.bad_rows == "skip"))
+
+
+def open_dataset(settings: DataConfig, backbone: "Backbone", seed: int) -> FederatedDataset:
     """Open the data set of these settings, making it first where the cache does not hold it.
 
     Raises UserError for what is wrong with the source, the texts or the partition, naming it.
     """
-    source = fingerprint(settings.source, seed)
+    from fedprofit.backbone.fingerprint import whole_tokenizer  # here: it imports transformers
+
+    clients = prepare_clients(settings, seed)
+    pool = _read.pop(clients.name, None)
     tokenizer = content_hash(whole_tokenizer(backbone.tokenizer))
     eos = backbone.eos_token_ids[0]
+    source = [fingerprint(settings.source, seed), settings.bad_rows]
     texts = content_hash([FORMAT, source, settings.template.model_dump(), tokenizer, eos])
-    deal = settings.model_dump(mode="json", exclude={"template", "source"})
-    owners = content_hash([FORMAT, source, deal, seed])
     examples = cache_folder() / "data" / f"examples-{texts}"
-    clients = cache_folder() / "data" / f"clients-{owners}"
-    missing = [folder for folder in (examples, clients) if not is_intact(folder)]
-    if missing:
-        pool = read_source(settings.source, seed)
-        read = _rows_hash(pool)
+    if not is_intact(examples):
+        if pool is None:
+            pool = read_source(settings.source, seed, Reading(skip=settings.bad_rows == "skip"))
+        read = pool
 
-        def write_examples(folder: Path) -> None:
-            write_store(folder, pool, Template(backbone.tokenizer, settings.template, eos))
-            (folder / READ).write_text(read)
+        def write(folder: Path) -> None:
+            write_store(folder, read, Template(backbone.tokenizer, settings.template, eos))
+            (folder / READ).write_text(_rows_hash(read))
 
-        def write_clients(folder: Path) -> None:
-            _write_clients(folder, partition(pool, settings, seed))
-            (folder / READ).write_text(read)
-
-        if clients in missing:
-            make_folder(clients, write_clients)
-        if examples in missing:
-            make_folder(examples, write_examples)
+        make_folder(examples, write)
     _check_one_reading(examples, clients)
     return FederatedDataset(examples, clients)
 

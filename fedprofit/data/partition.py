@@ -5,8 +5,7 @@
 (`flower.py`). The result is an `Assignment`, which the store, the cohorts and the scores read.
 """
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +16,13 @@ from fedprofit.data.dealt import deal_pool
 from fedprofit.data.flower import partition_with_flower
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
+from fedprofit.data.sources.reading import SHOWN, Remark, listed, shown
 from fedprofit.data.splits import TEST, TRAIN, Ints, cut, encode, make_splits, same_input
 from fedprofit.errors import UserError, nearest
 from fedprofit.seeding import numpy_generator
 
 GROUPS = ("train", "validation", "test")
-log = logging.getLogger(__name__)
+FEW_TESTS = 5  # a mean over fewer test examples says little of a client
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Assignment:
     indptr: Ints  # [3 * clients + 1]: client c's split s is rows[indptr[3c + s] : indptr[3c + s + 1]]
     rows: Ints  # row numbers of the pool, ascending within a client's split; no row twice
     unseen: Ints  # test rows of the tasks held out from every client, ascending
+    remarks: tuple[Remark, ...] = ()  # who and what is set aside, unused, or has few test examples
 
 
 def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
@@ -51,7 +52,8 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
     tasks, task = encode(pool["task"])
     kind = settings.partition.kind
     split = make_splits(pool, seed, kind == "natural")
-    hidden = np.isin(task, _unseen_tasks(tasks, settings.unseen_tasks, seed))
+    tested = np.bincount(task[split == TEST], minlength=len(tasks)) > 0
+    hidden = np.isin(task, _unseen_tasks(tasks, settings.unseen_tasks, tested, seed))
     unseen = np.flatnonzero(hidden & (split == TEST))
     if hidden.any() and not len(unseen):
         raise UserError(
@@ -71,15 +73,16 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
     if kind == "natural":
         names, owner = _natural(pool)
         owner = np.where(hidden, -1, owner)
-        names, groups, client, rows = _choose_clients(names, owner, split, settings, seed)
+        names, groups, client, rows, remarks = _choose_clients(names, owner, split, settings, seed)
     elif kind == "flwr":
         names, owner, split = _flower(pool, split, hidden, settings, seed)
-        names, groups, client, rows = _choose_clients(names, owner, split, settings, seed)
+        names, groups, client, rows, remarks = _choose_clients(names, owner, split, settings, seed)
     else:
-        client, rows = deal_pool(pool, split, ~hidden, settings, seed)
+        client, rows, remarks = deal_pool(pool, split, ~hidden, settings, seed)
         counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
         names, groups = _numbered(sum(counts)), np.repeat(np.arange(3, dtype=np.int8), counts)
-    return _assemble(names, groups, client, split[rows], rows, unseen)
+    made = _assemble(names, groups, client, split[rows], rows, unseen)
+    return replace(made, remarks=(*remarks, *_few_tests(made, settings)))
 
 
 def _with_kind(settings: DataConfig) -> DataConfig:
@@ -120,14 +123,18 @@ def heterogeneity(counts: Ints) -> float:
     return float(0.5 * (1 + off[own > 0]).mean())
 
 
-def _unseen_tasks(tasks: list[str], asked: int | tuple[str, ...], seed: int) -> Ints:
+def _unseen_tasks(
+    tasks: list[str], asked: int | tuple[str, ...], tested: NDArray[np.bool_], seed: int
+) -> Ints:
+    """Return the tasks held out: those named, or drawn by seed, first from those with test rows."""
     if isinstance(asked, int):
         if asked >= len(tasks):
             raise UserError(
                 f"data.unseen_tasks is {asked}, and the source has {len(tasks)} tasks: none would be left "
-                f"for the clients. Set it to {len(tasks) - 1} or less."
+                f"for the clients. Set it to {len(tasks) - 1}{' or less' * (len(tasks) > 1)}."
             )
-        return numpy_generator(seed, "unseen tasks").permutation(len(tasks))[:asked]
+        drawn = numpy_generator(seed, "unseen tasks").permutation(len(tasks))
+        return drawn[np.argsort(~tested[drawn], kind="stable")][:asked]
     for name in asked:
         if name not in tasks:
             raise UserError(
@@ -169,24 +176,37 @@ def _numbered(count: int) -> list[str]:
     return [f"client-{number:0{width}d}" for number in range(count)]
 
 
+def _set_aside_small(names: list[str], owner: Ints, least: int) -> tuple[list[str], Ints, list[Remark]]:
+    """Leave out the clients with fewer than `least` rows."""
+    sizes = np.bincount(owner[owner >= 0], minlength=len(names))
+    small = sizes < least
+    if not small.any():
+        return names, owner, []
+    position = np.where(small, -1, np.cumsum(~small) - 1)
+    fewest = np.flatnonzero(small)
+    each = listed(f"{shown(names[client])} ({sizes[client]})" for client in fewest)
+    remark = ("clients set aside", f"{len(fewest)} with fewer than data.min_examples: {least}: {each}")
+    kept = [name for name, out in zip(names, small.tolist(), strict=True) if not out]
+    return kept, np.where(owner >= 0, position[owner], -1), [remark]
+
+
 def _choose_clients(
     names: list[str], owner: Ints, split: NDArray[np.int8], settings: DataConfig, seed: int
-) -> tuple[list[str], NDArray[np.int8], Ints, Ints]:
+) -> tuple[list[str], NDArray[np.int8], Ints, Ints, list[Remark]]:
     """Put clients into groups by seed, exactly as many as asked for; keep at most `examples` a split.
 
     Where there are enough of them, all have train rows, and validation and test clients have test rows.
     `owner` [rows] is a position in `names`, or -1. Returns the chosen names, their groups, and, aligned,
-    the client and row of what they own.
+    the client and row of what they own; and who is left out.
     """
+    names, owner, remarks = _set_aside_small(names, owner, settings.min_examples)
     wanted = (settings.clients.train, settings.clients.validation, settings.clients.test)
     if sum(wanted) > len(names):
+        aside = f" (set aside: {remarks[0][1]})" if remarks else ""
         raise UserError(
             f"data.clients asks for {wanted[0]} train, {wanted[1]} validation and {wanted[2]} test clients, "
-            f"{sum(wanted)} together, and there are {len(names)}. Lower data.clients."
-        )
-    if sum(wanted) < len(names):
-        log.info(
-            "%d of %d clients are left out: data.clients asks for fewer", len(names) - sum(wanted), len(names)
+            f"{sum(wanted)} together, and there are {len(names)}{aside}. Lower data.clients"
+            f"{' or data.min_examples' if remarks else ''}."
         )
     has = np.zeros((len(names) + 1, 3), bool)  # the last is found by owner -1
     has[owner, split] = True
@@ -194,6 +214,11 @@ def _choose_clients(
     shuffled = numpy_generator(seed, "client groups").permutation(len(names))
     group[_draw(shuffled, has, wanted)] = np.repeat(np.arange(3, dtype=np.int8), wanted)
     chosen = np.flatnonzero(group >= 0)
+    unused = np.flatnonzero(group[:-1] < 0)
+    if len(unused):
+        each = listed((shown(names[client]) for client in unused[:SHOWN]), len(unused))
+        text = f"{len(unused)} of {len(names)}, as data.clients asks for {sum(wanted)}: {each}"
+        remarks.append(("clients not used", text))
     rows = np.flatnonzero(group[owner] >= 0)
     client = np.searchsorted(chosen, owner[rows])
     if settings.examples is not None:
@@ -205,7 +230,7 @@ def _choose_clients(
         most = np.array([settings.examples.train, settings.examples.validation, settings.examples.test])
         order = order[position < most[split[rows[order]]]]
         client, rows = client[order], rows[order]
-    return [names[position] for position in chosen], group[chosen], client, rows
+    return [names[position] for position in chosen], group[chosen], client, rows, remarks
 
 
 def _draw(shuffled: Ints, has: NDArray[np.bool_], wanted: tuple[int, int, int]) -> Ints:
@@ -219,6 +244,23 @@ def _draw(shuffled: Ints, has: NDArray[np.bool_], wanted: tuple[int, int, int]) 
     others = trained[~np.isin(trained, scored)][: wanted[0]]
     chosen = np.concatenate([others, scored])
     return chosen if len(chosen) == sum(wanted) else shuffled[: sum(wanted)]
+
+
+def _few_tests(made: Assignment, settings: DataConfig) -> list[Remark]:
+    """Name the clients with so few test examples that their scores say little."""
+    tests = np.diff(made.indptr).reshape(-1, 3)[:, TEST]
+    few = tests < FEW_TESTS
+    if settings.partition.hold_out == "scored":  # train clients have none, as asked
+        few &= made.groups != GROUPS.index("train")
+    found = np.flatnonzero(few)
+    if not len(found):
+        return []
+    each = (
+        f"{shown(made.clients[int(client)].as_py())} ({GROUPS[made.groups[client]]}: {tests[client]})"
+        for client in found[:SHOWN]
+    )
+    text = f"{len(found)} of {len(few)} clients have fewer than {FEW_TESTS}: {listed(each, len(found))}"
+    return [("few test examples", text)]
 
 
 def _assemble(
@@ -239,7 +281,7 @@ def _assemble(
                 f"client {names[first]!r} (a {GROUPS[groups[first]]} client) has no {SPLITS[which]} "
                 f"rows; {int(bad.sum())} of {len(names)} clients have none. Every client needs train rows, "
                 "and validation and test clients need test rows: leave such clients out of the source, or "
-                "set data.examples and data.clients so that each gets some."
+                "set data.min_examples, data.examples and data.clients so that each gets some."
             )
     return Assignment(
         clients=pa.array(names, pa.string()),

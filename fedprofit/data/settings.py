@@ -1,11 +1,35 @@
 """The configuration's part on data: source, template, partition, and how many clients and examples."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from fedprofit.config_base import Count, Positive, Rate, Section, Weight
+
+
+def _path(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        raise ValueError(
+            f"holds data in memory ({type(value).__name__}), which is not supported yet: should be the path of "
+            "a file, as text. Write the data to a .parquet, .csv or .jsonl file and give its path"
+        )
+    if not value or "\0" in value:
+        raise ValueError(f"should be the path of a file (found {value[:80]!r})")
+    return value
+
+
+def _one_character(value: str) -> str:
+    if len(value) != 1 or value in '"\r\n\0':
+        raise ValueError(f"should be one character, and no quote or line break (found {value[:80]!r})")
+    return value
+
+
+FilePath = Annotated[str, BeforeValidator(_path)]
+Separator = Annotated[str, AfterValidator(_one_character)]
 
 
 class LexiconSource(Section):
@@ -21,7 +45,7 @@ class SniSource(Section):
     """Super-NaturalInstructions: a folder of task JSON files, or a Parquet table."""
 
     kind: Literal["sni"]
-    path: str
+    path: FilePath
     tasks: tuple[str, ...] = ()  # names such as task073_commonsenseqa_answer_generation, or numbers "73"
     categories: tuple[str, ...] = ()
     instances: Positive | None = None  # at most, a task
@@ -41,13 +65,21 @@ class Columns(Section):
     category: str | None = None
     split: str | None = None
 
+    def names(self) -> list[str]:
+        """Return the distinct names of the columns, sorted."""
+        return sorted(set(self.model_dump(exclude_none=True).values()))
+
 
 class TableSource(Section):
     """The user's own JSONL, CSV or Parquet file."""
 
     kind: Literal["table"]
-    path: str
+    path: FilePath
     columns: Columns = Columns()
+    # Of text files, where they are not detected: an encoding as Python calls it, such as utf-8 (the default
+    # without a mark at the beginning), utf-16 or cp1252; the one character between the fields of a CSV file.
+    encoding: str | None = None
+    separator: Separator | None = None
 
 
 class HubSource(Section):
@@ -112,4 +144,8 @@ class DataConfig(Section):
     partition: Partition = Partition()
     clients: Groups = Groups(train=8, validation=2, test=4)
     examples: Groups | None = Groups(train=48, validation=16, test=16)  # a client; null: all it has
+    # Clients that are the source's own (natural, flwr) with fewer examples in all are set aside.
+    min_examples: Count = 0
+    # Rows that cannot be used (no target, no client, no text, ...): refuse all data, or skip and count them.
+    bad_rows: Literal["refuse", "skip"] = "refuse"
     unseen_tasks: Count | tuple[str, ...] = 0  # held out from every client: how many, or which

@@ -20,16 +20,17 @@ def encode(column: pa.ChunkedArray) -> tuple[list[str], Ints]:
     >>> encode(pa.chunked_array([["b", "a", None, "b"]]))
     (['a', 'b'], array([ 1,  0, -1,  1]))
     """
-    values, codes = _codes(column)
+    values, found = codes(column)
     order = pc.sort_indices(values).to_numpy()
     rank = np.full(len(order) + 1, -1, np.int64)  # the last is found by code -1: null
     rank[order] = np.arange(len(order))
-    return values.take(pa.array(order)).to_pylist(), rank[codes]
+    return values.take(pa.array(order)).to_pylist(), rank[found]
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
-    # Long texts of many rows exceed 2 GiB: 64-bit offsets.
-    encoded = column.cast(pa.large_string()).dictionary_encode().unify_dictionaries().combine_chunks()
+def codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
+    """Return a text column's distinct values and each row's position among them (null: -1)."""
+    # Long texts of many rows exceed 2 GiB: 64-bit offsets. Unifying dictionaries of chunks takes much longer.
+    encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
     return encoded.dictionary, np.asarray(pc.fill_null(encoded.indices, -1).to_numpy(), np.int64)
 
 
@@ -89,8 +90,8 @@ def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
 
 
 def same_input(pool: pa.Table) -> Ints:
-    """Return a number for each row, equal where task and input are."""
-    _, inputs = _codes(pool["input"])
-    _, tasks = _codes(pool["task"])
+    """Return a number for each row, equal where task and input are, but for white space around it."""
+    _, inputs = codes(pc.utf8_trim_whitespace(pool["input"]))
+    _, tasks = codes(pool["task"])
     _, keys = np.unique(tasks * (inputs.max() + 1) + inputs, return_inverse=True)
     return np.asarray(keys, np.int64)

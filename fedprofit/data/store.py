@@ -26,6 +26,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from fedprofit import manifest
+from fedprofit.data.splits import same_input
 from fedprofit.data.template import Instance, Template
 from fedprofit.errors import UserError
 from fedprofit.files import atomic
@@ -36,7 +37,7 @@ from fedprofit.types import Example, Tokens
 CHUNK = 4096  # instances at a time
 OTHER_LETTERS = "|".join(rf"[^\x00-\x7F\P{{{kind}}}]" for kind in "LMN")  # letters, marks, digits
 CHECKSUMS = "checksums.json"
-FORMAT = 2  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
+FORMAT = 3  # part of cached folders' names; raise it when texts, splits, owners of rows or files change
 
 LOGGER = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ class ExampleStore:
         self.task_of = _mapped(folder, "task_of")
         self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
         self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")
+        # Equal where task and input are, as they were before inputs were trimmed.
+        self.question_of = _mapped(folder, "question_of")
+        self._trimmed, self._merged = _mapped(folder, "trimmed"), _mapped(folder, "merged")
         self._tokens = _flat(folder / "tokens.bin")
         self._prefixes = _flat(folder / "prefixes.bin")
         self._references = map_arrow(folder / "references.arrow")
@@ -101,10 +105,15 @@ class ExampleStore:
             references=tuple(self._references[row].as_py()),
         )
 
-    def questions(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-        """Yield what each row asks, equal where task and input are: its task's number and source tokens."""
-        for row, task in zip(rows.tolist(), self.task_of[rows].tolist(), strict=True):
-            yield task, self._tokens[self._starts[row] : self._cuts[row]].tobytes()
+    @property
+    def merged(self) -> tuple[int, int]:
+        """Count texts whose tokens are not those of the whole text, among so many that were compared."""
+        differing, checked = self._merged.tolist()
+        return differing, checked
+
+    def trimmed(self, rows: NDArray[np.int64]) -> int:
+        """Count the rows that lost examples or a part of their input to max_tokens."""
+        return int(np.count_nonzero(self._trimmed[rows]))
 
     def unread_targets(self) -> tuple[int, int]:
         """Count all references, and those that hold letters or digits beyond a to z and 0 to 9, or none."""
@@ -170,6 +179,9 @@ def write_store(folder: Path, pool: pa.Table, template: Template) -> None:
     for name, values in (("starts", starts), ("cuts", cuts), ("prefix_starts", prefix_starts)):
         np.save(folder / f"{name}.npy", np.array(values, dtype=np.int64))
     np.save(folder / "prefix_of.npy", np.array(prefix_of, dtype=np.int32))
+    np.save(folder / "question_of.npy", same_input(pool))
+    np.save(folder / "trimmed.npy", np.array(template.trimmed, dtype=bool))
+    np.save(folder / "merged.npy", np.array([template.differing, template.checked]))
     save_arrow(folder / "references.arrow", pool["targets"])
 
 

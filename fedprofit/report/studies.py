@@ -9,6 +9,7 @@ from rich.text import Text
 
 from fedprofit.analyze.claims import SAYS, Finding, caveats, check_claims
 from fedprofit.analyze.tables import open_tables
+from fedprofit.data.federated import check_sources
 from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.files import write_json, write_text
@@ -52,6 +53,7 @@ def show_plan(
         table.add_row(planned.key, describe(planned.axes), "to do" if planned in left else "done")
     console.print(table)
     if left:
+        check_sources(planned.config.data for planned in left)
         load_libraries()
         from fedprofit.study.estimate import study_seconds
 

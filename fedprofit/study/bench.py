@@ -7,7 +7,7 @@ import numpy as np
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.config import Config
-from fedprofit.data.federated import FederatedDataset, Group, open_dataset, stratified
+from fedprofit.data.federated import FederatedDataset, Group, open_dataset, prepare_clients, stratified
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.errors import UserError
@@ -51,6 +51,7 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     Raises UserError for whatever cannot be used, by name.
     """
     check_trials(config)
+    prepare_clients(config.data, config.seed)  # first: what is wrong with the data shows before a model loads
     settings = config.in_type(dtype or "auto").backbone
     backbone = load_backbone(settings.name, settings.dtype, settings.device)
     dataset = open_dataset(config.data, backbone, config.seed)

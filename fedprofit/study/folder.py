@@ -88,6 +88,11 @@ class RunFolder(Folder):
         return self.path / "summary.json"
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the run is at its end."""
+        return self.summary.exists() and self.results.exists()
+
+    @property
     def log(self) -> Path:
         """The log."""
         return self.path / "run.log"
@@ -242,7 +247,7 @@ def open_folder(path: Path) -> RunFolder:
     if not folder.config.exists():
         what = "holds neither a run nor a study" if path.is_dir() else "there is no such folder"
         raise UserError(f"{path}: {what}. Give the folder that `fedprofit run` or `fedprofit study` named.")
-    if not folder.summary.exists() or not folder.results.exists():
+    if not folder.is_complete:
         raise UserError(
             f"{path}: the run is not complete. Go on with it: fedprofit run {path}/config.yaml "
             f"--out {path} --resume"

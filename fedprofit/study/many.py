@@ -14,6 +14,7 @@ from typing import Any
 
 from polars.exceptions import PolarsError
 
+from fedprofit.data.federated import check_sources
 from fedprofit.errors import UserError
 from fedprofit.files import alone_in, naming_place
 from fedprofit.processes import usable_cores
@@ -69,6 +70,8 @@ def run_study(
     """
     study, runs = load_study(path, overrides, only, yes)
     place = out or Path("runs") / study.name
+    if ray is None and not place.exists():  # a study that has begun says of each run what is wrong with it
+        check_sources(run.config.data for run in runs)
     with naming_place(place):
         pool: Pool
         pool = Processes(workers or usable_cores()) if ray is None else Cluster(ray, workers, runs)

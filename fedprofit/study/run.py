@@ -72,7 +72,7 @@ def run(
     place = Path(out) if out else default_folder(config)
     with naming_place(place):
         folder = check_folder(place, config, resume)
-        if folder.summary.exists() and folder.results.exists():
+        if folder.is_complete:
             check_content(folder, config)
             if must_rewrite_config(folder, config):
                 with alone_in(folder.path):
@@ -121,6 +121,8 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
             "here on, so that results may differ from those of a run in one piece (float32: in the last "
             "bits; half precision: visibly). environment.json records it under resumed"
         )
+    for what, text in bench.dataset.remarks():
+        report.log(f"data: {what}: {text}")
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     if checks:

@@ -48,6 +48,7 @@ def test_the_folder_holds_what_it_says(folder):
         "run.log",
     ):
         assert (folder / name).stat().st_size > 0, name
+    assert "data: few test examples: 6 of 6 clients" in (folder / "run.log").read_text()
     stages = {
         "federated-avg",
         "federated-sgd",

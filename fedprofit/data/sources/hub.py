@@ -7,20 +7,21 @@ import pyarrow.compute as pc
 
 from fedprofit.data.settings import HubSource
 from fedprofit.data.sources.columns import SPLIT_NAMES, to_pool, wanted
+from fedprofit.data.sources.reading import Reading
 from fedprofit.errors import UserError, first_line, nearest
 from fedprofit.files import expanded
 
 SPLIT_COLUMN = "fedprofit_split"  # added by `read`: the data set's own split names
 
 
-def read(settings: HubSource) -> pa.Table:
+def read(settings: HubSource, reading: Reading) -> pa.Table:
     """Load `settings.name` with the `datasets` library and turn it into POOL_SCHEMA.
 
     A folder may hold data files (`load_dataset`) or what `save_to_disk` wrote. The splits of the data
     set are the pool's, unless a split column is named. Class labels become their names.
 
     Raises UserError: the extra is not installed, the data set cannot be loaded, a split has a name
-    of its own, and whatever `columns.to_pool` finds in the rows.
+    of its own. What is wrong with its rows goes into `reading`, see `columns.to_pool`.
     """
     try:
         import datasets
@@ -43,7 +44,7 @@ def read(settings: HubSource) -> pa.Table:
             table = table.append_column(SPLIT_COLUMN, pa.repeat(pa.scalar(split), table.num_rows))
         # Each split is checked for itself: row numbers in messages are those of the split.
         if table.num_rows:
-            tables.append(to_pool(table, columns, place))
+            tables.append(to_pool(table, columns, place, reading))
     if not tables:
         raise UserError(f"{settings.name}: the data set holds no rows (data.source.name).")
     return pa.concat_tables(tables)

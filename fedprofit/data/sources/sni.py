@@ -18,6 +18,7 @@ import pyarrow.parquet
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import Columns, SniSource
 from fedprofit.data.sources.columns import check, to_pool
+from fedprofit.data.sources.reading import Reading
 from fedprofit.data.splits import encode, shuffled_positions
 from fedprofit.errors import UserError, first_line, nearest
 from fedprofit.files import expanded
@@ -27,32 +28,33 @@ PARQUET_COLUMNS = ["task_id", "category", "split", "definition", "input", "targe
 OWN_COLUMNS = Columns(definition="definition", task="task", category="category", split="split")
 
 
-def read(settings: SniSource, seed: int) -> pa.Table:
+def read(settings: SniSource, seed: int, reading: Reading) -> pa.Table:
     """Read the instances that the settings let through, as a table of POOL_SCHEMA.
 
     In this order: `tasks`, `categories`, `max_words` (of the definition, the input and each target),
     `min_instances`, `max_tasks` (seeded), `instances` (seeded, for each task by itself). JSON files
     name no splits; their tasks are named by the files' stems, those of a table task073.
 
-    Raises UserError: nothing at the path, a damaged file, an unknown task or category, nothing left.
+    Raises UserError: nothing at the path, a damaged file, an unknown task or category, nothing left. What is
+    wrong with its rows goes into `reading`, and so does which tasks the limits left out.
     """
     path = expanded(settings.path)
     if path.is_dir():
-        pool = _read_folder(path, settings, seed)
+        pool = _read_folder(path, settings, seed, reading)
     elif path.is_file():
-        pool = _read_parquet(path, settings)
+        pool = _read_parquet(path, settings, reading)
     else:
         raise UserError(f"{path}: there is no such file or folder (data.source.path). Check the path.")
-    pool = _limit_tasks(pool, settings.max_tasks, seed)
-    if pool.num_rows == 0:
+    if pool.num_rows == 0 and not reading.bad:
         raise UserError(
-            f"{path}: no instance is left after tasks, categories, max_words={settings.max_words} and "
-            f"min_instances={settings.min_instances} (data.source). Loosen one of them."
+            f"{path}: no instance is left after tasks, categories, max_words and min_instances. "
+            f"{reading.dropped or 'Loosen one of them.'}"
         )
+    pool = _limit_tasks(pool, settings.max_tasks, seed)
     return _limit_instances(pool, settings.instances, seed)
 
 
-def _read_parquet(path: Path, settings: SniSource) -> pa.Table:
+def _read_parquet(path: Path, settings: SniSource, reading: Reading) -> pa.Table:
     try:
         there = pyarrow.parquet.read_schema(path).names
         for name in PARQUET_COLUMNS:
@@ -73,27 +75,57 @@ def _read_parquet(path: Path, settings: SniSource) -> pa.Table:
     table = table.filter(pc.is_in(table["task"], pa.array(_chosen(settings.tasks, names, path))))
     category = table["category"].cast(pa.string())
     allowed = _categories(settings, pc.unique(category).to_pylist(), path)
-    pool = to_pool(table.filter(pc.is_in(category, pa.array(allowed))), OWN_COLUMNS, str(path))
-    return _with_instances(_limit_words(pool, settings.max_words), settings.min_instances)
+    pool = to_pool(table.filter(pc.is_in(category, pa.array(allowed))), OWN_COLUMNS, str(path), reading)
+    short = _limit_words(pool, settings.max_words)
+    tasks, _ = encode(pool["task"])
+    before, after = (_sizes(rows, tasks) for rows in (pool, short))
+    _tell_dropped(before, after, settings, reading)
+    return _with_instances(short, settings.min_instances)
 
 
-def _read_folder(path: Path, settings: SniSource, seed: int) -> pa.Table:
+def _sizes(pool: pa.Table, tasks: list[str]) -> list[int]:
+    counts = {entry["values"]: entry["counts"] for entry in pool["task"].value_counts().to_pylist()}
+    return [counts.get(task, 0) for task in tasks]
+
+
+def _tell_dropped(before: list[int], after: list[int], settings: SniSource, reading: Reading) -> None:
+    """Say which limits left tasks out; `before` and `after` max_words: how many instances each had."""
+    few = sum(count < settings.min_instances for count in before)
+    long = sum(count < settings.min_instances for count in after) - few
+    if few or long:
+        limits = [f"{long} by max_words: {settings.max_words}"] * bool(long and settings.max_words)
+        limits += [f"{few} by min_instances: {settings.min_instances}"] * bool(few)
+        limits[-1] += f" (together with min_instances: {settings.min_instances})" * bool(
+            long and not few and settings.min_instances > 1
+        )
+        reading.dropped = (
+            f"Of {len(before)} tasks {few + long} were left out: {' and '.join(limits)} (data.source). Raise "
+            "max_words or lower min_instances to keep more."
+        )
+        reading.remarks.append(("tasks left out", f"{few + long} of {len(before)}: {' and '.join(limits)}"))
+
+
+def _read_folder(path: Path, settings: SniSource, seed: int, reading: Reading) -> pa.Table:
     files = {file.stem: file for file in sorted(path.glob("task*.json"))}
     if not files:
         raise UserError(
             f"{path}: no task*.json in this folder (data.source.path). Name the folder `tasks`, "
             "or a .parquet file."
         )
-    tables, categories = [], []
+    tables, categories, before, after = [], [], list[int](), list[int]()
     for name in _chosen(settings.tasks, list(files), path):
         table = _read_json(name, files[name])
         category = table["category"][0].as_py()
         categories.append(category)
         if not settings.categories or category in settings.categories:
-            table = _limit_words(check(table, str(files[name])), settings.max_words)
+            table = check(table, str(files[name]), reading)
+            before.append(table.num_rows)
+            table = _limit_words(table, settings.max_words)
+            after.append(table.num_rows)
             if table.num_rows >= settings.min_instances:
                 tables.append(_limit_instances(table, settings.instances, seed))
     _categories(settings, sorted(set(categories)), path)
+    _tell_dropped(before, after, settings, reading)
     return pa.concat_tables(tables) if tables else POOL_SCHEMA.empty_table()
 
 

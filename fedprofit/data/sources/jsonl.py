@@ -1,0 +1,142 @@
+"""JSON Lines: one object a line, numbers as they are written.
+
+Arrow reads the file where all values of the named columns are texts or whole numbers, as its result is then
+the same. Else it is read line by line, which also tells what is wrong with each.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from fedprofit.data.settings import Columns
+from fedprofit.data.sources.reading import Numbering, Reading, shown
+from fedprofit.data.sources.text import LIST, Rows, cells, decode
+from fedprofit.errors import UserError
+
+BLOCK = 16 * 2**20  # bytes that Arrow reads at a time; files with longer lines are read line by line
+LOOKED_AT = 64  # lines by which the columns' types are guessed
+MINUS_ZERO = re.compile(rb":\s*-0\s*[,}]")  # Arrow reads it as 0
+
+
+def read(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> Rows:
+    """Read the named columns as text; a column that no line has is not in the result.
+
+    Raises UserError: no line that is an object, an encoding that the file is not in.
+    """
+    names = columns.names()
+    table = _by_arrow(data, names, columns.target) if encoding in (None, "utf-8") else None
+    if table is None:
+        return _by_line(data, columns, encoding, place, reading)
+    return Rows(table, [], Numbering("line", lambda: _lines(data, table.num_rows)))
+
+
+def _by_arrow(data: bytes, names: Sequence[str], target: str) -> pa.Table | None:
+    """Let Arrow read the file; None where its result could be another than that of reading line by line."""
+    types = _types(data, names, target)
+    if types is None:
+        return None
+    parse = pyarrow.json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
+    block = pyarrow.json.ReadOptions(block_size=BLOCK)
+    try:
+        table = pyarrow.json.read_json(pa.BufferReader(data), read_options=block, parse_options=parse)
+        table = table.select(names)
+        table.validate(full=True)  # that texts are UTF-8
+    except pa.ArrowException:
+        return None
+    whole = [name for name, kind in types if kind == pa.int64()]
+    zero = any(pc.any(pc.equal(table[name], 0), min_count=0).as_py() for name in whole)
+    return None if zero and MINUS_ZERO.search(data) else table
+
+
+def _types(data: bytes, names: Sequence[str], target: str) -> list[tuple[str, pa.DataType]] | None:
+    """Guess the columns' types from the first lines; None where one has a type that Arrow may not read."""
+    try:
+        head = data[:BLOCK].split(b"\n", LOOKED_AT)[:LOOKED_AT]
+        rows = [json.loads(line) for line in head if line.strip()]
+    except (ValueError, RecursionError):
+        return None
+    found = []
+    for name in names:
+        values = (row.get(name) for row in rows if isinstance(row, dict))
+        value = next((value for value in values if value is not None), None)
+        kinds: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64()}
+        kind = LIST if isinstance(value, list) and name == target else kinds.get(type(value))
+        if kind is None:
+            return None
+        found.append((name, kind))
+    return found
+
+
+def _lines(data: bytes, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
+    """Return the number of each row's line; None where rows are not one a line."""
+    full = np.flatnonzero([bool(line.strip()) for line in data.split(b"\n")]) + 1
+    return full if len(full) == rows else None
+
+
+def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> Rows:
+    text, used = decode(data, encoding, place, reading)
+    if used not in ("utf-8", "utf-8-sig"):
+        reading.remarks.append(("read as", used))
+    if text.lstrip()[:1] == "[":
+        raise UserError(
+            f"{place}: line 1: found '[': this is one JSON array. Write one object a line (JSON Lines), for "
+            'example by `jq -c ".[]"` or pandas\' to_json(orient="records", lines=True).'
+        )
+    names = columns.names()
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    numbers, keys = [], set[str]()
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_constant)
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line or line.isspace():
+            continue
+        try:
+            row = decoder.decode(line)
+        except json.JSONDecodeError as error:
+            reading.lost(place, "line", number, _fault(line, error), "")
+            continue
+        except RecursionError:
+            reading.lost(place, "line", number, "not JSON: too deeply nested", "")
+            continue
+        if not isinstance(row, dict):
+            reading.lost(place, "line", number, "not a JSON object", line[:200].strip())
+            continue
+        keys.update(row)
+        numbers.append(number)
+        for name in names:
+            values[name].append(row.get(name))
+    if not numbers:
+        _nothing(text, place, reading)
+    made = {name: cells(values[name], name, lists=name == columns.target) for name in names if name in keys}
+    others = {key: pa.nulls(len(numbers)) for key in sorted(keys - set(names))[:LOOKED_AT]}
+    lines = np.array(numbers, np.int64)
+    table = pa.table({name: array for name, (array, _) in made.items()} | others)
+    return Rows(table, [one for _, found in made.values() for one in found], Numbering("line", lambda: lines))
+
+
+def _constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)  # the only numbers that do not stay as they are written
+
+
+def _fault(line: str, error: json.JSONDecodeError) -> str:
+    """Say what is wrong with a line, in which column, and what stands there."""
+    before, rest = line[: error.pos].rstrip(), line[error.pos :].strip()
+    problem = error.msg[:1].lower() + error.msg[1:]
+    if rest[:1] == "," or (before[-1:] == "," and rest[:1] in ("}", "]", "")):
+        problem = "a stray comma"
+    stands = before[-1:] + rest if before[-1:] == "," else rest
+    found = shown(stands[:20]) if rest else "the end of the line"
+    return f"not JSON: {problem} at column {error.colno}, found {found}"
+
+
+def _nothing(text: str, place: str, reading: Reading) -> None:
+    """Raise UserError for a file without a single object."""
+    if not text.strip():
+        raise UserError(f"{place}: the file is empty. Write it again, or correct data.source.path.")
+    reading.skip = False  # there is nothing else to read
+    reading.settle(place)
