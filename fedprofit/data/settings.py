@@ -14,8 +14,8 @@ def _path(value: Any) -> Any:
         value = os.fspath(value)
     if not isinstance(value, str):
         raise ValueError(
-            f"holds data in memory ({type(value).__name__}), which is not supported yet: should be the path of "
-            "a file, as text. Write the data to a .parquet, .csv or .jsonl file and give its path"
+            f"holds data in memory ({type(value).__name__}), which is not supported yet: should be the path "
+            "of a file, as text. Write the data to a .parquet, .csv or .jsonl file and give its path"
         )
     if not value or "\0" in value:
         raise ValueError(f"should be the path of a file (found {value[:80]!r})")
