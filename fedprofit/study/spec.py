@@ -219,19 +219,18 @@ def _check_axes(study: Study, path: Path) -> None:
     """Let every axis have a column of its own in the tables."""
     names = axes_of(study)
     for axis, name in zip(study.axes, names, strict=True):
+        place = f"{path}: axis {cut(axis)!r}"
         for label, changes in _points(axis, study.axes[axis]):
             if name == "seed" and "seed" not in changes:
-                raise UserError(
-                    f"{path}: axis {cut(axis)!r}: its value {shown(label)} sets no seed. {SEED_ALONE}"
-                )
+                raise UserError(f"{place}: its value {shown(label)} sets no seed. {SEED_ALONE}")
         if names.count(name) > 1 or name in COLUMNS:
             other = "two axes are" if names.count(name) > 1 else "a column of the tables is"
             within = axis.startswith(("personalization.", "training.algorithms."))
             better = " Or let a run compare its values, as claims do: {grid: [...]} in place of one." * within
+            own = f"{{my-{cut(name)}: {{low: {{{cut(axis)}: ...}}, high: {{{cut(axis)}: ...}}}}}}"
             raise UserError(
-                f"{path}: axis {cut(axis)!r}: {other} called {cut(name)!r}. Give the axis a name of its own, with "
-                f"named sets of changes: {{my-{cut(name)}: {{low: {{{cut(axis)}: ...}}, high: {{{cut(axis)}: ...}}}}}}."
-                f"{better}"
+                f"{place}: {other} called {cut(name)!r}. Give the axis a name of its own, with named sets of "
+                f"changes: {own}.{better}"
             )
 
 
