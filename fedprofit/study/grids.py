@@ -76,7 +76,8 @@ def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
             one["name"] = f"{one.get('name', '')}-{keys[-1]}{value}"
         made.append(one)
     if not made:
-        raise UserError(f"{place}: {entry.get('name', 'an entry')}: a {word} is empty; give it values.")
+        name = cut(str(entry.get("name", "an entry")))
+        raise UserError(f"{place}: {name}: a {word} is empty; give it values.")
     return made
 
 

@@ -29,8 +29,9 @@ from pydantic import Field, field_validator
 
 from fedprofit.config import Config
 from fedprofit.config_base import Name, Positive, Section
+from fedprofit.config_errors import shown
 from fedprofit.config_file import checked, from_mapping, override_mapping, override_value
-from fedprofit.errors import UserError
+from fedprofit.errors import UserError, cut
 from fedprofit.evaluate.results import SCHEMA
 from fedprofit.reading import read_yaml
 from fedprofit.study.grids import expand_grids
@@ -72,7 +73,7 @@ class Study(Section):
     def _axes_have_values(cls, axes: dict[str, Any]) -> dict[str, Any]:
         for name, values in axes.items():
             if not values:
-                raise ValueError(f"the axis {name!r} is empty; give it values or leave it out")
+                raise ValueError(f"the axis {cut(name)!r} is empty; give it values or leave it out")
         return axes
 
     @property
@@ -136,11 +137,11 @@ def at_places(names: Sequence[str], points: Sequence[list[Point]], only: Sequenc
         if axis not in names:
             axes = ", ".join(names) or "none"
             raise UserError(
-                f"--only {place}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
+                f"--only {cut(place)}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
             )
         values = [str(label) for label, _ in points[names.index(axis)]]
         if value not in values:
-            raise UserError(f"--only {place}: write {axis}=VALUE, with one of {', '.join(values)}.")
+            raise UserError(f"--only {cut(place)}: write {axis}=VALUE, with one of {', '.join(values)}.")
         wanted.setdefault(axis, set()).add(value)
     return [
         [point for point in own if axis not in wanted or str(point[0]) in wanted[axis]]
@@ -172,7 +173,7 @@ def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]
     place = path.parent / study.base
     base = read_yaml(place)
     if not isinstance(base, dict):
-        raise UserError(f"{path}: base {study.base}: holds no configuration. Name a run's YAML file.")
+        raise UserError(f"{path}: base {cut(study.base)}: holds no configuration. Name a run's YAML file.")
     if not {"run", "axes"} & set(base):
         return study, merged(base, study.run)
     other, shared = _read(place, [*above, path.resolve()])
@@ -218,17 +219,18 @@ def _check_axes(study: Study, path: Path) -> None:
     """Let every axis have a column of its own in the tables."""
     names = axes_of(study)
     for axis, name in zip(study.axes, names, strict=True):
+        place = f"{path}: axis {cut(axis)!r}"
         for label, changes in _points(axis, study.axes[axis]):
             if name == "seed" and "seed" not in changes:
-                raise UserError(f"{path}: axis {axis!r}: its value {label!r} sets no seed. {SEED_ALONE}")
+                raise UserError(f"{place}: its value {shown(label)} sets no seed. {SEED_ALONE}")
         if names.count(name) > 1 or name in COLUMNS:
             other = "two axes are" if names.count(name) > 1 else "a column of the tables is"
             within = axis.startswith(("personalization.", "training.algorithms."))
             better = " Or let a run compare its values, as claims do: {grid: [...]} in place of one." * within
+            own = f"{{my-{cut(name)}: {{low: {{{cut(axis)}: ...}}, high: {{{cut(axis)}: ...}}}}}}"
             raise UserError(
-                f"{path}: axis {axis!r}: {other} called {name!r}. Give the axis a name of its own, with "
-                f"named sets of changes: {{my-{name}: {{low: {{{axis}: ...}}, high: {{{axis}: ...}}}}}}."
-                f"{better}"
+                f"{place}: {other} called {cut(name)!r}. Give the axis a name of its own, with named sets of "
+                f"changes: {own}.{better}"
             )
 
 

@@ -38,7 +38,7 @@ def main() -> int:
     for name, (_, count) in PARTS.items():
         parser.add_argument(f"--{name}", type=int, default=count, help=f"how many (default {count}; 0: none)")
     arguments = vars(parser.parse_args())
-    logging.getLogger("fedprofit").setLevel(logging.ERROR)
+    logging.getLogger("fedprofit").propagate = False  # what is made again is said in a run's own log
     bad = 0
     for name, (part, _) in PARTS.items():
         if arguments[name]:
