@@ -125,7 +125,7 @@ def estimate(config: Config) -> Table:
     plan = stages(bench)
     table = Table(title=f"Estimate for {config.name}", title_justify="left", show_header=False)
     table.add_row(
-        "backbone", f"{bench.engine.backbone.name}, {bench.engine.backbone.dtype}, {bench.engine.attention}"
+        "backbone", f"{bench.engine.backbone.name}, {bench.engine.backbone.dtype}, {bench.engine.reason}"
     )
     table.add_row("speed", f"{speed / TRAINED:.0f} tokens/s trained, about {speed:.0f} tokens/s read")
     table.add_row("time", f"about {duration(sum(plan.values()) / speed)}")

@@ -52,6 +52,7 @@ def environment(config: Config, engine: "Engine", data_fingerprint: str) -> dict
         "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
         "computed": {
             "attention": engine.attention,
+            "reason": engine.reason,
             "token_budget": engine.token_budget,
             "workers": engine.workers,
         },

@@ -3,6 +3,7 @@
 from damaged_files import damaged_files, make
 from faults import AGAIN, BAD, NOTICED, TRACEBACK, UNCHANGED, attempt
 from mutated_configurations import mutated_configurations
+from mutated_tables import mutated_tables
 
 from fedprofit.errors import UserError
 
@@ -16,6 +17,11 @@ def test_damaged_files_are_noticed_or_made_again(tmp_path, monkeypatch):
 
 def test_mutated_configurations_load_or_are_refused(tmp_path):
     outcomes = list(mutated_configurations(tmp_path, seed=5, count=80))
+    assert [one for one in outcomes if one.result in BAD] == []
+
+
+def test_mutated_tables_load_what_was_written_or_are_refused(tmp_path):
+    outcomes = list(mutated_tables(tmp_path, seed=1, count=120))
     assert [one for one in outcomes if one.result in BAD] == []
 
 

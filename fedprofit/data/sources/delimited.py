@@ -16,7 +16,7 @@ import pyarrow.csv
 
 from fedprofit.data.settings import Columns
 from fedprofit.data.sources.reading import Finding, Numbering, Reading
-from fedprofit.data.sources.text import Rows, cells, decode, encoding_of
+from fedprofit.data.sources.text import Rows, cells, column_name, decode, encoding_of
 from fedprofit.errors import UserError
 
 SEPARATORS = ",;\t|"
@@ -87,8 +87,8 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
     """Let Arrow read the file; None where it cannot, or would not see what is wrong with it."""
-    # A quote that is not closed takes the rest of the file into its field.
-    if data.count(b'"') % 2 or b"\0" in data:
+    # Of no columns Arrow would read all. A quote that is not closed takes the rest of the file into its field.
+    if not names or data.count(b'"') % 2 or b"\0" in data:
         return None
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=separator)
     convert = pyarrow.csv.ConvertOptions(
@@ -105,7 +105,7 @@ def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
 
 def _with_names(table: pa.Table, header: list[str]) -> pa.Table:
     """Add the other columns' names, for messages that list what is there."""
-    for name in dict.fromkeys(header):
+    for name in dict.fromkeys(map(column_name, header)):
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))
     return table

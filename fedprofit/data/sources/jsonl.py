@@ -16,7 +16,7 @@ import pyarrow.json
 
 from fedprofit.data.settings import Columns
 from fedprofit.data.sources.reading import Numbering, Reading, shown
-from fedprofit.data.sources.text import LIST, Rows, cells, decode
+from fedprofit.data.sources.text import LIST, Rows, cells, column_name, decode
 from fedprofit.errors import UserError
 
 BLOCK = 16 * 2**20  # bytes that Arrow reads at a time; files with longer lines are read line by line
@@ -113,7 +113,8 @@ def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, re
     if not numbers:
         _nothing(text, place, reading)
     made = {name: cells(values[name], name, lists=name == columns.target) for name in names if name in keys}
-    others = {key: pa.nulls(len(numbers)) for key in sorted(keys - set(names))[:LOOKED_AT]}
+    unused = sorted(keys - set(names))[:LOOKED_AT]
+    others = {column_name(key): pa.nulls(len(numbers)) for key in unused}
     lines = np.array(numbers, np.int64)
     table = pa.table({name: array for name, (array, _) in made.items()} | others)
     return Rows(table, [one for _, found in made.values() for one in found], Numbering("line", lambda: lines))

@@ -140,6 +140,11 @@ def _reason(value: Any, lists: bool) -> str:
     return f"{kinds.get(type(value), type(value).__name__)} where text is expected"
 
 
+def column_name(name: str) -> str:
+    """Return a column's name as Arrow can hold it: bytes that are no text are spelled out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def raw(value: Any) -> Any:
     """Return a text with undecodable bytes as those bytes."""
     if isinstance(value, str) and UNDECODABLE.search(value):
