@@ -64,7 +64,7 @@ class Backbone:
             # RoBERTa's kind counts positions from behind its padding's, which the table holds too.
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
                 return int(module.num_embeddings) - int(module.padding_idx) - 1
-        return limit
+        return limit if limit is not None and limit > 0 else None  # XLNet says -1
 
     @property
     def eos_token_ids(self) -> list[int]:
