@@ -27,34 +27,22 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, __version__
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
-from tiny_architectures import names, tiny_architecture, tiny_config
+from plain_model import NEW, PROMPT, WORDS, Oracle, draw_rows, longest
+from tiny_architectures import names, tiny_architecture, tiny_config, tiny_tokenizer
 
 from fedprofit.backbone import load
 from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.engine import Engine, make_engine
-from fedprofit.backbone.forward import Row
 from fedprofit.backbone.workers import shared_workers
 from fedprofit.errors import UserError
 from fedprofit.files import write_text
-from fedprofit.types import Example
-
-from tiny import tiny_tokenizer  # isort: skip
 
 REACH = 80  # tokens of the longest row, with its answer
-PROMPT, NEW, SHARE = 3, 8, 0.1  # vectors of a prompt; tokens of an answer; how far a step moves the prompts
-WORDS = 300  # ids that texts are drawn from: below the control tokens of models that read pictures
+SHARE = 0.1  # how far a step moves the prompts, relative
 EXACT = 1e-4  # largest relative difference, in float32
-
-# Rows by client: tokens of the shared prefix, of the source, of the target. Windows, chunks and original
-# contexts of the tiny models are 16, 24 and 32 tokens long.
-ROWS = {
-    0: [(5, 3, 3), (5, 9, 1), (27, 2, 4), (27, 6, 2), (27, 30, 3), (0, 10, 5)],
-    1: [(5, 4, 2), (18, 2, 3), (18, 9, 1), (0, 12, 3), (0, 40, 4)],
-}
 FAST = ("fused", "packed")
 
 
@@ -120,35 +108,15 @@ def save(model: Any, name: str, folder: str) -> None:
     tiny_tokenizer().save_pretrained(folder)
 
 
-def draw_rows(seed: int) -> list[Row]:
-    """Draw the rows of `ROWS`; a client's rows with prefixes of one length share the prefix."""
-    draw = np.random.default_rng(seed)
-
-    def tokens(count: int) -> Any:
-        return draw.integers(3, WORDS, count).astype(np.int32)
-
-    found = []
-    for owner, sizes in ROWS.items():
-        prefixes = {length: tokens(length) for length, _, _ in sizes}
-        for prefix, source, target in sizes:
-            example = Example(prefixes[prefix], tokens(source), tokens(target), "", ())
-            found.append(Row(owner, example))
-    return found
-
-
-def longest(row: Row) -> int:
-    """Return how many tokens a row reaches, with its prompt, and its target or an answer."""
-    example = row.example
-    return PROMPT + len(example.prefix) + len(example.source) + max(len(example.target), NEW)
-
-
 def compare(engine: Engine, folder: str, seed: int = 0) -> dict[str, float]:
     """Return the largest relative difference of each quantity from a second, untouched model's."""
     with quiet_transformers():
         oracle = Oracle(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     context = engine.backbone.context_length or REACH
     rows = [row for row in draw_rows(seed) if longest(row) <= context]
-    start = oracle.embed(np.random.default_rng(seed + 1).integers(3, WORDS, 2 * PROMPT)).reshape(2, PROMPT, -1)
+    start = oracle.embed(np.random.default_rng(seed + 1).integers(3, WORDS, 2 * PROMPT)).reshape(
+        2, PROMPT, -1
+    )
     start = start + start.std() * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
     weights = torch.tensor([1 / len(row.example.target) for row in rows])
 
@@ -185,74 +153,11 @@ def far(found: Tensor, true: Tensor) -> float:
     return float((found - true).norm() / true.norm())
 
 
-class Oracle:
-    """Plain transformers, one row at a time: no mask, no positions, nothing kept between tokens."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model.eval().requires_grad_(False)
-
-    def embed(self, ids: Any) -> Tensor:
-        """Return token embeddings `[tokens, width]`."""
-        embedded: Tensor = self.model.get_input_embeddings()(torch.as_tensor(ids, dtype=torch.long))
-        return embedded
-
-    def logits(self, prompt: Tensor, ids: Any) -> Tensor:
-        """Return the logits `[length + tokens, vocabulary]` of a prompt and the tokens after it."""
-        inputs = torch.cat([prompt, self.embed(ids)]).unsqueeze(0)
-        logits: Tensor = self.model(inputs_embeds=inputs, use_cache=False).logits[0]
-        return logits
-
-    def loss(self, prompt: Tensor, example: Example) -> Tensor:
-        """Return the negative log-likelihood of a target, summed over its tokens."""
-        return loss_of(self.logits(prompt, read(example)), example)
-
-    def gradients(self, prompts: Tensor, rows: Sequence[Row], weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows' losses, and the gradient of their weighted sum by the prompts."""
-        leaf = prompts.detach().requires_grad_()
-        losses = torch.stack([self.loss(leaf[row.owner], row.example) for row in rows])
-        (slopes,) = torch.autograd.grad((losses * weights).sum(), leaf)
-        return losses.detach(), slopes
-
-    def losses_by_ids(self, rows: Sequence[Row]) -> Tensor:
-        """Return the rows' losses without a prompt, from token ids instead of embeddings."""
-        found = []
-        for row in rows:
-            ids = torch.as_tensor(read(row.example), dtype=torch.long).unsqueeze(0)
-            with torch.no_grad():
-                found.append(loss_of(self.model(input_ids=ids, use_cache=False).logits[0], row.example))
-        return torch.stack(found)
-
-    def short_of_greedy(self, prompts: Tensor, row: Row, answer: list[int], stop: list[int]) -> float:
-        """Return by how much, relative, a token of an answer falls short of the best; 0 if none does."""
-        text = [*row.example.prefix.tolist(), *row.example.source.tolist()]
-        worst = 0.0
-        ends = len(answer) < NEW
-        for number in range(len(answer) + ends):
-            with torch.no_grad():
-                logits = self.logits(prompts[row.owner], text + answer[:number])[-1]
-            chosen = logits[answer[number]] if number < len(answer) else logits[stop].max()
-            if number < len(answer) and answer[number] in stop:
-                return float("inf")
-            worst = max(worst, float((logits.max() - chosen) / (1 + logits.max().abs())))
-        return worst
-
-
-def read(example: Example) -> Any:
-    """Return what is read of an example: all but the last token of the target, which is only predicted."""
-    return np.concatenate([example.prefix, example.source, example.target[:-1]])
-
-
-def loss_of(logits: Tensor, example: Example) -> Tensor:
-    """Return the summed negative log-likelihood of an example's target by the last logits."""
-    target = torch.as_tensor(example.target, dtype=torch.long)
-    return cross_entropy(logits[-len(target) :], target, reduction="sum")
-
-
 def reason(error: UserError, folder: str) -> str:
-    """Return the message of a refusal without the name of the temporary folder and the remedy."""
-    text = re.sub(r"^\W*(The )?backbone ", "", str(error).replace(repr(folder), "").replace(folder, ""))
-    text = re.sub(r"^\W+", "", text)
-    return re.split(r"\. (?=Choose|Only|Save|Set|A soft prompt|The files)", text)[0].rstrip(".")
+    """Return what a refusal says is wrong, without the folder's name, the consequence and the remedy."""
+    text = str(error).replace(repr(folder), "").replace(folder, "")
+    text = re.sub(r"^(The )?backbone\W*", "", text)
+    return re.split(r"\. (?=[A-Z])|, so that |, as models ", text)[0].rstrip(".")
 
 
 def why_slow(engine: Engine) -> str:
@@ -265,23 +170,23 @@ def why_slow(engine: Engine) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return an error's kind and its message's first lines, on one."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 def kind_of(finding: Finding) -> str:
     """Return what a finding is counted as."""
     if finding.result != "exact":
         return finding.result
-    return "exact, fast path" if finding.path in FAST else "exact, slow path"
+    return KINDS[2] if finding.path in FAST else KINDS[3]
 
 
-KINDS = ("WRONG", "TRACEBACK", "exact, fast path", "exact, slow path", "refused", "not built")
+KINDS = ("WRONG", "TRACEBACK", "exact by a fast path", "exact by a slow path", "refused", "not built")
 
 
 def counts(findings: Sequence[Finding]) -> str:
     """Return how many findings there are of each kind, as a sentence's part."""
     numbers = {kind: sum(kind_of(finding) == kind for finding in findings) for kind in KINDS}
-    return ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number or kind == "WRONG")
+    return ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number or kind in KINDS[:2])
 
 
 def cells(finding: Finding) -> list[str]:
@@ -309,10 +214,10 @@ def page(findings: Sequence[Finding]) -> str:
         "Every causal architecture of transformers, as a tiny random model, is compared with plain "
         "transformers: losses, gradients of the prompts, prompts after two steps, and greedy answers, on "
         "rows shorter and longer than the model's windows, chunks and original contexts. The package "
-        "computes an architecture exactly, or refuses it by name when the model is loaded.",
+        "must compute an architecture exactly, or refuse it by name when the model is loaded.",
         "```\nmake architectures\n```",
         f"transformers {__version__}, float32; {len(built)} of {len(findings)} architectures and variants "
-        f"were built: {counts(findings)}. \"Difference\" is the largest relative one of all that is "
+        f'were built: {counts(findings)}. "Difference" is the largest relative one of all that is '
         f"compared; up to {EXACT:.0e} counts as exact. The fast paths are `fused` and `packed`: the rows of "
         "all clients in one pass. The slow paths are `eager` (padded batches) and `single` (one row at a "
         "time).",

@@ -116,7 +116,9 @@ MIXED = ["sliding_attention", "full_attention"] * 2
 # What one architecture needs besides.
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
-    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 1.0, "rope_theta": 1e4},
         "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64, "moe_top_k": 2},
@@ -130,7 +132,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
     "mamba2": {"num_heads": 8},
-    "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2},
+    "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2, "index_n_heads": 2},
     "mellum": {"layer_types": MIXED},
     "laguna": {"layer_types": MIXED},
     "phi3": {"rope_parameters": LONG_ROPE},
@@ -239,7 +241,9 @@ def _small(kind: type[PreTrainedConfig], own: Mapping[str, Any]) -> PreTrainedCo
     except Exception:  # some are not valid as they stand
         return kind(**{**values, **own})
     for value, listed in WHERE_SET:
-        values |= {name: value for name in listed.split() if name in fields and vars(default).get(name) is not None}
+        values |= {
+            name: value for name in listed.split() if name in fields and vars(default).get(name) is not None
+        }
     values |= _by_layer(default, fields, values)
     rope = getattr(default, "rope_parameters", None)
     if "original_max" in str(rope):
