@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoModelForCausalLM, __version__
+from transformers import AutoModelForCausalLM, __version__, logging
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from plain_model import NEW, PROMPT, WORDS, Oracle, draw_rows, longest
@@ -122,12 +122,13 @@ def compare(engine: Engine, folder: str, seed: int = 0) -> dict[str, float]:
 
     losses, slopes = engine.gradients(start, rows, weights)
     true_losses, true_slopes = oracle.gradients(start, rows, weights)
-    rate = SHARE * float(start.norm() / true_slopes.norm())
     halves = [(rows[part], weights[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
     moved = true = start
     for half, shares in halves:
+        slope = oracle.gradients(true, half, shares)[1]
+        rate = SHARE * float(true.norm() / slope.norm())
         moved = moved - rate * engine.gradients(moved, half, shares)[1]
-        true = true - rate * oracle.gradients(true, half, shares)[1]
+        true = true - rate * slope
     scored, answers = engine.answer(moved, rows, NEW)
     nothing = start[:, :0]
     return {
@@ -249,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--only {unknown[0]}: unknown. Known: {', '.join(names())}")
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
     findings = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["FEDPROFIT_CACHE"] = cache
