@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Python compiles what is imported when it first is; compiling all of it here takes as long as installing it.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 
-.PHONY: quickstart smoke test check format bench clean
+.PHONY: quickstart smoke test check format bench architectures clean
 
 quickstart: $(VENV)/.lexicon  ## run the benchmark small, on a real language model; OPTIONS goes to it
 	$(BIN)/fedprofit quickstart $(OPTIONS)
@@ -31,6 +31,9 @@ bench: $(VENV)/.bench  ## measure the engine and its peers; OPTIONS goes to all 
 	$(VENV)/bench/bin/python benchmarks/throughput.py --out runs/benchmarks $(OPTIONS)
 	$(VENV)/bench/bin/python benchmarks/whole_process.py --out runs/benchmarks $(OPTIONS)
 	$(VENV)/bench/bin/python benchmarks/generation.py --out runs/benchmarks $(OPTIONS)
+
+architectures: $(VENV)/.dev  ## compare all of transformers' causal architectures, tiny, with transformers itself
+	$(BIN)/python benchmarks/architectures.py --out docs/architectures.md
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

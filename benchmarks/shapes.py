@@ -24,7 +24,6 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from work import Settings, Work
 
-from fedprofit.backbone.engine import holds
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.workers import shared_workers
 from fedprofit.seeding import numpy_generator
@@ -141,7 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for shape in args.shapes:
         # What names or remembers a model keeps it: one is in memory at a time.
         backbone = None
-        holds.cache_clear()
         shared_workers.cache_clear()
         backbone = random_backbone(shape, getattr(torch, args.dtype), torch.device(args.device))
         for cohort in args.cohorts:

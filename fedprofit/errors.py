@@ -67,3 +67,13 @@ def first_line(error: BaseException, with_type: bool = False) -> str:
     if not lines:
         return name
     return cut(f"{name}: {lines[0]}" if with_type else lines[0], LONGEST_REASON)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error is that of an allocator; torch's is a RuntimeError, known by its text only.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    texts = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

@@ -47,7 +47,11 @@ def make_environment(folder: Path, extras: tuple[str, ...]) -> Path:
     shared = _shared_names()
     for one in [*declared(extras).values(), distribution("fedprofit")]:
         for file in one.files or []:
-            if file.parts[0] in ("..", "__pycache__") or "__editable__" in file.parts[0]:
+            if (
+                file.parts[0] == "fedprofit"
+                or file.parts[0] in ("..", "__pycache__")
+                or "__editable__" in file.parts[0]
+            ):
                 continue
             # A top-level folder of several distributions is linked file by file.
             parts = file.parts if file.parts[0] in shared else file.parts[:1]
@@ -55,7 +59,6 @@ def make_environment(folder: Path, extras: tuple[str, ...]) -> Path:
             if not link.exists() and target.exists():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(target)
-    (site / "fedprofit").unlink(missing_ok=True)
     (site / "fedprofit").symlink_to(ROOT / "fedprofit")
     return folder / "bin" / "python"
 

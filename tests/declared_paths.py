@@ -17,7 +17,7 @@ from fedprofit.data.settings import DataConfig
 from fedprofit.report.write import write_report
 from fedprofit.study.many import run_study
 
-FOLDER = Path(sys.argv[1])
+FOLDER = Path(sys.argv[1] if __name__ == "__main__" else ".")
 CLIENTS = {"train": 2, "validation": 1, "test": 1}
 
 

@@ -1,5 +1,6 @@
 """Errors of other libraries in messages: whatever they say, and where they say nothing."""
 
+import pathlib
 from pathlib import Path
 
 import huggingface_hub
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter
 from tiny import tiny_folder
 
 import fedprofit
-from fedprofit.backbone import fetch, load
+from fedprofit.backbone import convert, fetch, load
 from fedprofit.data.settings import Source
 from fedprofit.data.sources import read_source
 from fedprofit.errors import UserError
@@ -46,7 +47,7 @@ def weights(folder, patch):
 
 def gguf(folder, patch):
     write_gguf(folder / "tiny.gguf")
-    patch.setattr(fetch, "_read_gguf", fail(MemoryError()))
+    patch.setattr(convert, "_read", fail(MemoryError()))
     fetch.from_gguf(folder / "tiny.gguf")
 
 
@@ -57,7 +58,7 @@ def hub_model(folder, patch):
 
 def table(folder, patch):
     (folder / "rows.csv").write_text("who,ask,want\na,b,c\n")
-    patch.setattr(pyarrow.csv, "open_csv", fail(OSError()))
+    patch.setattr(pathlib.Path, "read_bytes", fail(OSError()))
     columns = {"client": "who", "input": "ask", "target": "want"}
     read_source(source(kind="table", path=str(folder / "rows.csv"), columns=columns), 0)
 

@@ -1,7 +1,7 @@
 """From a name or a path to a frozen language model with its tokenizer, once a process."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,12 @@ class Backbone:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
-    attention: str = field(init=False)  # the implementation of attention that the model was loaded with
+    attention: str = ""  # the implementation of attention that the model was loaded with
 
     def __post_init__(self) -> None:
         """Remember the model's own attention: an engine may set another."""
-        object.__setattr__(self, "attention", self.model.config._attn_implementation)
+        if not self.attention:
+            object.__setattr__(self, "attention", self.model.config._attn_implementation)
 
     @property
     def width(self) -> int:
@@ -70,7 +71,7 @@ class Backbone:
             # RoBERTa's kind counts positions from behind its padding's, which the table holds too.
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
                 return int(module.num_embeddings) - int(module.padding_idx) - 1
-        return limit
+        return limit if limit is not None and limit > 0 else None  # XLNet says -1
 
     @property
     def eos_token_ids(self) -> list[int]:

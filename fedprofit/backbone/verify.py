@@ -32,7 +32,7 @@ from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.forward import Row, row_inputs, single_logits
 from fedprofit.backbone.fused import fuse, unavailable, unfuse
 from fedprofit.backbone.load import Backbone
-from fedprofit.errors import UserError, first_line
+from fedprofit.errors import UserError, first_line, is_out_of_memory
 from fedprofit.reading import read_json
 from fedprofit.sealed import write_record
 from fedprofit.types import Example
@@ -41,7 +41,8 @@ AUTO = ("fused", "packed", "eager", paths.SINGLE)  # in the order in which "auto
 
 # A configuration's values that are lengths in tokens.
 LENGTH = re.compile(
-    r"window|chunk|original_max|floor_scale|local|block_size|max_position|n_positions|context"
+    r"window|chunk|original_max|floor|local|block_size|max_position|n_positions|context"
+    r"|index_topk|budget|extent|max_distance"
 )
 NEAR = 6  # tokens on either side of a length
 NEW = 6  # tokens generated
@@ -114,8 +115,10 @@ def _decide(backbone: Backbone, candidates: Sequence[str], lengths: Sequence[int
     exact = _in_float32(backbone)
     try:
         probe = Probe.draw(exact, lengths)
-    except RuntimeError as error:
-        raise _needs_ids(backbone, first_line(error, True)) from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _cannot_run(backbone, "trained", error) from error
     refused: dict[str, str] = {}
     for path in candidates:
         if path == paths.SINGLE:
@@ -149,8 +152,13 @@ def _check_embeddings_suffice(backbone: Backbone) -> None:
     other = ids.clone()
     other[0, -1] = (other[0, -1] + 1) % backbone.vocabulary_size
     with torch.no_grad():
-        by_ids = model(input_ids=ids, use_cache=False).logits[0].float()
-        changed = model(input_ids=other, use_cache=False).logits[0].float()
+        try:
+            by_ids = model(input_ids=ids, use_cache=False).logits[0].float()
+            changed = model(input_ids=other, use_cache=False).logits[0].float()
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _cannot_run(backbone, "run", error) from error
         try:
             by_embedding = single_logits(backbone, backbone.embed(ids), ids.shape[1])
         except Exception as error:
@@ -169,6 +177,14 @@ def _needs_ids(backbone: Backbone, why: str) -> UserError:
         f"backbone {backbone.name!r}: {type(backbone.model).__name__} does not compute the same from input "
         f"embeddings as from token ids ({why}), as models with inputs in every layer do not. A soft prompt "
         "has no token ids. Choose another model."
+    )
+
+
+def _cannot_run(backbone: Backbone, verb: str, error: Exception) -> UserError:
+    # A model's own code raises what it likes, on a configuration or a mode that it does not support.
+    return UserError(
+        f"backbone {backbone.name!r}: {type(backbone.model).__name__} cannot be {verb} by transformers "
+        f"({first_line(error, True)}). Choose another model."
     )
 
 
@@ -270,9 +286,9 @@ def _why_not(backbone: Backbone, path: str, probe: Probe, answers: bool = True) 
         why = _difference(backbone, path, probe)
         if why is None and answers:
             why = _wrong_answer(backbone, path, probe)
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         # What a model's own code raises when it meets a layout or an argument that it does not know.
         why = first_line(error, True)
     if why is not None:

@@ -5,7 +5,7 @@ import torch
 from tiny_run import tiny_config
 
 import fedprofit
-from fedprofit.backbone import engine
+from fedprofit.backbone import paths
 from fedprofit.errors import UserError
 
 
@@ -15,7 +15,7 @@ def test_out_of_memory_names_the_setting(tmp_path, monkeypatch):
 
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_losses", too_much)
+        patch.setattr(paths, "losses", too_much)
         with pytest.raises(UserError, match=rf"token_budget \(now {config.backbone.token_budget}\)"):
             fedprofit.run(config, out=tmp_path / "out")
     assert not (tmp_path / "out" / "results.parquet").exists()

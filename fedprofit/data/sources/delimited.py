@@ -87,7 +87,7 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
     """Let Arrow read the file; None where it cannot, or would not see what is wrong with it."""
-    # Of no columns Arrow would read all. A quote that is not closed takes the rest of the file into its field.
+    # Of no columns Arrow would read all. A quote that is not closed takes the rest of the file along.
     if not names or data.count(b'"') % 2 or b"\0" in data:
         return None
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=separator)

@@ -43,7 +43,7 @@ def read(settings: TableSource, reading: Reading) -> pa.Table:
                 rows = delimited.read(data, columns, encoding, settings.separator, place, reading)
             else:
                 rows = jsonl.read(data, columns, encoding, place, reading)
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         reason = first_line(error).rstrip(".")
         raise UserError(
             f"{path}: not readable as {path.suffix.lstrip('.')}: {reason}. The file may be empty, cut "

@@ -1,0 +1,269 @@
+"""Which architectures of transformers this package computes exactly, which it refuses, and by which path.
+
+    python benchmarks/architectures.py --out docs/architectures.md
+
+Every causal architecture is built as a tiny random model (`tiny_architectures.py`), saved, and loaded as a
+user's folder is. What the engine computes is then compared with a second copy that plain transformers
+loads: losses, the gradient of the prompts, the prompts after two steps, and greedy answers.
+"""
+
+import argparse
+import gc
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoModelForCausalLM, __version__, logging
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from plain_model import NEW, PROMPT, WORDS, Oracle, draw_rows, longest
+from tiny_architectures import names, tiny_architecture, tiny_config, tiny_tokenizer
+
+from fedprofit.backbone import load
+from fedprofit.backbone.convert import quiet_transformers
+from fedprofit.backbone.engine import Engine, make_engine
+from fedprofit.backbone.workers import shared_workers
+from fedprofit.errors import UserError
+from fedprofit.files import write_text
+
+REACH = 80  # tokens of the longest row, with its answer
+SHARE = 0.1  # how far a step moves the prompts, relative
+EXACT = 1e-4  # largest relative difference, in float32
+FAST = ("fused", "packed")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one architecture."""
+
+    name: str
+    result: str  # "exact", "refused", "not built", "WRONG" or "TRACEBACK"
+    path: str = ""  # of `fedprofit.backbone.paths`
+    difference: float = float("nan")  # the largest, relative
+    why: str = ""  # why refused, not built, or not computed by a faster path
+
+
+def examine(name: str, seed: int = 0) -> Finding:
+    """Build one architecture, load it as a user does, and compare it with plain transformers."""
+    try:
+        with quiet_transformers():
+            model = tiny_architecture(name, seed)
+    except Exception as error:
+        # Each architecture has its own errors; all mean that its configuration was not made small.
+        return Finding(name, "not built", why=first_line(error))
+    with tempfile.TemporaryDirectory() as folder, one_model():
+        try:
+            with quiet_transformers():
+                save(model, name, folder)
+            del model
+            backbone = load.load_backbone(folder, "float32", "cpu")
+            engine = make_engine(backbone, workers=1, reach=REACH)
+        except UserError as error:
+            return Finding(name, "refused", why=reason(error, folder))
+        except Exception as error:
+            traceback.print_exc(limit=-3)
+            return Finding(name, "TRACEBACK", why=first_line(error))
+        try:
+            differences = compare(engine, folder, seed)
+        except Exception as error:
+            traceback.print_exc(limit=-3)
+            return Finding(name, "TRACEBACK", engine.attention, why=first_line(error))
+    worst = max(differences, key=lambda what: differences[what])
+    if not differences[worst] <= EXACT:
+        return Finding(name, "WRONG", engine.attention, differences[worst], f"{worst} differ")
+    return Finding(name, "exact", engine.attention, differences[worst], why_slow(engine))
+
+
+@contextmanager
+def one_model() -> Iterator[None]:
+    """Forget the models that are kept in memory when the block ends."""
+    try:
+        yield
+    finally:
+        load._load.cache_clear()
+        shared_workers.cache_clear()
+        gc.collect()
+
+
+def save(model: Any, name: str, folder: str) -> None:
+    """Save a model and the tokenizer. An encoder-decoder's configuration is that of its whole checkpoint."""
+    model.save_pretrained(folder)
+    whole = tiny_config(name)
+    if whole.is_encoder_decoder and not getattr(whole, "is_decoder", False):
+        whole.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+
+
+def compare(engine: Engine, folder: str, seed: int = 0) -> dict[str, float]:
+    """Return the largest relative difference of each quantity from a second, untouched model's."""
+    with quiet_transformers():
+        oracle = Oracle(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    context = engine.backbone.context_length or REACH
+    rows = [row for row in draw_rows(seed) if longest(row) <= context]
+    start = oracle.embed(np.random.default_rng(seed + 1).integers(3, WORDS, 2 * PROMPT)).reshape(
+        2, PROMPT, -1
+    )
+    start = start + start.std() * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+    weights = torch.tensor([1 / len(row.example.target) for row in rows])
+
+    losses, slopes = engine.gradients(start, rows, weights)
+    true_losses, true_slopes = oracle.gradients(start, rows, weights)
+    halves = [(rows[part], weights[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
+    moved = true = start
+    for half, shares in halves:
+        slope = oracle.gradients(true, half, shares)[1]
+        rate = SHARE * float(true.norm() / slope.norm())
+        moved = moved - rate * engine.gradients(moved, half, shares)[1]
+        true = true - rate * slope
+    scored, answers = engine.answer(moved, rows, NEW)
+    nothing = start[:, :0]
+    return {
+        "losses": apart(losses, true_losses),
+        "losses without prompt": apart(engine.score(nothing, rows), oracle.losses_by_ids(rows)),
+        "losses with answers": apart(scored, oracle.gradients(true, rows, weights)[0]),
+        "gradients": far(slopes, true_slopes),
+        "prompts after two steps": far(moved, true),
+        "answers": max(
+            oracle.short_of_greedy(true, row, answer, engine.backbone.eos_token_ids)
+            for row, answer in zip(rows, answers, strict=True)
+        ),
+    }
+
+
+def apart(found: Tensor, true: Tensor) -> float:
+    """Return the largest relative difference of losses."""
+    return float(((found - true).abs() / true.abs()).max())
+
+
+def far(found: Tensor, true: Tensor) -> float:
+    """Return the relative distance of two tensors."""
+    return float((found - true).norm() / true.norm())
+
+
+def reason(error: UserError, folder: str) -> str:
+    """Return what a refusal says is wrong, without the folder's name, the consequence and the remedy."""
+    text = str(error).replace(repr(folder), "").replace(folder, "")
+    text = re.sub(r"^(The )?backbone\W*", "", text)
+    return re.split(r"\. (?=[A-Z])|, so that |, as models ", text)[0].rstrip(".")
+
+
+def why_slow(engine: Engine) -> str:
+    """Return why the fast paths were not taken; nothing where one was."""
+    if engine.attention in FAST:
+        return ""
+    found = re.findall(r"not (packed|eager): (.*?)(?=; not |\)$)", engine.reason)
+    return "; ".join(f"{path}: {why}" for path, why in found)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's kind and its message's first lines, on one."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+
+
+def kind_of(finding: Finding) -> str:
+    """Return what a finding is counted as."""
+    if finding.result != "exact":
+        return finding.result
+    return KINDS[2] if finding.path in FAST else KINDS[3]
+
+
+KINDS = ("WRONG", "TRACEBACK", "exact by a fast path", "exact by a slow path", "refused", "not built")
+
+
+def counts(findings: Sequence[Finding]) -> str:
+    """Return how many findings there are of each kind, as a sentence's part."""
+    numbers = {kind: sum(kind_of(finding) == kind for finding in findings) for kind in KINDS}
+    return ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number or kind in KINDS[:2])
+
+
+def cells(finding: Finding) -> list[str]:
+    """Return a finding's row of the table."""
+    difference = "" if np.isnan(finding.difference) else f"{finding.difference:.0e}"
+    return [finding.name, finding.result, finding.path, difference, finding.why]
+
+
+HEADER = ("architecture", "result", "path", "difference", "why")
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print a table, 80 columns wide at most."""
+    table = Table(*HEADER[:3], "diff.", "why")
+    for finding in findings:
+        table.add_row(*cells(finding))
+    Console(width=80).print(table, counts(findings), sep="\n")
+
+
+def page(findings: Sequence[Finding]) -> str:
+    """Return the page of the documentation."""
+    built = [finding for finding in findings if finding.result != "not built"]
+    parts = [
+        "# Architectures",
+        "Every causal architecture of transformers, as a tiny random model, is compared with plain "
+        "transformers: losses, gradients of the prompts, prompts after two steps, and greedy answers, on "
+        "rows shorter and longer than the model's windows, chunks and original contexts. The package "
+        "must compute an architecture exactly, or refuse it by name when the model is loaded.",
+        "```\nmake architectures\n```",
+        f"transformers {__version__}, float32; {len(built)} of {len(findings)} architectures and variants "
+        f'were built: {counts(findings)}. "Difference" is the largest relative one of all that is '
+        f"compared; up to {EXACT:.0e} counts as exact. The fast paths are `fused` and `packed`: the rows of "
+        "all clients in one pass. The slow paths are `eager` (padded batches) and `single` (one row at a "
+        "time).",
+    ]
+    for kind in KINDS:
+        chosen = [finding for finding in findings if kind_of(finding) == kind]
+        if chosen:
+            parts += [f"## {kind[0].upper()}{kind[1:]}", markdown([cells(finding) for finding in chosen])]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown without the columns that are empty, and without the result."""
+    used = [number for number in range(len(HEADER)) if number != 1 and any(row[number] for row in rows)]
+    escaped = [[row[number].replace("|", "\\|").replace("<", "&lt;") for number in used] for row in rows]
+    heads = [HEADER[number] for number in used]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(used), *escaped])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Examine all architectures, or those that are named; exit with status 1 if one is wrong."""
+    parser = argparse.ArgumentParser(description="All causal architectures, compared with transformers.")
+    parser.add_argument("--only", action="append", metavar="NAME", help="one architecture; repeatable")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, rows and prompts (default 0)")
+    parser.add_argument("--out", type=Path, help="file for the table in Markdown")
+    args = parser.parse_args(arguments)
+    unknown = sorted(set(args.only or ()) - set(names()))
+    if unknown:
+        parser.error(f"--only {unknown[0]}: unknown. Known: {', '.join(names())}")
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.set_verbosity_error()
+    findings = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["FEDPROFIT_CACHE"] = cache
+        for name in args.only or names():
+            begin = time.perf_counter()
+            findings.append(examine(name, args.seed))
+            print(*cells(findings[-1]), f"{time.perf_counter() - begin:.1f} s", sep="  ", file=sys.stderr)
+    show(findings)
+    if args.out:
+        write_text(args.out, page(findings))
+    if any(finding.result in ("WRONG", "TRACEBACK") for finding in findings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
