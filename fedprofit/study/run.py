@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from fedprofit.algorithm import build
 from fedprofit.config import AlgorithmConfig, Config
-from fedprofit.errors import UserError, first_line
+from fedprofit.errors import UserError, first_line, is_out_of_memory
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.evaluate.rules import SCORING
 from fedprofit.files import alone_in, naming_place
@@ -95,10 +94,8 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
         with alone_in(folder.path):
             claim_folder(folder, config)
             _compute(bench, folder, facts, report)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(config, error) from error
-    except RuntimeError as error:
-        if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             raise out_of_memory(config, error) from error
         raise
 
