@@ -162,6 +162,8 @@ def packed_attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: `[1, heads, tokens, size]` to `[1, tokens, heads, size]`."""
+    if layout is None:
+        raise ValueError("the model does not pass the layout on to its attention")
     rule = Rule(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
     flat = (tensor[0].transpose(0, 1) for tensor in (query * rule.scale, key, value))
     return layout.attend(*flat, layer=module.layer_idx, rule=rule).unsqueeze(0), None

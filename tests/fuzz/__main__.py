@@ -1,7 +1,7 @@
 """Put seeded faults into files and configurations, and count what comes of them.
 
     python tests/fuzz [--seed 0] [--damaged 1000] [--commands 12] [--configurations 3000]
-        [--tables 1500]
+        [--tables 1500] [--kills 40]
 
 Prints a table for each part, and ends with status 1 if anything changed in silence, raised anything but a
 `UserError`, or hung. Each part is a function of a folder, a seed and a count; `PARTS` lists them.
@@ -19,6 +19,7 @@ sys.path[:0] = [str(TESTS.parent), *(str(TESTS / name) for name in (".", "study"
 
 from damaged_files import commands, damaged_files, make  # noqa: E402
 from faults import Outcome, tabulate  # noqa: E402
+from killed_runs import killed_runs  # noqa: E402
 from mutated_configurations import mutated_configurations  # noqa: E402
 from mutated_tables import mutated_tables  # noqa: E402
 
@@ -29,6 +30,7 @@ PARTS: dict[str, tuple[Part, int]] = {  # name: what yields the outcomes, and ho
     "commands": (lambda folder, seed, count: commands(make(folder), seed, count), 12),
     "configurations": (mutated_configurations, 3000),
     "tables": (mutated_tables, 1500),
+    "kills": (killed_runs, 40),
 }
 
 

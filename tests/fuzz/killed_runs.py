@@ -1,0 +1,102 @@
+"""Runs and studies that are killed at random moments, resumed, and compared with those left alone."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from faults import HANG, SILENT, TRACEBACK, UNCHANGED, Outcome
+from tiny_run import begin, call, write_config
+
+from fedprofit import yaml_text
+from fedprofit.reading import read_parquet
+
+LIMIT = 120.0  # seconds that a resumed command may take, and 2 more that its end by a signal may
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STUDY_SHARE = 0.25  # of the kills; the others meet a run
+
+
+def killed_runs(place: Path, seed: int, count: int) -> Iterator[Outcome]:
+    """Kill a run, and a study of two runs side by side, and yield what became of each kill."""
+    os.environ["FEDPROFIT_CACHE"] = str(place / "cache")
+    draw, config = random.Random(seed), write_config(place)
+    study = place / "study.yaml"
+    study.write_text(
+        yaml_text.dump({"name": "killed", "base": config.name, "axes": {"seed": [0, 1]}}), encoding="utf-8"
+    )
+    studies = round(STUDY_SHARE * count)
+    yield from _Killed(place, "run", config).kills(draw, count - studies)
+    yield from _Killed(place, "study", study).kills(draw, studies)
+
+
+class _Killed:
+    """A command, what it leaves when nothing disturbs it, and how long it takes then."""
+
+    def __init__(self, place: Path, name: str, config: Path) -> None:
+        self.place, self.name, self.config = place, name, config
+        self.whole, began = place / f"{name}-whole", time.monotonic()
+        done = call(*self.arguments(self.whole), cwd=place)
+        if done.returncode:
+            raise RuntimeError(f"the {name} fails without being killed: {done.stderr}")
+        self.seconds = time.monotonic() - began
+
+    def arguments(self, out: Path) -> list[str | Path]:
+        return [self.name, self.config, "--out", out, "--resume", "--quiet"]
+
+    def kills(self, draw: random.Random, count: int) -> Iterator[Outcome]:
+        """Kill the command `count` times; each time that it came through, begin in a new folder."""
+        pending, done, folder = list[str](), 0, 0
+        while done < count:
+            out, errors = self.place / f"{self.name}-{folder}", self.place / "errors.txt"
+            errors.unlink(missing_ok=True)
+            process = begin(*self.arguments(out), cwd=self.place, prints=(os.devnull, str(errors)))
+            process.join(draw.uniform(0, self.seconds))
+            number = draw.choice(SIGNALS)
+            if process.is_alive():
+                ended = _ended(process, number)
+                pending.append(f"signal {number.name} in {out.name}")
+                done += 1
+                if not ended or "Traceback" in errors.read_text("utf-8"):
+                    yield Outcome(self.name, HANG if not ended else TRACEBACK, pending.pop())
+            elif not process.exitcode:
+                yield from self.judged(pending, out)
+                pending, folder = [], folder + 1
+            else:
+                yield Outcome(self.name, TRACEBACK, f"resumed in {out.name}: {errors.read_text('utf-8')}")
+                pending, folder = [], folder + 1
+        out, errors = self.place / f"{self.name}-{folder}", self.place / "errors.txt"
+        process = begin(*self.arguments(out), cwd=self.place, prints=(os.devnull, str(errors)))
+        process.join(LIMIT)
+        if process.is_alive() or process.exitcode:
+            result = HANG if process.is_alive() else TRACEBACK
+            process.kill()
+            yield Outcome(self.name, result, f"resumed in {out.name}: {errors.read_text('utf-8')}")
+        else:
+            yield from self.judged(pending, out)
+
+    def judged(self, kills: list[str], out: Path) -> Iterator[Outcome]:
+        """Yield an outcome for each kill that a complete folder went through."""
+        result = UNCHANGED if _content(out) == _content(self.whole) else SILENT
+        yield from (Outcome(self.name, result, kill) for kill in kills)
+
+
+def _ended(process: BaseProcess, number: signal.Signals) -> bool:
+    """Send a signal, and tell whether the process ends by it."""
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    process.join(LIMIT)
+    ended = not process.is_alive()
+    process.kill()
+    process.join()
+    return ended
+
+
+def _content(out: Path) -> dict[str, object]:
+    """Return what must not depend on kills: rows in an order of their own, and every prompt's bytes."""
+    table = read_parquet(out / "results.parquet", "")
+    rows = table.sort(table.columns).write_ipc(None).getvalue()
+    prompts = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("prompts/*.safetensors")}
+    return {"results": rows, **prompts}
