@@ -37,8 +37,8 @@ from fedprofit.backbone import load
 from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.workers import shared_workers
-from fedprofit.errors import UserError
-from fedprofit.files import write_text
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import write_text
 
 REACH = 80  # tokens of the longest row, with its answer
 SHARE = 0.1  # how far a step moves the prompts, relative

@@ -13,7 +13,7 @@ from table import Measurement, show, write
 from work import Settings, sni_table
 
 from fedprofit.backbone.load import resolve_device, resolve_dtype
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 
 def measure_tables(

@@ -14,7 +14,7 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, by_segment, count_tokens, share_beginnings
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.workers import shared_workers
-from fedprofit.types import ClientWork
+from fedprofit.core.types import ClientWork
 
 
 def training_flops(backbone: Backbone, clients: Sequence[ClientWork], length: int) -> int:

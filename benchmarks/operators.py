@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from work import ADAM, Settings, prepare
 
 from fedprofit.backbone.engine import make_engine
-from fedprofit.files import write_json, write_text
+from fedprofit.core.files import write_json, write_text
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
 

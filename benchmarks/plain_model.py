@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedprofit.backbone.forward import Row
-from fedprofit.types import Example
+from fedprofit.core.types import Example
 
 PROMPT = 3  # vectors of a prompt
 NEW = 8  # tokens of an answer

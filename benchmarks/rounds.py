@@ -13,7 +13,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fedprofit.processes import end_quickly, load_libraries
+from fedprofit.core.processes import end_quickly, load_libraries
 
 if __name__ == "__main__" and sys.argv[1] == "engine":
     end_quickly()
@@ -22,8 +22,7 @@ if __name__ == "__main__" and sys.argv[1] == "engine":
 import torch
 from work import ADAM, Settings, prepare
 
-from fedprofit.algorithm import fedavg
-from fedprofit.config import FedAvgConfig
+from fedprofit.algorithm.fedavg import FedAvg
 from fedprofit.tuner.prompt import KEY
 
 
@@ -34,7 +33,7 @@ def engine_rounds(settings: Settings, rounds: int) -> list[float]:
         making = beside.submit(lambda: work.engine)
         clients, engine = work.clients, making.result()
     parts = {"steps": settings.steps, "batch_size": settings.rows, "client": ADAM}
-    algorithm = fedavg(engine, FedAvgConfig(kind="fedavg", name="fedavg", **parts))
+    algorithm = FedAvg(**parts).build(engine)
     state, losses = algorithm.init({KEY: work.start}), []
     for _ in range(rounds):
         state, report = algorithm.round(state, clients)

@@ -23,15 +23,14 @@ import torch
 from table import made_with
 
 import fedprofit
-from fedprofit.algorithm import build
 from fedprofit.backbone.engine import Engine
+from fedprofit.core.files import cache_folder, write_json
 from fedprofit.data.settings import LexiconSource
 from fedprofit.data.sources import read_source
 from fedprofit.doctor import peak_bytes
-from fedprofit.files import cache_folder, write_json
+from fedprofit.runs.bench import prepare
+from fedprofit.runs.train import client_work
 from fedprofit.server.cohort import draw_cohort
-from fedprofit.study.bench import prepare
-from fedprofit.study.train import client_work
 
 BASE = {"population": 1000, "cohort": 8, "length": 20, "threads": 2, "rows": 3}
 AXES: Mapping[str, Sequence[int]] = {
@@ -82,7 +81,7 @@ def take_rounds(
         "opened": time.perf_counter() - begin,
         "dtype": str(bench.engine.backbone.dtype).removeprefix("torch."),
     }
-    method = build(bench.engine, config.training.algorithms[0])
+    method = config.training.algorithms[0].build(bench.engine)
     state = method.init(bench.start)
     for number, _ in enumerate(wanted, 1):
         begin = time.perf_counter()

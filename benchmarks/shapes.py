@@ -26,8 +26,8 @@ from work import Settings, Work
 
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.workers import shared_workers
-from fedprofit.seeding import numpy_generator
-from fedprofit.types import ClientWork, Example
+from fedprofit.core.seeding import numpy_generator
+from fedprofit.core.types import ClientWork, Example
 
 # name -> width, inner width, layers, heads, key-value heads, vocabulary, tied embeddings
 SHAPES = {

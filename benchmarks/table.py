@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from fedprofit.backbone.load import computes_bfloat16
-from fedprofit.files import write_json, write_text
-from fedprofit.study.environment import commit, processor
+from fedprofit.core.files import write_json, write_text
+from fedprofit.runs.environment import commit, processor
 
 LIBRARIES = ("fedprofit", "torch", "transformers", "peft", "pfl", "flwr", "ray")
 

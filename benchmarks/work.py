@@ -11,16 +11,16 @@ import torch
 
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone, load_backbone
-from fedprofit.config import Optimizer
+from fedprofit.core.errors import UserError
+from fedprofit.core.seeding import numpy_generator
+from fedprofit.core.types import ClientWork, Example
 from fedprofit.data.settings import LexiconSource, SniSource, TemplateConfig
 from fedprofit.data.sources import read_source
 from fedprofit.data.template import Instance, Template
-from fedprofit.errors import UserError
-from fedprofit.seeding import numpy_generator
+from fedprofit.local.optimizer import Adam
 from fedprofit.tuner.prompt import KEY, initial_prompt
-from fedprofit.types import ClientWork, Example
 
-ADAM = Optimizer(optimizer="adam", rate=0.03)
+ADAM = Adam(rate=0.03)
 # Of losses, relative: means over eight clients, and single clients. In bfloat16 rounding alone moves the loss
 # of a batch that has a few target tokens by a twentieth.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}

@@ -31,16 +31,16 @@ Paths may be text or `pathlib.Path`.
 
 from typing import TYPE_CHECKING, Any
 
-from fedprofit import places
-from fedprofit.errors import UserError
+from fedprofit.core import places
+from fedprofit.core.errors import UserError
 
 if TYPE_CHECKING:
-    from fedprofit.config import Config
-    from fedprofit.config_file import from_mapping, load_config
+    from fedprofit.analyze.tradeoff import by_client, summarize
+    from fedprofit.config.file import from_mapping, load_config
+    from fedprofit.config.run import Config
     from fedprofit.evaluate.results import read_results
-    from fedprofit.evaluate.tradeoff import by_client, summarize
     from fedprofit.report.write import write_report
-    from fedprofit.study.run import run
+    from fedprofit.runs.run import run
 
     __version__: str
 
@@ -57,13 +57,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Config": "fedprofit.config",
-    "from_mapping": "fedprofit.config_file",
-    "load_config": "fedprofit.config_file",
+    "Config": "fedprofit.config.run",
+    "from_mapping": "fedprofit.config.file",
+    "load_config": "fedprofit.config.file",
     "read_results": "fedprofit.evaluate.results",
-    "by_client": "fedprofit.evaluate.tradeoff",
-    "summarize": "fedprofit.evaluate.tradeoff",
-    "run": "fedprofit.study.run",
+    "by_client": "fedprofit.analyze.tradeoff",
+    "summarize": "fedprofit.analyze.tradeoff",
+    "run": "fedprofit.runs.run",
     "write_report": "fedprofit.report.write",
 }
 

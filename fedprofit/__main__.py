@@ -2,7 +2,7 @@
 
 import sys
 
-from fedprofit.processes import INTERRUPTED, answer_interrupts, end_interrupted
+from fedprofit.core.processes import INTERRUPTED, answer_interrupts, end_interrupted
 
 RESUMABLE = {
     "run": "resume with --resume",

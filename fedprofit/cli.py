@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import cache_folder
+from fedprofit.core.processes import arrow_without_pandas, end_quickly, usable_cores
+from fedprofit.core.terminal import Terminal
 from fedprofit.evaluate.metric import METRICS
-from fedprofit.files import cache_folder
-from fedprofit.processes import arrow_without_pandas, end_quickly, load_libraries, usable_cores
-from fedprofit.terminal import Terminal
+from fedprofit.runs.libraries import load_libraries
 
 if TYPE_CHECKING:
-    from fedprofit.config import Config
+    from fedprofit.config.run import Config
 
 app = typer.Typer(
     name="fedprofit",
@@ -48,6 +49,23 @@ def _accept_licence(accepted: bool) -> None:
         os.environ["FEDPROFIT_ACCEPT_LICENCE"] = "all"
 
 
+def _load_plugins(files: list[Path] | None) -> None:
+    if files:
+        from fedprofit.plugins import load_files
+
+        load_files(files)
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        callback=_load_plugins,
+        is_eager=True,
+        help="A Python file with methods, metrics or other components of your own. Repeatable.",
+        show_default=False,
+    ),
+]
 AcceptLicence = Annotated[
     bool,
     typer.Option(
@@ -75,7 +93,11 @@ def options(
 
 @app.command()
 def quickstart(
-    overrides: Overrides = None, out: Out = None, quiet: Quiet = False, accept: AcceptLicence = False
+    overrides: Overrides = None,
+    out: Out = None,
+    quiet: Quiet = False,
+    accept: AcceptLicence = False,
+    plugins: Plugins = None,
 ) -> None:
     """Run the whole benchmark small: a few minutes on two cores."""
     _run(Path(__file__).parent / "configs" / "quickstart.yaml", overrides, out, resume=True, quiet=quiet)
@@ -89,14 +111,15 @@ def run(
     resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
     quiet: Quiet = False,
     accept: AcceptLicence = False,
+    plugins: Plugins = None,
 ) -> None:
     """Run a configuration: train, personalize, score, report."""
     _run(config, overrides, out, resume, quiet)
 
 
 def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bool, quiet: bool) -> None:
-    from fedprofit.config_file import load_config
-    from fedprofit.study.folder import check_folder, default_folder
+    from fedprofit.config.file import load_config
+    from fedprofit.runs.folder import check_folder, default_folder
 
     settings = load_config(config, overrides or [])
     cache_folder()  # where none is known, that is said before the libraries are waited for
@@ -105,8 +128,8 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     load_libraries()
 
     from fedprofit.report.write import write_report
-    from fedprofit.study.progress import reporter
-    from fedprofit.study.run import run as run_config
+    from fedprofit.runs.progress import reporter
+    from fedprofit.runs.run import run as run_config
 
     with reporter(quiet) as report:
         folder = run_config(settings, out, resume, report)
@@ -124,6 +147,7 @@ def _check_data(settings: "Config") -> None:
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run's or a study's folder.", show_default=False)],
+    plugins: Plugins = None,
 ) -> None:
     """Print the tables, and write the page (report.html), the picture and the tables again."""
     from fedprofit.report.write import write_report
@@ -173,12 +197,13 @@ def study(
         bool, typer.Option(help="Go on with more runs than the study says there should be.")
     ] = False,
     accept: AcceptLicence = False,
+    plugins: Plugins = None,
 ) -> None:
     """Run a study: every combination of its axes, side by side, into one table."""
     arrow_without_pandas()
     from fedprofit.report.studies import print_study, show_plan
-    from fedprofit.study.many import run_study
-    from fedprofit.study.progress import reporter
+    from fedprofit.runs.progress import reporter
+    from fedprofit.studies.many import run_study
 
     if dry_run and ray is not None:
         raise UserError(
@@ -217,6 +242,7 @@ def recommend(
         float | None, typer.Option(help="Local score, at least; the least forgetting is taken.")
     ] = None,
     metric: MetricName = None,
+    plugins: Plugins = None,
 ) -> None:
     """Choose what to ship on the validation clients, and check it on the test clients."""
     from fedprofit.analyze.recommend import Limit
@@ -247,11 +273,12 @@ def data(
     overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="The picture, .png or .svg.")] = Path("data.png"),
     accept: AcceptLicence = False,
+    plugins: Plugins = None,
 ) -> None:
     """Show a configuration's clients, tasks and heterogeneity, and draw them."""
     if out.suffix not in (".png", ".svg"):
         raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
-    from fedprofit.config_file import load_config
+    from fedprofit.config.file import load_config
 
     settings = load_config(config, overrides or [])
     _check_data(settings)
@@ -275,12 +302,13 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     accept: AcceptLicence = False,
+    plugins: Plugins = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Also verify every file of the cached models and data.")
     ] = False,
 ) -> None:
     """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
-    from fedprofit.config_file import load_config
+    from fedprofit.config.file import load_config
 
     settings = load_config(config, overrides or []) if config else None
     if settings:
@@ -296,6 +324,20 @@ def doctor(
             raise typer.Exit(1)
     if settings:
         console.print(checks.estimate(settings))
+
+
+@app.command()
+def components(
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="A family or a kind, such as algorithm or fedavg.", show_default=False),
+    ] = None,
+    plugins: Plugins = None,
+) -> None:
+    """List the methods, optimizers and other components that a configuration can name."""
+    from fedprofit.catalogue import show
+
+    show(console, kind)
 
 
 @models.command("list")

@@ -16,18 +16,18 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
 from fedprofit.backbone.load import resolve_dtype
 from fedprofit.backbone.workers import peak_private_bytes
-from fedprofit.config import Config
+from fedprofit.config.run import Config
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import CACHE, cache_folder
+from fedprofit.core.places import ANEW, numba_folder, usable
+from fedprofit.core.processes import usable_cores
 from fedprofit.data import store
-from fedprofit.errors import UserError
-from fedprofit.files import CACHE, cache_folder
 from fedprofit.local.solver import gradients
-from fedprofit.places import ANEW, numba_folder, usable
-from fedprofit.processes import usable_cores
-from fedprofit.study.bench import Bench, prepare
-from fedprofit.study.environment import PACKAGES, package_version, processor
-from fedprofit.study.estimate import reading_speed
-from fedprofit.study.plan import TRAINED, expected_bytes, stages
-from fedprofit.study.progress import duration
+from fedprofit.runs.bench import Bench, prepare
+from fedprofit.runs.environment import PACKAGES, package_version, processor
+from fedprofit.runs.estimate import reading_speed
+from fedprofit.runs.plan import TRAINED, expected_bytes, stages
+from fedprofit.runs.progress import duration
 from fedprofit.tuner.prompt import KEY
 
 EXTRAS = {

@@ -7,13 +7,14 @@ Ctrl-C, which reaches all processes of a terminal. Its copies end with it, from 
 import atexit
 import os
 
-from fedprofit.processes import SERVED, killed_with_parent, leave_interrupts_to_parent, load_libraries
+from fedprofit.core.processes import SERVED, killed_with_parent, leave_interrupts_to_parent
+from fedprofit.runs.libraries import load_libraries
 
 if served := os.environ.pop(SERVED, ""):
     leave_interrupts_to_parent()
     killed_with_parent(int(served))
     load_libraries()
-    import fedprofit.study.pools  # noqa: F401  what a copy of it is asked to do first
+    import fedprofit.studies.pools  # noqa: F401  what a copy of it is asked to do first
 
     killed_with_parent(0)
     server = os.getpid()

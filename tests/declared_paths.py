@@ -11,11 +11,11 @@ from rich.console import Console
 
 import fedprofit
 from fedprofit.backbone.load import load_backbone
-from fedprofit.config_file import load_config
+from fedprofit.config.file import load_config
 from fedprofit.data.federated import open_dataset
 from fedprofit.data.settings import DataConfig
 from fedprofit.report.write import write_report
-from fedprofit.study.many import run_study
+from fedprofit.studies.many import run_study
 
 FOLDER = Path(sys.argv[1] if __name__ == "__main__" else ".")
 CLIENTS = {"train": 2, "validation": 1, "test": 1}

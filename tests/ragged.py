@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedprofit.types import Batch, ClientWork, Example
+from fedprofit.core.types import Batch, ClientWork, Example
 
 
 def example(draw: np.random.Generator, size: int, prefix: np.ndarray) -> Example:

@@ -28,10 +28,10 @@ from fedprofit.backbone.engine import make_engine
 from fedprofit.backbone.forward import Row, count_tokens, packed_losses, share_beginnings
 from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.segments import FLAT
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
+from fedprofit.core.types import ClientWork, Example
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
-from fedprofit.types import ClientWork, Example
 
 IN_PROCESS = ["engine", "sequential", "peft"] + ["pfl"] * bool(find_spec("pfl"))
 

@@ -14,12 +14,13 @@ from tiny_run import call, command, tiny_config, write_config
 from typer.testing import CliRunner
 
 import fedprofit
-from fedprofit import cli, doctor, processes, yaml_text
-from fedprofit.config_file import from_mapping, load_config
-from fedprofit.errors import UserError, printable
-from fedprofit.processes import usable_cores
-from fedprofit.study import many
-from fedprofit.study.progress import EARLY, Quiet
+from fedprofit import cli, doctor
+from fedprofit.config.file import from_mapping, load_config
+from fedprofit.core import processes, yaml_text
+from fedprofit.core.errors import UserError, printable
+from fedprofit.core.processes import usable_cores
+from fedprofit.runs.progress import EARLY, Quiet
+from fedprofit.studies import many
 
 
 @pytest.mark.parametrize("name", ["[/a]x", "[red]x", ":smile:", "\x1b[2J\u202ex"])
@@ -205,7 +206,7 @@ def test_bad_rows_are_told_before_libraries_load(said, tmp_path, monkeypatch):
 
 def test_arrow_makes_arrays_without_pandas_and_frames_with_it():
     check = (
-        "import sys; from fedprofit.processes import arrow_without_pandas; arrow_without_pandas();"
+        "import sys; from fedprofit.core.processes import arrow_without_pandas; arrow_without_pandas();"
         "import pyarrow as pa; table = pa.table({'a': pa.array(['x'])}); print('pandas' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

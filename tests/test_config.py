@@ -10,9 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fedprofit import yaml_text
-from fedprofit.config_file import from_mapping, load_config, override_value, to_yaml
-from fedprofit.errors import UserError
+from fedprofit.config.file import from_mapping, load_config, override_value, to_yaml
+from fedprofit.core import yaml_text
+from fedprofit.core.errors import UserError
+from fedprofit.local.optimizer import Sgd
 
 BASE: dict[str, Any] = {
     "name": "demo",
@@ -77,8 +78,8 @@ def message(mapping):
             "unknown key 'training.algorithms.0.client.rat' (did you mean 'rate'?)",
         ),
         (
-            "training.algorithms.1.server.optimiser=sgd",
-            "unknown key 'training.algorithms.1.server.optimiser' (did you mean 'optimizer'?)",
+            "training.algorithms.1.server.knd=sgd",
+            "unknown key 'training.algorithms.1.server.knd' (did you mean 'kind'?)",
         ),
         # A key of the other kind of algorithm is unknown here, and only this kind's keys are named.
         (
@@ -117,9 +118,9 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
             "'training.algorithms.1.server.rate': should be a finite number (found nan)",
         ),
         (
-            "training.algorithms.1.server.optimizer=admm",
-            "'training.algorithms.1.server.optimizer': should be "
-            "'sgd', 'momentum', 'adam', 'yogi' or 'adagrad' (found 'admm')",
+            "training.algorithms.1.server.kind=admm",
+            "'training.algorithms.1.server.kind': there is no server optimizer 'admm' "
+            "(did you mean 'adam'?). Plug-ins bring more",
         ),
         (
             "training.algorithms.1.batch_size=fulll",
@@ -127,7 +128,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
         ),
         (
             "training.algorithms.0.kind=fedag",
-            "'training.algorithms.0.kind': should be one of 'fedavg', 'fedsgd' (found 'fedag')",
+            "'training.algorithms.0.kind': there is no algorithm 'fedag' (did you mean 'fedavg'?)",
         ),
         ("data.source={path: x}", "'data.source.kind' is missing; it says which keys the section has"),
         ("data.source={kind: table}", "'data.source.path' is missing and has no default"),
@@ -157,8 +158,6 @@ def test_a_wrong_value_is_named_with_what_it_should_be(override, expected):
         (("name",), "'name'"),
         (("data",), "'data'"),
         (("training", "algorithms"), "'training.algorithms'"),
-        (("training", "algorithms", 1, "name"), "'training.algorithms.1.name'"),
-        (("personalization", 0, "name"), "'personalization.0.name'"),
     ],
 )
 def test_a_missing_key_is_named(path, expected):
@@ -243,10 +242,27 @@ def test_keys_are_text_as_written(tmp_path):
         load_config(path)
 
 
+def test_entries_are_named_after_their_kind_by_default():
+    mapping = without("training", "algorithms", 1, "name")
+    del mapping["personalization"][0]["name"]
+    config = from_mapping(mapping)
+    assert [one.name for one in config.training.algorithms] == ["avg", "fedsgd"]
+    assert config.personalization[0].name == "finetune"
+    assert config.baselines.central.name == "central"
+
+
+def test_overrides_change_the_kind_of_a_section_with_other_keys(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(from_mapping(BASE)).partition("baselines:")[0], encoding="utf-8")
+    config = load_config(path, ["baselines.local.client.kind=sgd"])
+    assert config.baselines.local.steps == 40
+    assert config.baselines.local.client == Sgd()
+
+
 def test_overrides_reach_lists_and_make_sections():
     mapping = changed(
         "training.algorithms.0.client.rate=0.5",
-        "training.algorithms.0.server.optimizer=yogi",
+        "training.algorithms.0.server.kind=yogi",
         "evaluation.metrics=[loss]",
         "data.examples=null",
         "data.unseen_tasks=[a, b]",
@@ -255,8 +271,8 @@ def test_overrides_reach_lists_and_make_sections():
     assert mapping.pop("name") == "other=x"
     config = from_mapping({**mapping, "name": "other"})
     assert config.training.algorithms[0].client.rate == 0.5
-    assert config.training.algorithms[0].client.optimizer == "adam", "the other keys keep their defaults"
-    assert config.training.algorithms[0].server.optimizer == "yogi"
+    assert config.training.algorithms[0].client.kind == "adam", "the other keys keep their defaults"
+    assert config.training.algorithms[0].server.kind == "yogi"
     assert config.training.algorithms[1] == from_mapping(BASE).training.algorithms[1]
     assert config.evaluation.metrics == ("loss",)
     assert config.data.examples is None

@@ -14,7 +14,7 @@ from gguf_file import write_gguf
 from tiny import tiny_folder
 from tiny_run import tiny_config
 
-from fedprofit import yaml_text
+from fedprofit.core import yaml_text
 
 SCRIPT = Path(__file__).with_name("declared_paths.py")
 FIRST_COMMAND = ("lexicon", "fast")  # what `make quickstart` installs

@@ -14,9 +14,9 @@ from tiny import tiny_folder
 
 import fedprofit
 from fedprofit.backbone import convert, fetch, load
+from fedprofit.core.errors import UserError
 from fedprofit.data.settings import Source
 from fedprofit.data.sources import read_source
-from fedprofit.errors import UserError
 
 
 def fail(error):

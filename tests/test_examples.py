@@ -12,10 +12,10 @@ import pytest
 import torch
 from tiny import tiny_backbone, tiny_folder
 
-from fedprofit.algorithm import build
+from fedprofit.algorithm.fedavg import FedAvg
 from fedprofit.backbone.engine import Engine
-from fedprofit.config import FedAvgConfig, Optimizer
-from fedprofit.types import ClientWork, Example
+from fedprofit.core.types import ClientWork, Example
+from fedprofit.local.optimizer import Adam
 
 PLAIN = Path(__file__).resolve().parent.parent / "examples" / "fedavg_plain.py"
 ROW = re.compile(r"^(\w.*?)\s+(\d+\.\d{3})\s+(\d+\.\d)\s+(\d+\.\d{3})\s+(\d+\.\d)$", re.MULTILINE)
@@ -59,8 +59,8 @@ def test_fedavg_plain_computes_what_the_package_computes(plain):
         source, target = (np.array(part, dtype=np.int32) for part in (example.source, example.target))
         return Example(np.zeros(0, np.int32), source, target, "", tuple(example.references))
 
-    settings = FedAvgConfig(kind="fedavg", name="f", steps=2, client=Optimizer(optimizer="adam", rate=0.03))
-    algorithm = build(Engine(backbone, "packed"), settings)
+    settings = FedAvg(name="f", steps=2, client=Adam(rate=0.03))
+    algorithm = settings.build(Engine(backbone, "packed"))
     work = [
         ClientWork(str(k), [[ours(e) for e in batch] for batch in batches], sum(map(len, batches)))
         for k, batches in enumerate(clients)

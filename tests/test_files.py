@@ -21,9 +21,9 @@ import torch
 from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
-from fedprofit import files
-from fedprofit.errors import UserError
-from fedprofit.files import (
+from fedprofit.core import files
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import (
     alone_in,
     atomic,
     cache_folder,
@@ -35,8 +35,8 @@ from fedprofit.files import (
     write_text,
     write_with,
 )
-from fedprofit.places import LIBRARIES, WRITTEN, numba_folder, settle, usable
-from fedprofit.seeding import numpy_generator, torch_generator
+from fedprofit.core.places import LIBRARIES, WRITTEN, numba_folder, settle, usable
+from fedprofit.core.seeding import numpy_generator, torch_generator
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -130,7 +130,7 @@ def impatient(monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from fedprofit.files import alone_in
+from fedprofit.core.files import alone_in
 with alone_in(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)

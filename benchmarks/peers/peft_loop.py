@@ -9,7 +9,7 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 from work import ADAM, Losses, Method, Work, padded
 
-from fedprofit.types import ClientWork
+from fedprofit.core.types import ClientWork
 
 
 def peft_model(work: Work) -> Any:

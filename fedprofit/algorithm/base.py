@@ -1,15 +1,40 @@
-"""An algorithm is a value: pure functions over explicit state, built from parts.
+"""A federated algorithm is a value: pure functions over explicit state, built from parts.
 
-A new algorithm is one file: its paper, its equation, a function that returns an `Algorithm`.
+A new algorithm is one file: a settings class with a `kind`, its paper and equation, and a `build` that
+returns an `Algorithm`. `fedavg.py` is the shortest to read.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from fedprofit.config.component import Component
+from fedprofit.config.trial import Trial
+from fedprofit.core.types import ClientWork, LocalResult, Params, RoundReport, ServerState
 from fedprofit.data.batching import BatchPlan
-from fedprofit.server.aggregate import weighted_mean
-from fedprofit.server.optimizer import ServerOptimizer
-from fedprofit.types import ClientWork, LocalResult, Params, RoundReport, ServerState
+
+if TYPE_CHECKING:
+    from fedprofit.backbone.engine import Engine
+    from fedprofit.server.optimizer import ServerOptimizer
+
+
+class AlgorithmSettings(Trial, Component, family="algorithm", package="fedprofit.algorithm"):
+    """Settings of a federated algorithm."""
+
+    def per_client(self, examples: float) -> tuple[float, float]:
+        """Return the local steps of a client with that many examples, and how many rows each step reads.
+
+        Estimates of time and memory are made from it; it changes no result.
+        """
+        return 1, examples
+
+    def build(self, engine: "Engine") -> "Algorithm":
+        """Make the algorithm.
+
+        Args:
+            engine: computes losses and gradients of many clients at once.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -38,12 +63,14 @@ def effective_weights(work: Sequence[ClientWork], result: LocalResult, uniform: 
 
 
 def next_state(
-    server: ServerOptimizer, state: ServerState, deltas: Params, weights: Sequence[float]
+    server: "ServerOptimizer", state: ServerState, deltas: Params, weights: Sequence[float]
 ) -> ServerState:
     """Average what the clients returned, `[clients, ...]` each, and let the server apply it.
 
     A round in which none returned anything moves nothing, whatever moments the server has.
     """
+    from fedprofit.server.aggregate import weighted_mean
+
     if not any(weights):
         return replace(state, round=state.round + 1)
     return server.apply(state, weighted_mean(deltas, weights))
@@ -57,6 +84,7 @@ def report(
     Bytes are those of the parameters, down to every client of the cohort and up from those that
     returned something.
     """
+
     size = sum(tensor.numel() * tensor.element_size() for tensor in params.values())
     means = [
         (sum(losses) / len(losses), weight)

@@ -7,26 +7,40 @@ The client optimizer's state is fresh every round. With a server SGD of rate 1 t
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-from fedprofit.algorithm.base import Algorithm, effective_weights, next_state, report
-from fedprofit.backbone.engine import Engine
-from fedprofit.config import FedAvgConfig
-from fedprofit.data.batching import plan_of
-from fedprofit.local.solver import solve
-from fedprofit.server.optimizer import server_optimizer
-from fedprofit.types import ClientWork, RoundReport, ServerState
+from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, effective_weights, next_state, report
+from fedprofit.core.types import ClientWork, RoundReport, ServerState
+from fedprofit.data.batching import LocalSteps
+from fedprofit.local.optimizer import Adam, ClientOptimizerSettings
+from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
+
+if TYPE_CHECKING:
+    from fedprofit.backbone.engine import Engine
 
 
-def fedavg(engine: Engine, settings: FedAvgConfig) -> Algorithm:
-    """Build FedAvg from its parts."""
-    server = server_optimizer(settings.server)
+class FedAvg(LocalSteps, AlgorithmSettings, kind="fedavg", paper="McMahan et al. 2017, arXiv 1602.05629"):
+    """Federated averaging: local steps, averaged deltas, a server optimizer."""
 
-    def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
-        start = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
-        result, _ = solve(engine, start, work, settings.client)
-        weights = effective_weights(work, result, settings.weights == "uniform")
-        deltas = {key: result.params[key] - start[key] for key in start}
-        summary = report(work, result, weights, state.params)
-        return next_state(server, state, deltas, weights), summary
+    client: ClientOptimizerSettings = Adam()
+    """The optimizer of the local steps."""
+    server: ServerOptimizerSettings = PlainServer()
+    """The optimizer that applies the averaged delta."""
+    weights: Literal["examples", "uniform"] = "examples"
+    """Whether clients count by their examples or all the same."""
 
-    return Algorithm(settings.name, plan_of(settings), server.init, one_round)
+    def build(self, engine: "Engine") -> Algorithm:
+        """Build FedAvg from its parts."""
+        from fedprofit.local.solver import solve
+
+        server = self.server.build()
+
+        def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
+            start = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
+            result, _ = solve(engine, start, work, self.client)
+            weights = effective_weights(work, result, self.weights == "uniform")
+            deltas = {key: result.params[key] - start[key] for key in start}
+            summary = report(work, result, weights, state.params)
+            return next_state(server, state, deltas, weights), summary
+
+        return Algorithm(self.name, self.plan(), server.init, one_round)

@@ -7,35 +7,56 @@ FedAvg with one local SGD step of rate 1 and the same server is the same thing: 
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
-from fedprofit.algorithm.base import Algorithm, effective_weights, next_state, report
-from fedprofit.backbone.engine import Engine
-from fedprofit.config import FedSgdConfig
+from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, effective_weights, next_state, report
+from fedprofit.config.base import Positive
+from fedprofit.core.types import ClientWork, LocalResult, RoundReport, ServerState
 from fedprofit.data.batching import one_batch
-from fedprofit.local.solver import finite_clients, gradients
-from fedprofit.server.optimizer import server_optimizer
-from fedprofit.types import ClientWork, LocalResult, RoundReport, ServerState
+from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
+
+if TYPE_CHECKING:
+    from fedprofit.backbone.engine import Engine
 
 
-def fedsgd(engine: Engine, settings: FedSgdConfig) -> Algorithm:
-    """Build FedSGD from its parts."""
-    server = server_optimizer(settings.server)
+class FedSgd(AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv 1602.05629"):
+    """Federated SGD: one gradient a client and round, averaged, a server optimizer."""
 
-    def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
-        here = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
-        found = gradients(engine, here, [client.batches[0] if client.batches else () for client in work])
-        finite = finite_clients(found.losses, found.gradients).tolist()
-        result = LocalResult(
-            params=here,
-            losses=[[loss] if w.batches else [] for w, loss in zip(work, found.losses.tolist(), strict=True)],
-            steps=[int(bool(w.batches) and ok) for w, ok in zip(work, finite, strict=True)],
-            tokens=found.tokens,
-            stopped={
-                w.client: "loss or gradient not finite" for w, ok in zip(work, finite, strict=True) if not ok
-            },
-        )
-        weights = effective_weights(work, result, settings.weights == "uniform")
-        deltas = {key: -gradient for key, gradient in found.gradients.items()}
-        return next_state(server, state, deltas, weights), report(work, result, weights, state.params)
+    batch_size: Positive | Literal["full"] = 16
+    """Examples that each client's gradient is of; full: all it has."""
+    server: ServerOptimizerSettings = PlainServer()
+    """The optimizer that applies the averaged gradient."""
+    weights: Literal["examples", "uniform"] = "examples"
+    """Whether clients count by their examples or all the same."""
 
-    return Algorithm(settings.name, one_batch(settings.batch_size), server.init, one_round)
+    def per_client(self, examples: float) -> tuple[float, float]:
+        """Return one step, and how many rows it reads of a client with that many examples."""
+        return 1, examples if self.batch_size == "full" else min(self.batch_size, examples)
+
+    def build(self, engine: "Engine") -> Algorithm:
+        """Build FedSGD from its parts."""
+        from fedprofit.local.solver import finite_clients, gradients
+
+        server = self.server.build()
+
+        def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
+            here = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
+            found = gradients(engine, here, [client.batches[0] if client.batches else () for client in work])
+            finite = finite_clients(found.losses, found.gradients).tolist()
+            losses = found.losses.tolist()
+            result = LocalResult(
+                params=here,
+                losses=[[loss] if w.batches else [] for w, loss in zip(work, losses, strict=True)],
+                steps=[int(bool(w.batches) and ok) for w, ok in zip(work, finite, strict=True)],
+                tokens=found.tokens,
+                stopped={
+                    w.client: "loss or gradient not finite"
+                    for w, ok in zip(work, finite, strict=True)
+                    if not ok
+                },
+            )
+            weights = effective_weights(work, result, self.weights == "uniform")
+            deltas = {key: -gradient for key, gradient in found.gradients.items()}
+            return next_state(server, state, deltas, weights), report(work, result, weights, state.params)
+
+        return Algorithm(self.name, one_batch(self.batch_size), server.init, one_round)

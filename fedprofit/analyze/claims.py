@@ -88,7 +88,7 @@ def caveats(tables: Tables) -> list[str]:
 def _optimizers(tables: Tables) -> list[str]:
     """Return the optimizers of a study's personalizations, as its first run has them."""
     settings = tables.settings.get("personalization", ())
-    return sorted({one["client"]["optimizer"] for one in settings if "optimizer" in one.get("client", {})})
+    return sorted({one["client"]["kind"] for one in settings if "kind" in one.get("client", {})})
 
 
 def _rates(world: World) -> Iterator[Comparison]:

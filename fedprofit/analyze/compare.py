@@ -7,15 +7,15 @@ from pathlib import Path
 import polars as pl
 
 from fedprofit.analyze.curves import World
+from fedprofit.analyze.statistics import Estimate, mean_of
 from fedprofit.analyze.tables import IS_END, SETTING, Tables
-from fedprofit.config_file import changed
-from fedprofit.errors import UserError
+from fedprofit.analyze.tradeoff import label
+from fedprofit.config.file import changed
+from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.rules import recorded_rules
-from fedprofit.evaluate.statistics import Estimate, mean_of
-from fedprofit.evaluate.tradeoff import label
-from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import MADE_WITH, RUN
+from fedprofit.runs.folder import RunFolder
+from fedprofit.studies.ledger import MADE_WITH, RUN
 
 SHOWN = ("local", "global")  # the scopes that are compared
 

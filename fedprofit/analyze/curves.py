@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.statistics import (
+from fedprofit.analyze.statistics import (
     Estimate,
     Floats,
     Indices,
@@ -19,7 +18,8 @@ from fedprofit.evaluate.statistics import (
     kept_at,
     resamples,
 )
-from fedprofit.evaluate.tradeoff import by_client, with_best_step
+from fedprofit.analyze.tradeoff import by_client, with_best_step
+from fedprofit.evaluate.metric import metric_of
 
 LEVELS = 11  # local scores at which two curves are compared
 LEAST_SPREAD = 0.01  # of heterogeneity, between levels that count as different

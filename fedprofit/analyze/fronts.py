@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from fedprofit.analyze.curves import Curve, World
-from fedprofit.evaluate.statistics import (
+from fedprofit.analyze.statistics import (
     UNBOUNDED,
     Estimate,
     Floats,
@@ -25,7 +25,7 @@ from fedprofit.evaluate.statistics import (
     knee,
     worst_tenth,
 )
-from fedprofit.evaluate.tradeoff import KEYS, label, with_one_best_round
+from fedprofit.analyze.tradeoff import KEYS, label, with_one_best_round
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import numpy as np
 import polars as pl
 
 from fedprofit.analyze.curves import World
+from fedprofit.analyze.statistics import UNBOUNDED, Estimate, mean_of
 from fedprofit.analyze.tables import Tables
-from fedprofit.errors import UserError
+from fedprofit.analyze.tradeoff import KEYS, SCOPES, label, with_one_best_round
+from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import in_order, metric_of
-from fedprofit.evaluate.statistics import UNBOUNDED, Estimate, mean_of
-from fedprofit.evaluate.tradeoff import KEYS, SCOPES, label, with_one_best_round
 
 SCORES = ("local", "global", "gain", "forgetting")
 

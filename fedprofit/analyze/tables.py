@@ -8,13 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from fedprofit import yaml_text
-from fedprofit.errors import UserError
+from fedprofit.core import yaml_text
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_json, read_parquet
 from fedprofit.evaluate.metric import in_order
 from fedprofit.evaluate.results import read_results
-from fedprofit.reading import read_json, read_parquet
-from fedprofit.study.folder import open_folder, read_timing
-from fedprofit.study.ledger import (
+from fedprofit.runs.folder import open_folder, read_timing
+from fedprofit.studies.ledger import (
     RUN,
     StudyFolder,
     labelled,

@@ -13,7 +13,7 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from fedprofit.places import numba_folder
+from fedprofit.core.places import numba_folder
 
 
 class _Files(IndexDataCacheFile):

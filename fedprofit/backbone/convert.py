@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from fedprofit.errors import UserError, first_line
+from fedprofit.core.errors import UserError, first_line
 
 # Fields that do not change the function. A context length only limits it; the rest are remarks.
 REMARKS = (

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedprofit import files, manifest
 from fedprofit.backbone.convert import check_magic, convert_gguf
 from fedprofit.backbone.registry import REGISTRY, NamedBackbone, Wheel, lookup
-from fedprofit.errors import UserError, first_line
-from fedprofit.reading import read_json
-from fedprofit.sealed import write_record
+from fedprofit.core import files, manifest
+from fedprofit.core.errors import UserError, first_line
+from fedprofit.core.reading import read_json
+from fedprofit.core.sealed import write_record
 
 Progress = Callable[[str], object]
 

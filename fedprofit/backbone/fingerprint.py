@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from fedprofit import files
-from fedprofit.reading import guarded, read_json, tensors_header
+from fedprofit.core import files
+from fedprofit.core.reading import guarded, read_json, tensors_header
 
 PROBE = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput:"
 

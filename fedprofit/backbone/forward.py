@@ -17,7 +17,7 @@ from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.packing import NAME, Layout
 from fedprofit.backbone.products import projected
 from fedprofit.backbone.segments import FLAT, Segment, rounded
-from fedprofit.types import Example, Tokens
+from fedprofit.core.types import Example, Tokens
 
 
 @dataclass(frozen=True)

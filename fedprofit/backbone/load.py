@@ -21,8 +21,8 @@ from fedprofit.backbone import fetch
 from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.fingerprint import PROBE, fingerprint_folder
 from fedprofit.backbone.registry import DEFAULT, REGISTRY
-from fedprofit.errors import UserError, first_line, nearest
-from fedprofit.files import expanded
+from fedprofit.core.errors import UserError, first_line, nearest
+from fedprofit.core.files import expanded
 
 DECODERS = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
 

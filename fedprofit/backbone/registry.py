@@ -6,7 +6,7 @@ neither ever replaces the other: each name means one set of weights, checked by 
 
 from dataclasses import dataclass
 
-from fedprofit.errors import UserError, nearest
+from fedprofit.core.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedprofit import files
 from fedprofit.backbone import paths
 from fedprofit.backbone.convert import quiet_transformers
 from fedprofit.backbone.forward import Row, row_inputs, single_logits
 from fedprofit.backbone.fused import fuse, unavailable, unfuse
 from fedprofit.backbone.load import Backbone
-from fedprofit.errors import UserError, first_line, is_out_of_memory
-from fedprofit.reading import read_json
-from fedprofit.sealed import write_record
-from fedprofit.types import Example
+from fedprofit.core import files
+from fedprofit.core.errors import UserError, first_line, is_out_of_memory
+from fedprofit.core.reading import read_json
+from fedprofit.core.sealed import write_record
+from fedprofit.core.types import Example
 
 AUTO = ("fused", "packed", "eager", paths.SINGLE)  # in the order in which "auto" tries them
 

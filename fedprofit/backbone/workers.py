@@ -20,7 +20,7 @@ import torch
 
 from fedprofit.backbone.batches import PASS_TOKENS
 from fedprofit.backbone.load import Backbone
-from fedprofit.processes import (
+from fedprofit.core.processes import (
     end_with_parent,
     interrupts_held,
     killed_with_parent,

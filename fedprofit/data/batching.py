@@ -1,43 +1,65 @@
 """How a client's examples become batches: shuffled by epoch, cut into batches, drawn by seed.
 
-A plan is a function of the number of examples and a generator, and returns positions; texts and tokens
+A plan is a function of the number of examples and a generator, and returns positions. Texts and tokens
 are read later, and only for the clients of the cohort.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
-from fedprofit.config import LocalWork
+from fedprofit.config.base import Positive, Section
 
 Positions = Sequence[int]
 BatchPlan = Callable[[int, np.random.Generator], list[Positions]]
 
 
-def plan_of(work: LocalWork) -> BatchPlan:
-    """Make the plan of local steps or epochs.
+class LocalSteps(Section):
+    """How long a client trains: a number of steps, or of epochs over its data, on batches of this size."""
 
-    Each epoch passes once over all examples in a fresh order; its last batch may be smaller. With
-    `steps`, epochs follow each other until there are that many batches. No examples, no batches.
+    steps: Positive | None = None
+    """Steps of each client; give either steps or epochs."""
+    epochs: Positive | None = None
+    """Passes over a client's own examples."""
+    batch_size: Positive = 4
+    """Examples of a step."""
 
-    >>> plan = plan_of(LocalWork(steps=3, batch_size=2))
-    >>> [len(batch) for batch in plan(3, np.random.default_rng(0))]
-    [2, 1, 2]
-    """
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        return self
 
-    def plan(count: int, generator: np.random.Generator) -> list[Positions]:
-        if count == 0:
-            return []
-        per_epoch = -(-count // work.batch_size)
-        steps = work.steps if work.steps is not None else (work.epochs or 0) * per_epoch
-        batches: list[Positions] = []
-        while len(batches) < steps:
-            order = generator.permutation(count).tolist()
-            batches += [order[i : i + work.batch_size] for i in range(0, count, work.batch_size)]
-        return batches[:steps]
+    def per_client(self, examples: float) -> tuple[float, float]:
+        """Return the steps of a client with that many examples, and how many rows each step reads."""
+        steps = self.steps or (self.epochs or 0) * -(-examples // self.batch_size)
+        return steps, min(self.batch_size, examples)
 
-    return plan
+    def plan(self) -> BatchPlan:
+        """Make the plan of these steps or epochs.
+
+        Each epoch passes once over all examples in a fresh order; its last batch may be smaller. With
+        `steps`, epochs follow each other until there are that many batches. No examples, no batches.
+
+        >>> plan = LocalSteps(steps=3, batch_size=2).plan()
+        >>> [len(batch) for batch in plan(3, np.random.default_rng(0))]
+        [2, 1, 2]
+        """
+
+        def plan(count: int, generator: np.random.Generator) -> list[Positions]:
+            if count == 0:
+                return []
+            per_epoch = -(-count // self.batch_size)
+            steps = self.steps if self.steps is not None else (self.epochs or 0) * per_epoch
+            batches: list[Positions] = []
+            while len(batches) < steps:
+                order = generator.permutation(count).tolist()
+                batches += [order[i : i + self.batch_size] for i in range(0, count, self.batch_size)]
+            return batches[:steps]
+
+        return plan
 
 
 def one_batch(size: int | Literal["full"]) -> BatchPlan:

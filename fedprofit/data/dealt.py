@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedprofit.core.errors import UserError
+from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.deal import apportion, deal_rows
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
 from fedprofit.data.sources.reading import Remark, listed, shown
 from fedprofit.data.splits import TRAIN, Ints, encode, shuffled_positions
-from fedprofit.errors import UserError
-from fedprofit.seeding import numpy_generator
 
 
 class TooFewRows(UserError):

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 from rich.table import Table
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.federated import FederatedDataset
 from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.sources.reading import Remark
-from fedprofit.errors import UserError
 
 MOST_DRAWN = 2000  # clients in a picture: more than it has lines of pixels
 
@@ -121,7 +121,7 @@ def save_picture(facts: Description, path: Path) -> None:
         raise UserError(f"{path}: a picture's name ends in .png, .svg or .pdf. Choose one of them.")
     from matplotlib.figure import Figure
 
-    from fedprofit.files import write_figure
+    from fedprofit.core.files import write_figure
 
     drawn = np.unique(np.linspace(0, len(facts.names) - 1, MOST_DRAWN).astype(int))
     counts = facts.counts[drawn].toarray()

@@ -16,6 +16,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedprofit.core.errors import UserError, nearest
+from fedprofit.core.files import cache_folder, content_hash, write_json
+from fedprofit.core.reading import read_json
+from fedprofit.core.seeding import numpy_generator
+from fedprofit.core.types import ClientId
 from fedprofit.data.partition import Assignment, partition
 from fedprofit.data.pool import SPLITS, Split
 from fedprofit.data.remarks import remarks_on
@@ -33,11 +38,6 @@ from fedprofit.data.store import (
     write_store,
 )
 from fedprofit.data.template import Template
-from fedprofit.errors import UserError, nearest
-from fedprofit.files import cache_folder, content_hash, write_json
-from fedprofit.reading import read_json
-from fedprofit.seeding import numpy_generator
-from fedprofit.types import ClientId
 
 if TYPE_CHECKING:
     from fedprofit.backbone.load import Backbone  # data is read and checked before torch is imported

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fedprofit.core.errors import UserError, nearest
+from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.settings import Partition
 from fedprofit.data.splits import Ints
-from fedprofit.errors import UserError, nearest
-from fedprofit.seeding import numpy_generator
 
 
 def partition_with_flower(

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedprofit.core.errors import UserError, nearest
+from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.dealt import deal_pool
 from fedprofit.data.flower import partition_with_flower
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
 from fedprofit.data.sources.reading import SHOWN, Remark, listed, shown
 from fedprofit.data.splits import TEST, TRAIN, Ints, cut, encode, make_splits, same_input
-from fedprofit.errors import UserError, nearest
-from fedprofit.seeding import numpy_generator
 
 GROUPS = ("train", "validation", "test")
 FEW_TESTS = 5  # a mean over fewer test examples says little of a client

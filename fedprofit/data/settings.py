@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from fedprofit.config_base import Count, Positive, Rate, Section, Weight
+from fedprofit.config.base import Count, Positive, Rate, Section, Weight
 
 
 def _path(value: Any) -> Any:

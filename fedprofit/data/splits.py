@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.pool import SPLITS
-from fedprofit.seeding import numpy_generator
 
 Ints = NDArray[np.int64]
 TRAIN, VALIDATION, TEST = range(3)  # positions in SPLITS

@@ -25,14 +25,14 @@ import pyarrow.compute as pc
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from fedprofit import manifest
+from fedprofit.core import manifest
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import atomic
+from fedprofit.core.reading import read_json, read_rows
+from fedprofit.core.sealed import write_record
+from fedprofit.core.types import Example, Tokens
 from fedprofit.data.splits import same_input
 from fedprofit.data.template import Instance, Template
-from fedprofit.errors import UserError
-from fedprofit.files import atomic
-from fedprofit.reading import read_json, read_rows
-from fedprofit.sealed import write_record
-from fedprofit.types import Example, Tokens
 
 CHUNK = 4096  # instances at a time
 OTHER_LETTERS = "|".join(rf"[^\x00-\x7F\P{{{kind}}}]" for kind in "LMN")  # letters, marks, digits

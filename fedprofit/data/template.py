@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedprofit.core.errors import UserError
+from fedprofit.core.types import Tokens
 from fedprofit.data.settings import TemplateConfig
-from fedprofit.errors import UserError
-from fedprofit.types import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

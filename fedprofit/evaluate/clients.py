@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
+from fedprofit.core.types import ClientId, Example
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.rules import EARLIER, Rules
 from fedprofit.evaluate.score import Job, Mean, score
-from fedprofit.types import ClientId, Example
 
 Parts = dict[tuple[str, str], dict[str, Mean]]  # means by metric, by scope and task
 

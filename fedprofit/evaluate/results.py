@@ -11,9 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from fedprofit.files import atomic
-from fedprofit.reading import read_parquet
-from fedprofit.sealed import facts_text, seal_file
+from fedprofit.core.files import atomic
+from fedprofit.core.reading import read_parquet
+from fedprofit.core.sealed import facts_text, seal_file
 
 SCHEMA: dict[str, type[pl.DataType]] = {
     "seed": pl.Int64,

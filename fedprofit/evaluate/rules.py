@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedprofit.config import EvaluationConfig
 from fedprofit.data.settings import Source
+from fedprofit.evaluate.settings import EvaluationConfig
 
 SCORING = "scoring"  # the section of environment.json and summary.json that has the rules
 MEANING = {

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
+from fedprofit.core.types import Example
 from fedprofit.evaluate.rules import EARLIER, Rules
 from fedprofit.evaluate.text import exact_match, rouge_l
-from fedprofit.types import Example
 
 # By answer, references, and the variant that the rules say.
 TEXT_METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {

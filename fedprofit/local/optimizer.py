@@ -1,125 +1,177 @@
-"""Client optimizers on stacked parameters, each client with its own state and its own clock.
+"""Client optimizers: SGD, SGD with momentum, Adam and AdamW, each for many clients at once.
 
-An optimizer is a pair of pure functions over `Params` stacked as `[clients, ...]`. A mask says which
-clients step; the others' parameters and state do not move, nor do those of a client whose step would
-leave it with parameters that are not finite. Each client's slice equals what torch.optim
-computes for it alone (a test).
+A client optimizer is a settings class whose `step` moves one tensor of stacked parameters, `[clients, ...]`.
+`stacked.py` turns that into a `ClientOptimizer`: each client has its own state and its own clock. A client's
+slice equals what `torch.optim` computes for it alone (a test).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
+from fedprofit.config.base import Beta, Fraction, Rate, Weight
+from fedprofit.config.component import Component
 
-from fedprofit.config import Optimizer
-from fedprofit.types import Params
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
+    from fedprofit.local.stacked import ClientOptimizer
 
-@dataclass(frozen=True)
-class OptimizerState:
-    """Moments by name, each stacked like the parameters, and the steps taken, `[clients]`."""
-
-    moments: dict[str, Params]
-    steps: Tensor
+    Moved = tuple[Tensor, dict[str, Tensor]]  # the next parameters and moments
 
 
-@dataclass(frozen=True)
-class ClientOptimizer:
-    """`init(params) -> state` and `update(params, gradients, state, active) -> (params, state)`."""
+class ClientOptimizerSettings(
+    Component, family="client optimizer", package="fedprofit.local.optimizer", default="adam"
+):
+    """A client's optimizer. Its state starts fresh every time a client trains."""
 
-    init: Callable[[Params], OptimizerState]
-    update: Callable[[Params, Params, OptimizerState, Tensor], tuple[Params, OptimizerState]]
+    moments: ClassVar[tuple[str, ...]] = ()  # names of the tensors kept beside each parameter; zero at first
 
+    rate: Rate = 0.03
+    """The learning rate."""
 
-# A rule moves one tensor: (parameter, gradient, moments, steps) -> (parameter, moments).
-Rule = Callable[[Tensor, Tensor, dict[str, Tensor], Tensor], tuple[Tensor, dict[str, Tensor]]]
+    def step(
+        self, parameter: "Tensor", gradient: "Tensor", moments: "dict[str, Tensor]", steps: "Tensor"
+    ) -> "Moved":
+        """Return the next parameters and moments.
 
+        Args:
+            parameter: `[clients, ...]`.
+            gradient: likewise.
+            moments: by the names of `moments`, each like the parameter.
+            steps: how many steps each client has taken, this one included, `[clients, 1, ...]`.
+        """
+        raise NotImplementedError
 
-def client_optimizer(settings: Optimizer) -> ClientOptimizer:
-    """Make SGD, SGD with momentum, Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+    def build(self) -> "ClientOptimizer":
+        """Make the optimizer of stacked parameters.
 
-    >>> optimizer = client_optimizer(Optimizer(optimizer="sgd", rate=0.5))
-    >>> ones = {"prompt": torch.ones(2, 1)}
-    >>> state = optimizer.init(ones)
-    >>> params, state = optimizer.update(ones, ones, state, active=torch.tensor([True, False]))
-    >>> params["prompt"].flatten().tolist(), state.steps.tolist()
-    ([0.5, 1.0], [1, 0])
-    """
-    names, rule = {
-        "sgd": ((), _sgd(settings)),
-        "momentum": (("momentum",), _momentum(settings)),
-        "adam": (("first", "second"), _adam(settings, decoupled=False)),
-        "adamw": (("first", "second"), _adam(settings, decoupled=True)),
-    }[settings.optimizer]
+        >>> import torch
+        >>> optimizer = Sgd(rate=0.5).build()
+        >>> ones = {"prompt": torch.ones(2, 1)}
+        >>> state = optimizer.init(ones)
+        >>> params, state = optimizer.update(ones, ones, state, active=torch.tensor([True, False]))
+        >>> params["prompt"].flatten().tolist(), state.steps.tolist()
+        ([0.5, 1.0], [1, 0])
+        """
+        from fedprofit.local.stacked import stacked_optimizer
 
-    def init(params: Params) -> OptimizerState:
-        clients, device = len(next(iter(params.values()))), next(iter(params.values())).device
-        moments = {name: {key: torch.zeros_like(p) for key, p in params.items()} for name in names}
-        return OptimizerState(moments, torch.zeros(clients, dtype=torch.long, device=device))
+        return stacked_optimizer(self.moments, self.step)
 
-    def update(
-        params: Params, gradients: Params, state: OptimizerState, active: Tensor
-    ) -> tuple[Params, OptimizerState]:
-        found = {}
-        for key, parameter in params.items():
-            clock = _column(state.steps + active.long(), parameter)
-            before = {name: state.moments[name][key] for name in names}
-            found[key] = rule(parameter, gradients[key], before, clock)
-        active = active & finite_slices({key: new for key, (new, _) in found.items()})
-        moved: Params = {}
-        moments: dict[str, Params] = {name: {} for name in names}
-        for key, (new, after) in found.items():
-            mask = _column(active, new)
-            moved[key] = torch.where(mask, new, params[key])
-            for name in names:
-                moments[name][key] = torch.where(mask, after[name], state.moments[name][key])
-        return moved, OptimizerState(moments, state.steps + active.long())
+    def in_torch(self, parameters: "list[torch.Tensor]") -> "torch.optim.Optimizer | None":
+        """Return the optimizer of `torch.optim` that computes the same for one client; None if there is none.
 
-    return ClientOptimizer(init, update)
+        The sequential reference uses it. Without one, it uses this optimizer on a stack of one client.
+        """
+        return None
 
 
-def finite_slices(params: Params) -> Tensor:
-    """Tell which clients' parameters (or gradients) are all finite, `[clients]`."""
-    return torch.stack([torch.isfinite(tensor.flatten(1)).all(1) for tensor in params.values()]).all(0)
+class Sgd(ClientOptimizerSettings, kind="sgd"):
+    """Stochastic gradient descent."""
+
+    weight_decay: Weight = 0.0
+    """The weight of the L2 penalty on the parameters."""
+
+    def step(
+        self, parameter: "Tensor", gradient: "Tensor", moments: "dict[str, Tensor]", steps: "Tensor"
+    ) -> "Moved":
+        """Step against the gradient."""
+        return parameter - self.rate * (gradient + self.weight_decay * parameter), {}
+
+    def in_torch(self, parameters: "list[torch.Tensor]") -> "torch.optim.Optimizer | None":
+        """Return `torch.optim.SGD`."""
+        import torch
+
+        return torch.optim.SGD(parameters, lr=self.rate, weight_decay=self.weight_decay)
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.dim() - 1))
+class Momentum(ClientOptimizerSettings, kind="momentum"):
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD` defines it."""
+
+    moments: ClassVar[tuple[str, ...]] = ("momentum",)
+
+    momentum: Fraction = 0.9
+    """The share of the velocity that stays at each step."""
+    weight_decay: Weight = 0.0
+    """The weight of the L2 penalty on the parameters."""
+
+    def step(
+        self, parameter: "Tensor", gradient: "Tensor", moments: "dict[str, Tensor]", steps: "Tensor"
+    ) -> "Moved":
+        """Step along the velocity."""
+        velocity = self.momentum * moments["momentum"] + gradient + self.weight_decay * parameter
+        return parameter - self.rate * velocity, {"momentum": velocity}
+
+    def in_torch(self, parameters: "list[torch.Tensor]") -> "torch.optim.Optimizer | None":
+        """Return `torch.optim.SGD` with momentum."""
+        import torch
+
+        return torch.optim.SGD(
+            parameters, lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
 
 
-def _sgd(settings: Optimizer) -> Rule:
-    def rule(p: Tensor, g: Tensor, _: dict[str, Tensor], __: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return p - settings.rate * (g + settings.weight_decay * p), {}
+class Adam(ClientOptimizerSettings, kind="adam", paper="Kingma and Ba 2015, arXiv 1412.6980"):
+    """Adam; weight decay is added to the gradient."""
 
-    return rule
+    moments: ClassVar[tuple[str, ...]] = ("first", "second")
 
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.999
+    """Decay of the second moment."""
+    epsilon: Rate = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Weight = 0.0
+    """The weight of the L2 penalty on the parameters."""
 
-def _momentum(settings: Optimizer) -> Rule:
-    def rule(p: Tensor, g: Tensor, moments: dict[str, Tensor], _: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = settings.momentum * moments["momentum"] + g + settings.weight_decay * p
-        return p - settings.rate * velocity, {"momentum": velocity}
+    def step(
+        self, parameter: "Tensor", gradient: "Tensor", moments: "dict[str, Tensor]", steps: "Tensor"
+    ) -> "Moved":
+        """Step by the bias-corrected moments (algorithm 1 of the paper)."""
+        return self._adapted(parameter, gradient + self.weight_decay * parameter, moments, steps)
 
-    return rule
-
-
-def _adam(settings: Optimizer, decoupled: bool) -> Rule:
-    beta1, beta2 = settings.beta1, settings.beta2
-
-    def rule(
-        p: Tensor, g: Tensor, moments: dict[str, Tensor], steps: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        if decoupled:
-            p = p * (1 - settings.rate * settings.weight_decay)
-        else:
-            g = g + settings.weight_decay * p
-        first = beta1 * moments["first"] + (1 - beta1) * g
-        second = beta2 * moments["second"] + (1 - beta2) * g * g
+    def _adapted(
+        self, parameter: "Tensor", gradient: "Tensor", moments: "dict[str, Tensor]", steps: "Tensor"
+    ) -> "Moved":
+        first = self.beta1 * moments["first"] + (1 - self.beta1) * gradient
+        second = self.beta2 * moments["second"] + (1 - self.beta2) * gradient * gradient
         # A client that has not stepped yet is masked out; the clamp only keeps its division finite.
         # In float64, since 1 - 0.999 loses four digits in float32.
         clock = steps.clamp(min=1).double()
-        corrected = first / (1 - beta1**clock).to(p.dtype)
-        scale = (second / (1 - beta2**clock).to(p.dtype)).sqrt() + settings.epsilon
-        return p - settings.rate * corrected / scale, {"first": first, "second": second}
+        corrected = first / (1 - self.beta1**clock).to(parameter.dtype)
+        scale = (second / (1 - self.beta2**clock).to(parameter.dtype)).sqrt() + self.epsilon
+        return parameter - self.rate * corrected / scale, {"first": first, "second": second}
 
-    return rule
+    def in_torch(self, parameters: "list[torch.Tensor]") -> "torch.optim.Optimizer | None":
+        """Return `torch.optim.Adam`."""
+        import torch
+
+        return torch.optim.Adam(
+            parameters,
+            lr=self.rate,
+            betas=(self.beta1, self.beta2),
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+        )
+
+
+class AdamW(Adam, kind="adamw", paper="Loshchilov and Hutter 2019, arXiv 1711.05101"):
+    """Adam with decoupled weight decay."""
+
+    def step(
+        self, parameter: "Tensor", gradient: "Tensor", moments: "dict[str, Tensor]", steps: "Tensor"
+    ) -> "Moved":
+        """Shrink the parameters, then step by the bias-corrected moments (algorithm 2 of the paper)."""
+        return self._adapted(parameter * (1 - self.rate * self.weight_decay), gradient, moments, steps)
+
+    def in_torch(self, parameters: "list[torch.Tensor]") -> "torch.optim.Optimizer | None":
+        """Return `torch.optim.AdamW`."""
+        import torch
+
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.rate,
+            betas=(self.beta1, self.beta2),
+            eps=self.epsilon,
+            weight_decay=self.weight_decay,
+        )

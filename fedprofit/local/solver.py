@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens
-from fedprofit.config import Optimizer
-from fedprofit.local.optimizer import client_optimizer, finite_slices
+from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
+from fedprofit.local.optimizer import ClientOptimizerSettings
+from fedprofit.local.stacked import finite_slices
 from fedprofit.tuner.prompt import stacked_prompts
-from fedprofit.types import Batch, ClientWork, LocalResult, Params
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def solve(
     engine: Engine,
     params: Params,
     work: Sequence[ClientWork],
-    optimizer: Optimizer,
+    optimizer: ClientOptimizerSettings,
     pull: float = 0.0,
     snapshots: Sequence[int] = (),
 ) -> tuple[LocalResult, dict[int, Params]]:
@@ -79,7 +79,7 @@ def solve(
         The result, and the stacked parameters after each step of `snapshots`. A client that has fewer
         steps stands in later snapshots as it ended.
     """
-    rule = client_optimizer(optimizer)
+    rule = optimizer.build()
     start = params = {key: tensor.detach() for key, tensor in params.items()}
     state = rule.init(params)
     losses: list[list[float]] = [[] for _ in work]

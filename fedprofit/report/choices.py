@@ -16,14 +16,14 @@ from fedprofit.analyze.compare import (
     made_otherwise,
 )
 from fedprofit.analyze.recommend import SCORES, Limit, NoneWithin, Recommendation, recommend
+from fedprofit.analyze.statistics import Estimate, counted
 from fedprofit.analyze.tables import Tables, open_tables
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import write_json, write_text
 from fedprofit.evaluate.metric import in_order, metric_of
-from fedprofit.evaluate.statistics import Estimate, counted
-from fedprofit.files import write_json, write_text
 from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.table import bounded, cell, in_markdown, markdown
-from fedprofit.study.environment import in_words
+from fedprofit.runs.environment import in_words
 
 
 def write_recommendation(path: Path, metric: str | None, limit: Limit, console: Console) -> None:

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedprofit.core.files import write_figure
 from fedprofit.evaluate.metric import main_ones, metric_of
-from fedprofit.files import write_figure
 from fedprofit.report.notes import left_out
 from fedprofit.report.overview import Place
 from fedprofit.report.table import Row

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from fedprofit.analyze.fronts import Area, Front, Knee, areas, fronts
 from fedprofit.analyze.tables import open_tables
+from fedprofit.core.files import write_text
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.files import write_text
 from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.table import bounded, cell, markdown
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.evaluate.metric import in_order, titles
 from fedprofit.evaluate.rules import Rules, recorded_rules
-from fedprofit.study.ledger import RUN
+from fedprofit.studies.ledger import RUN
 
 
 def print_notes(console: Console, *notes: str) -> None:

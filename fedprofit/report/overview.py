@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from fedprofit.analyze.fronts import front_of
+from fedprofit.analyze.statistics import mean_of, worst_tenth
 from fedprofit.analyze.tables import Tables, place_of
+from fedprofit.analyze.tradeoff import averaged, units_of
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.statistics import mean_of, worst_tenth
-from fedprofit.evaluate.tradeoff import averaged, units_of
 from fedprofit.report.table import Row
 
 DIFFERENCES = ("gain", "forgetting")

@@ -9,21 +9,21 @@ from rich.text import Text
 
 from fedprofit.analyze.claims import SAYS, Finding, caveats, check_claims
 from fedprofit.analyze.tables import open_tables
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import write_json, write_text
 from fedprofit.data.federated import check_sources
-from fedprofit.errors import UserError
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.files import write_json, write_text
-from fedprofit.processes import load_libraries
 from fedprofit.report.fronts import write_fronts
 from fedprofit.report.notes import scoring_notes
 from fedprofit.report.table import in_markdown, markdown
-from fedprofit.study.admission import admit
-from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import StudyFolder, done, is_of, missing, read_table
-from fedprofit.study.many import Progress
-from fedprofit.study.progress import duration
-from fedprofit.study.spec import describe, load_study
-from fedprofit.study.watch import share_left
+from fedprofit.runs.folder import RunFolder
+from fedprofit.runs.libraries import load_libraries
+from fedprofit.runs.progress import duration
+from fedprofit.studies.admission import admit
+from fedprofit.studies.ledger import StudyFolder, done, is_of, missing, read_table
+from fedprofit.studies.many import Progress
+from fedprofit.studies.spec import describe, load_study
+from fedprofit.studies.watch import share_left
 
 MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
 
@@ -55,7 +55,7 @@ def show_plan(
     if left:
         check_sources(planned.config.data for planned in left)
         load_libraries()
-        from fedprofit.study.estimate import study_seconds
+        from fedprofit.studies.estimate import study_seconds
 
         shares = [share_left(RunFolder(folder.run(planned.key))) for planned in left]
         seconds = study_seconds(left, workers, shares)

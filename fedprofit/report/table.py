@@ -9,10 +9,10 @@ import polars as pl
 import polars.selectors as cs
 from rich.table import Table
 
-from fedprofit.errors import printable
+from fedprofit.analyze.statistics import LEAST_CLIENTS, LEAST_SEEDS
+from fedprofit.analyze.tradeoff import label
+from fedprofit.core.errors import printable
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
-from fedprofit.evaluate.tradeoff import label
 
 Row = dict[str, Any]
 FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # how a text begins that a spreadsheet computes

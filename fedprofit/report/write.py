@@ -6,8 +6,8 @@ import polars as pl
 from rich.console import Console
 
 from fedprofit.analyze.tables import Tables, open_tables
+from fedprofit.core.files import write_text, write_with
 from fedprofit.evaluate.metric import main_ones
-from fedprofit.files import write_text, write_with
 from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.overview import Place, places
 from fedprofit.report.table import (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedprofit.types import Params
+from fedprofit.core.types import Params
 
 
 def weighted_mean(stacked: Params, weights: Sequence[float]) -> Params:

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from fedprofit.seeding import numpy_generator
-from fedprofit.types import ClientId
+from fedprofit.core.seeding import numpy_generator
+from fedprofit.core.types import ClientId
 
 
 def draw_cohort(clients: Sequence[ClientId], size: int, seed: int, round: int) -> list[ClientId]:

@@ -14,15 +14,19 @@ has no first moment (beta1 = 0).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from fedprofit.config.base import Beta, Fraction, Rate
+from fedprofit.config.component import Component
+from fedprofit.core.types import Params, ServerState
 
-from fedprofit.config import ServerOptimizer as Settings
-from fedprofit.types import Params, ServerState
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Moments = dict[str, Tensor]
-Rule = Callable[[Tensor, Moments], tuple[Tensor, Moments]]  # (delta, moments) -> (step, moments)
+    Moments = dict[str, Tensor]
+
+FEDAVGM = "Hsu, Qi and Brown 2019, arXiv 1909.06335"
+PAPER = "Reddi et al. 2021, arXiv 2003.00295"
 
 
 @dataclass(frozen=True)
@@ -33,72 +37,122 @@ class ServerOptimizer:
     apply: Callable[[ServerState, Params], ServerState]
 
 
-def server_optimizer(settings: Settings) -> ServerOptimizer:
-    """Make the server optimizer that the settings name.
+class ServerOptimizerSettings(
+    Component, family="server optimizer", package="fedprofit.server.optimizer", default="sgd"
+):
+    """The server's optimizer over the averaged client deltas."""
 
-    >>> server = server_optimizer(Settings())
-    >>> state = server.apply(server.init({"prompt": torch.zeros(1)}), {"prompt": torch.ones(1)})
-    >>> state.params["prompt"].item(), state.round
-    (1.0, 1)
-    """
-    choices: dict[str, tuple[dict[str, float], Rule]] = {
-        "sgd": ({}, _plain),
-        "momentum": ({"first": 0.0}, _momentum(settings)),
-        "adam": ({"first": 0.0, "second": settings.tau**2}, _adaptive(settings, _adam_second(settings))),
-        "yogi": ({"first": 0.0, "second": settings.tau**2}, _adaptive(settings, _yogi_second(settings))),
-        "adagrad": ({"second": settings.tau**2}, _adagrad(settings)),
-    }
-    start, rule = choices[settings.optimizer]
+    rate: Rate = 1.0
+    """The learning rate."""
 
-    def init(params: Params) -> ServerState:
-        moments = {n: {k: torch.full_like(p, v) for k, p in params.items()} for n, v in start.items()}
-        return ServerState(params=dict(params), optimizer=moments)
+    def start(self) -> dict[str, float]:
+        """Return what each moment is filled with before the first round, by name."""
+        return {}
 
-    def apply(state: ServerState, delta: Params) -> ServerState:
-        params: Params = {}
-        moments: dict[str, Params] = {name: {} for name in start}
-        for key, parameter in state.params.items():
-            step, after = rule(delta[key], {name: state.optimizer[name][key] for name in start})
-            params[key] = parameter + settings.rate * step
-            for name in start:
-                moments[name][key] = after[name]
-        return replace(state, params=params, optimizer=moments, round=state.round + 1)
+    def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":
+        """Return what is added to the parameters, to be multiplied by the rate, and the next moments."""
+        raise NotImplementedError
 
-    return ServerOptimizer(init, apply)
+    def build(self) -> ServerOptimizer:
+        """Make the optimizer.
+
+        >>> import torch
+        >>> server = PlainServer().build()
+        >>> state = server.apply(server.init({"prompt": torch.zeros(1)}), {"prompt": torch.ones(1)})
+        >>> state.params["prompt"].item(), state.round
+        (1.0, 1)
+        """
+        import torch
+
+        start = self.start()
+
+        def init(params: Params) -> ServerState:
+            moments = {n: {k: torch.full_like(p, v) for k, p in params.items()} for n, v in start.items()}
+            return ServerState(params=dict(params), optimizer=moments)
+
+        def apply(state: ServerState, delta: Params) -> ServerState:
+            params: Params = {}
+            moments: dict[str, Params] = {name: {} for name in start}
+            for key, parameter in state.params.items():
+                step, after = self.step(delta[key], {name: state.optimizer[name][key] for name in start})
+                params[key] = parameter + self.rate * step
+                for name in start:
+                    moments[name][key] = after[name]
+            return replace(state, params=params, optimizer=moments, round=state.round + 1)
+
+        return ServerOptimizer(init, apply)
 
 
-def _plain(delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-    return delta, moments
+class PlainServer(ServerOptimizerSettings, kind="sgd"):
+    """Add the averaged delta; rate 1 is plain averaging."""
+
+    def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":
+        """Return the delta."""
+        return delta, moments
 
 
-def _momentum(settings: Settings) -> Rule:
-    def rule(delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        first = settings.momentum * moments["first"] + delta
+class MomentumServer(ServerOptimizerSettings, kind="momentum", paper=FEDAVGM):
+    """Add the averaged delta with momentum (FedAvgM)."""
+
+    momentum: Fraction = 0.9
+    """The share of the velocity that stays at each round."""
+
+    def start(self) -> dict[str, float]:
+        """Return the velocity at rest."""
+        return {"first": 0.0}
+
+    def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":
+        """Return the velocity."""
+        first = self.momentum * moments["first"] + delta
         return first, {"first": first}
 
-    return rule
 
+class AdagradServer(ServerOptimizerSettings, kind="adagrad", paper=PAPER):
+    """FedAdagrad."""
 
-def _adagrad(settings: Settings) -> Rule:
-    def rule(delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
+    tau: Rate = 1e-3
+    """The degree of adaptivity: added to the root of the second moment."""
+
+    def start(self) -> dict[str, float]:
+        """Return the second moment before the first round."""
+        return {"second": self.tau**2}
+
+    def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":
+        """Divide by the root of the sum of squares."""
         second = moments["second"] + delta.square()
-        return delta / (second.sqrt() + settings.tau), {"second": second}
-
-    return rule
+        return delta / (second.sqrt() + self.tau), {"second": second}
 
 
-def _adaptive(settings: Settings, next_second: Callable[[Tensor, Tensor], Tensor]) -> Rule:
-    def rule(delta: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-        first = settings.beta1 * moments["first"] + (1 - settings.beta1) * delta
-        second = next_second(moments["second"], delta.square())
-        return first / (second.sqrt() + settings.tau), {"first": first, "second": second}
+class AdamServer(ServerOptimizerSettings, kind="adam", paper=PAPER):
+    """FedAdam."""
 
-    return rule
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.99
+    """Decay of the second moment."""
+    tau: Rate = 1e-3
+    """The degree of adaptivity: added to the root of the second moment."""
+
+    def start(self) -> dict[str, float]:
+        """Return the moments before the first round."""
+        return {"first": 0.0, "second": self.tau**2}
+
+    def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":
+        """Divide the first moment by the root of the second."""
+        first = self.beta1 * moments["first"] + (1 - self.beta1) * delta
+        second = self.next_second(moments["second"], delta.square())
+        return first / (second.sqrt() + self.tau), {"first": first, "second": second}
+
+    def next_second(self, second: "Tensor", square: "Tensor") -> "Tensor":
+        """Return the next second moment."""
+        return self.beta2 * second + (1 - self.beta2) * square
 
 
-def _adam_second(settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda second, square: settings.beta2 * second + (1 - settings.beta2) * square
+class YogiServer(AdamServer, kind="yogi", paper=PAPER):
+    """FedYogi."""
 
+    def next_second(self, second: "Tensor", square: "Tensor") -> "Tensor":
+        """Return the next second moment, which moves by a bounded step."""
+        import torch
 
-def _yogi_second(settings: Settings) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda second, square: second - (1 - settings.beta2) * square * torch.sign(second - square)
+        return second - (1 - self.beta2) * square * torch.sign(second - square)

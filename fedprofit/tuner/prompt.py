@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.load import Backbone
-from fedprofit.errors import UserError
-from fedprofit.seeding import torch_generator
-from fedprofit.types import Params
+from fedprofit.core.errors import UserError
+from fedprofit.core.seeding import torch_generator
+from fedprofit.core.types import Params
 
 KEY = "prompt"
 

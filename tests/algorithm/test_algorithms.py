@@ -8,17 +8,24 @@ import torch
 from ragged import ragged_batch, ragged_work
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
-from fedprofit.algorithm import build
+from fedprofit.algorithm.fedavg import FedAvg
+from fedprofit.algorithm.fedsgd import FedSgd
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.load import Backbone
-from fedprofit.config import FedAvgConfig, FedSgdConfig, Optimizer, ServerOptimizer
+from fedprofit.core.types import ClientWork, Example
+from fedprofit.local.optimizer import Adam, Sgd
 from fedprofit.local.reference import solve_one
-from fedprofit.types import ClientWork, Example
+from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
 
 LENGTH = 4
-SGD = Optimizer(optimizer="sgd", rate=1.0)
+SGD = Sgd(rate=1.0)
+
+
+def of_kind(kind, **settings):
+    adaptive = {"tau": 0.1} if settings and kind not in ("sgd", "momentum") else {}
+    return ServerOptimizerSettings.model_validate({"kind": kind, **settings, **adaptive})
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +45,11 @@ def start(backbone):
 
 
 def fedavg(engine, **settings):
-    return build(engine, FedAvgConfig(kind="fedavg", name="avg", steps=1, **settings))
+    return FedAvg(name="avg", steps=1, **settings).build(engine)
 
 
 def fedsgd(engine, **settings):
-    return build(engine, FedSgdConfig(kind="fedsgd", name="sgd", **settings))
+    return FedSgd(name="sgd", **settings).build(engine)
 
 
 def rounds(algorithm, start, works):
@@ -60,7 +67,7 @@ def first_batches(work):
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
 @pytest.mark.parametrize("server", ["sgd", "momentum", "adam"])
 def test_fedavg_of_one_plain_step_is_fedsgd(engine, start, server, weights):
-    shared = {"server": ServerOptimizer(optimizer=server, rate=0.2, tau=0.1), "weights": weights}
+    shared = {"server": of_kind(server, rate=0.2), "weights": weights}
     works = [first_batches(ragged_work(number))[number % 2 :] for number in range(4)]
     ours, said = rounds(fedavg(engine, client=SGD, **shared), start, works)
     theirs, reports = rounds(fedsgd(engine, **shared), start, works)
@@ -74,7 +81,7 @@ def test_fedavg_of_one_plain_step_is_fedsgd(engine, start, server, weights):
 
 def test_fedavg_of_one_client_is_local_training(backbone, engine, start):
     """With the client's optimizer begun afresh every round."""
-    optimizer = Optimizer(optimizer="adam", rate=0.02)
+    optimizer = Adam(rate=0.02)
     works = [[ragged_work(number)[0]] for number in range(3)]
     state, reports = rounds(fedavg(engine, client=optimizer), start, works)
     params = start
@@ -95,7 +102,7 @@ def by_hand(parts, weights):
 def test_weights_of_fedavg(backbone, engine, start, weights):
     work = ragged_work()
     assert [w.weight for w in work] == [9, 2, 0, 6]
-    optimizer = Optimizer(optimizer="adam", rate=0.02)
+    optimizer = Adam(rate=0.02)
     results = [solve_one(backbone, start, w, optimizer) for w in work if w.batches]
     shares = [9, 2, 6] if weights == "examples" else [1, 1, 1]
     state, (report,) = rounds(fedavg(engine, client=optimizer, weights=weights), start, [work])
@@ -118,7 +125,7 @@ def test_weights_of_fedsgd(backbone, engine, start, weights):
         loss = plain_losses(backbone, prompt[None], rows).sum() / sum(len(r.example.target) for r in rows)
         loss.backward()
         gradients.append(prompt.grad)
-    server = ServerOptimizer(optimizer="sgd", rate=0.5)
+    server = PlainServer(rate=0.5)
     state, _ = rounds(fedsgd(engine, server=server, weights=weights), start, [work])
     mean = by_hand(gradients, [5, 40, 1] if weights == "examples" else [1, 1, 1])
     torch.testing.assert_close(state.params["prompt"], start["prompt"] - 0.5 * mean, rtol=1e-5, atol=1e-5)
@@ -127,7 +134,7 @@ def test_weights_of_fedsgd(backbone, engine, start, weights):
 @pytest.fixture(params=["fedavg", "fedsgd"])
 def algorithm(request, engine):
     if request.param == "fedavg":
-        return fedavg(engine, client=Optimizer(rate=0.02), weights="uniform")
+        return fedavg(engine, client=Adam(rate=0.02), weights="uniform")
     return fedsgd(engine, weights="uniform")
 
 
@@ -143,7 +150,7 @@ def test_a_client_without_data_does_not_count(algorithm, start):
 
 @pytest.mark.parametrize("server", ["momentum", "adam", "yogi"])
 def test_a_round_without_news_moves_no_server(engine, start, server):
-    algorithm = fedavg(engine, client=Optimizer(rate=0.02), server=ServerOptimizer(optimizer=server))
+    algorithm = fedavg(engine, client=Adam(rate=0.02), server=of_kind(server))
     idle = [ClientWork("a", (), 0)]
     before, _ = rounds(algorithm, start, [ragged_work()])
     after, _ = rounds(algorithm, start, [ragged_work(), idle])
@@ -177,7 +184,7 @@ def test_a_diverging_client_is_left_out_and_named(poisoned, start, kind, step, w
     assert way == "packed" or fuse(poisoned.model)
     engine = Engine(poisoned, way)
     make = fedavg if kind == "fedavg" else fedsgd
-    settings = {"client": Optimizer(rate=0.02)} if kind == "fedavg" else {}
+    settings = {"client": Adam(rate=0.02)} if kind == "fedavg" else {}
     work = ragged_work() if kind == "fedavg" else first_batches(ragged_work())
     batches = [list(batch) for batch in work[0].batches]
     bad = batches[step][-1]
@@ -241,7 +248,7 @@ def test_plans(engine):
     (batch,) = fedsgd(engine, batch_size=3).plan(7, draw(0))
     assert len(set(batch)) == 3
     assert fedsgd(engine, batch_size=3).plan(0, draw(0)) == []
-    epochs = build(engine, FedAvgConfig(kind="fedavg", name="e", epochs=2, batch_size=3)).plan(7, draw(0))
+    epochs = FedAvg(name="e", epochs=2, batch_size=3).build(engine).plan(7, draw(0))
     assert [len(batch) for batch in epochs] == [3, 3, 1, 3, 3, 1]
     for epoch in (epochs[:3], epochs[3:]):
         assert sorted(position for batch in epoch for position in batch) == list(range(7))

@@ -289,7 +289,7 @@ def test_what_verdicts_do_not_show_is_said():
     ]
     done = replace(tables, trials=trials.filter("chosen"), places={**whole, "seed": ["0"]})
     assert len(caveats(done)) == 1
-    written = {"personalization": [{"client": {"optimizer": name}} for name in ("sgd", "adam", "sgd")]}
+    written = {"personalization": [{"client": {"kind": name}} for name in ("sgd", "adam", "sgd")]}
     mixed = replace(done, settings=written)
     assert "several optimizers (adam, sgd)" in caveats(mixed)[0]
     moved = replace(done, places={"heterogeneity": ["task", "few"], "seed": ["0"]})

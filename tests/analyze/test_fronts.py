@@ -6,7 +6,7 @@ import pytest
 from test_claims import plain, table
 
 from fedprofit.analyze.fronts import areas, fronts
-from fedprofit.evaluate.statistics import area_under, kept_at
+from fedprofit.analyze.statistics import area_under, kept_at
 
 
 def study(seeds=2):

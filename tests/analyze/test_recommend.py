@@ -14,9 +14,9 @@ import fedprofit
 from fedprofit.analyze.compare import compare, made_otherwise
 from fedprofit.analyze.recommend import Limit, recommend
 from fedprofit.analyze.tables import Tables, open_tables
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 from fedprofit.evaluate.results import write_frame
-from fedprofit.study.environment import processor
+from fedprofit.runs.environment import processor
 
 PLACE = ["heterogeneity"]
 

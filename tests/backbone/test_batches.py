@@ -8,7 +8,7 @@ from ragged import ragged_batch
 
 from fedprofit.backbone.batches import CACHE_PER_TOKEN, GROWTH, PASS_TOKENS, micro_batches, worker_batches
 from fedprofit.backbone.forward import Row, count_tokens
-from fedprofit.types import Example
+from fedprofit.core.types import Example
 
 LENGTH = 3
 

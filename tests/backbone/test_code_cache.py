@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedprofit.backbone.code_cache import kept
-from fedprofit.places import numba_folder
+from fedprofit.core.places import numba_folder
 
 
 def double(x):

@@ -8,7 +8,7 @@ from tiny import tiny_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from fedprofit.backbone import fetch
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -20,8 +20,8 @@ from transformers.utils import logging as transformers_logging
 from fedprofit import doctor
 from fedprofit.backbone import fetch
 from fedprofit.backbone.registry import REGISTRY, Wheel
-from fedprofit.errors import UserError
-from fedprofit.reading import read_json
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_json
 
 TEXT = "Definition: Add 12 to 345.\n\nInput: été, naïve 雪\nOutput: don't"
 

@@ -15,7 +15,7 @@ from fedprofit.backbone import products
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.operations import AT_ONCE, attended, gated, label_losses, normed, rotated
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 TYPES = [torch.float32, torch.bfloat16]
 WAYS = [(torch.float32, "native"), (torch.bfloat16, "native"), (torch.bfloat16, "widened")]

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from fedprofit.backbone import load
 from fedprofit.backbone.fingerprint import fingerprint_folder
 from fedprofit.backbone.load import load_backbone
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 SIZES = {"vocab_size": 352, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 32}
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fedprofit.backbone.registry import DEFAULT, REGISTRY, lookup
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 
 @pytest.mark.parametrize("record", REGISTRY.values(), ids=REGISTRY)

@@ -25,7 +25,7 @@ from transformers import (
 from fedprofit.backbone import verify
 from fedprofit.backbone.engine import make_engine
 from fedprofit.backbone.load import Backbone
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 SIZES = {
     "hidden_size": 32,

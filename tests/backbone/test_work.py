@@ -13,7 +13,7 @@ from fedprofit.backbone import generate
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens, pack, packed_losses, plain_losses
 from fedprofit.backbone.fused import fuse
-from fedprofit.types import Example
+from fedprofit.core.types import Example
 
 LENGTH = 4
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedprofit.config_file import from_mapping
+from fedprofit.config.file import from_mapping
+from fedprofit.core.errors import UserError
 from fedprofit.data.settings import Columns, TableSource
 from fedprofit.data.sources import delimited, jsonl, read_source
 from fedprofit.data.sources.reading import Reading
-from fedprofit.errors import UserError
 
 OWN = Columns(client="client")
 GOOD = {"client": "ann", "input": "x", "target": "y"}

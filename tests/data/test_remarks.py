@@ -9,13 +9,13 @@ from rich.console import Console
 from test_partition import config, groups, make_pool
 from tiny import tiny_backbone
 
-from fedprofit.config_file import from_mapping
+from fedprofit.config.file import from_mapping
+from fedprofit.core.errors import UserError
 from fedprofit.data.describe import describe, summary_table
 from fedprofit.data.federated import open_dataset, prepare_clients
 from fedprofit.data.partition import partition
 from fedprofit.data.remarks import remarks_on
-from fedprofit.errors import UserError
-from fedprofit.study.bench import prepare
+from fedprofit.runs.bench import prepare
 
 NATURAL = {"partition": {"kind": "natural"}, "examples": None}
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import Source
 from fedprofit.data.sources import LEXICON_PACKAGES, fingerprint, lexicon, read_source
-from fedprofit.errors import UserError
 
 ROWS: list[dict[str, Any]] = [
     {"q": 'what, "so"?\nreally', "a": "007", "who": "zoë", "part": "train", "when": "2020-01-31"},

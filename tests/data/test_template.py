@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.settings import TemplateConfig
 from fedprofit.data.template import Instance, Template, prefix_text
-from fedprofit.errors import UserError
 
 TOKENIZER = tiny_tokenizer()
 EOS = TOKENIZER.eos_token_id

@@ -10,18 +10,18 @@ from tiny import tiny_tokenizer
 
 from fedprofit.analyze.compare import compare
 from fedprofit.analyze.tables import Tables
-from fedprofit.config import EvaluationConfig
-from fedprofit.config_file import from_mapping
+from fedprofit.config.file import from_mapping
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import write_json
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import HubSource, LexiconSource, SniSource, TableSource, TemplateConfig
 from fedprofit.data.store import ExampleStore, write_store
 from fedprofit.data.template import Template
-from fedprofit.errors import UserError
 from fedprofit.evaluate.rules import SCORING, Rules, choose_rules, recorded_rules
-from fedprofit.files import write_json
+from fedprofit.evaluate.settings import EvaluationConfig
 from fedprofit.report.notes import scoring_notes
-from fedprofit.study.environment import check_environment
-from fedprofit.study.folder import RunFolder
+from fedprofit.runs.environment import check_environment
+from fedprofit.runs.folder import RunFolder
 
 SNI = SniSource(kind="sni", path="tasks")
 OWN = TableSource(kind="table", path="own.csv")

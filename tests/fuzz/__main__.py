@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS.parent), *(str(TESTS / name) for name in (".", "study", "backbone", "fuzz"))]
+sys.path[:0] = [str(TESTS.parent), *(str(TESTS / name) for name in (".", "backbone", "fuzz"))]
 
 from damaged_files import commands, damaged_files, make  # noqa: E402
 from faults import Outcome, tabulate  # noqa: E402

@@ -20,14 +20,14 @@ import fedprofit
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.backbone import fetch
 from fedprofit.backbone.load import load_backbone
-from fedprofit.config import Config
+from fedprofit.config.run import Config
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import cache_folder
 from fedprofit.data.federated import open_dataset
-from fedprofit.errors import UserError
-from fedprofit.files import cache_folder
-from fedprofit.study.checkpoint import load_tensors
-from fedprofit.study.folder import RunFolder
-from fedprofit.study.ledger import add, claim, write_facts
-from fedprofit.study.spec import PlannedRun, Study
+from fedprofit.runs.checkpoint import load_tensors
+from fedprofit.runs.folder import RunFolder
+from fedprofit.studies.ledger import add, claim, write_facts
+from fedprofit.studies.spec import PlannedRun, Study
 
 DATA = "data"  # the cached data sets
 RESUMED = "resumed run"

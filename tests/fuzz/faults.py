@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 NOTICED = "noticed by name"
 AGAIN = "made again"

@@ -11,8 +11,8 @@ from pathlib import Path
 from faults import HANG, SILENT, TRACEBACK, UNCHANGED, Outcome
 from tiny_run import begin, call, write_config
 
-from fedprofit import yaml_text
-from fedprofit.reading import read_parquet
+from fedprofit.core import yaml_text
+from fedprofit.core.reading import read_parquet
 
 LIMIT = 120.0  # seconds that a resumed command may take, and 2 more that its end by a signal may
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)

@@ -12,11 +12,11 @@ from typing import Any
 
 from faults import HANG, LOADED, SILENT, Outcome, attempt, damaged
 
-from fedprofit import yaml_text
-from fedprofit.config_file import load_config, to_yaml
-from fedprofit.errors import UserError
-from fedprofit.reading import read_yaml
-from fedprofit.study.spec import load_study
+from fedprofit.config.file import load_config, to_yaml
+from fedprofit.core import yaml_text
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_yaml
+from fedprofit.studies.spec import load_study
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("configs/*.yaml", "studies/**/*.yaml")

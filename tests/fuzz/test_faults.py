@@ -5,7 +5,7 @@ from faults import AGAIN, BAD, NOTICED, TRACEBACK, UNCHANGED, attempt
 from mutated_configurations import mutated_configurations
 from mutated_tables import mutated_tables
 
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 
 def test_damaged_files_are_noticed_or_made_again(tmp_path, monkeypatch):

@@ -3,22 +3,20 @@
 import pytest
 import torch
 
-from fedprofit.config import Optimizer
-from fedprofit.local.optimizer import client_optimizer
-from fedprofit.local.reference import torch_optimizer
+from fedprofit.local.optimizer import ClientOptimizerSettings
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw"])
 def test_stacked_equals_torch(name, decay):
-    settings = Optimizer(optimizer=name, rate=0.1, weight_decay=decay)
+    settings = ClientOptimizerSettings.model_validate({"kind": name, "rate": 0.1, "weight_decay": decay})
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 4, 5, generator=generator)
-    optimizer = client_optimizer(settings)
+    optimizer = settings.build()
     params = {"prompt": start.clone()}
     state = optimizer.init(params)
     alone = [start[k].clone().requires_grad_() for k in range(3)]
-    theirs = [torch_optimizer(parameter, settings) for parameter in alone]
+    theirs = [settings.in_torch([parameter]) for parameter in alone]
     for active in ([True, True, True], [True, False, True], [False, False, True], [True, True, True]):
         gradient = torch.randn(3, 4, 5, generator=generator)
         params, state = optimizer.update(params, {"prompt": gradient}, state, torch.tensor(active))

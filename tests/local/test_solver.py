@@ -9,15 +9,15 @@ from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.fused import fuse
-from fedprofit.config import Optimizer
+from fedprofit.local.optimizer import Adam, AdamW, ClientOptimizerSettings, Momentum, Sgd
 from fedprofit.local.reference import solve_sequentially
 from fedprofit.local.solver import gradients, solve
 
 OPTIMIZERS = [
-    Optimizer(optimizer="sgd", rate=0.1),
-    Optimizer(optimizer="momentum", rate=0.05, weight_decay=0.1),
-    Optimizer(optimizer="adam", rate=0.02),
-    Optimizer(optimizer="adamw", rate=0.02, weight_decay=0.1),
+    Sgd(rate=0.1),
+    Momentum(rate=0.05, weight_decay=0.1),
+    Adam(rate=0.02),
+    AdamW(rate=0.02, weight_decay=0.1),
 ]
 
 WAYS = [(family, "packed") for family in ("llama", "gpt2", "qwen2")]
@@ -30,7 +30,7 @@ def start_of(backbone, clients, length=4):
 
 
 @pytest.mark.parametrize(("family", "way"), WAYS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.optimizer)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.kind)
 @pytest.mark.parametrize("pull", [0.0, 0.5])
 def test_solver_equals_reference(family, way, optimizer, pull):
     backbone = tiny_backbone(family)
@@ -79,7 +79,7 @@ def test_a_step_that_would_leave_no_numbers_is_not_taken(kind):
     work, start = ragged_work(), start_of(backbone, 4)
     work = [dataclasses.replace(client, batches=client.batches[:1]) for client in work]
     start["prompt"][1] *= 1000
-    optimizer = Optimizer(optimizer=kind, rate=1.0, weight_decay=1e37)
+    optimizer = ClientOptimizerSettings.model_validate({"kind": kind, "rate": 1.0, "weight_decay": 1e37})
     result, kept = solve(Engine(backbone, "packed"), start, work, optimizer, snapshots=[1])
     assert result.stopped == {"c1": "parameters not finite at local step 1"}
     assert result.steps == [1, 0, 0, 1]

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from rich.table import Table
 
-from fedprofit.errors import UserError, printable
+from fedprofit.core.errors import UserError, printable
+from fedprofit.core.terminal import Terminal
 from fedprofit.report.page import shown
 from fedprofit.report.table import in_latex, in_markdown, in_spreadsheet, markdown
-from fedprofit.study.progress import Plain, Quiet
-from fedprofit.terminal import Terminal
+from fedprofit.runs.progress import Plain, Quiet
 
 CONTROLS = [
     chr(code) for code in [*range(32), *range(127, 160), 0x202E, 0x2066, 0xD800] if chr(code) not in "\t\n"
@@ -107,7 +107,7 @@ def test_latex_and_the_page_hold_no_controls():
 def test_pictures_show_controls(tmp_path):
     from matplotlib.figure import Figure
 
-    from fedprofit.files import write_figure
+    from fedprofit.core.files import write_figure
 
     figure = Figure()
     axes = figure.subplots()

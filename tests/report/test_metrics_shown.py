@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 from test_claims import plain, table
 
-from fedprofit import config_base
 from fedprofit.analyze.recommend import Limit
 from fedprofit.analyze.tables import open_tables
-from fedprofit.errors import UserError
+from fedprofit.core import config_base
+from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import METRICS
 from fedprofit.evaluate.results import write_frame
 from fedprofit.evaluate.score import TEXT_METRICS

@@ -7,9 +7,9 @@ import pytest
 from test_claims import plain, table
 
 from fedprofit.analyze.curves import World
+from fedprofit.analyze.statistics import mean_of
 from fedprofit.analyze.tables import Tables
-from fedprofit.evaluate.statistics import mean_of
-from fedprofit.evaluate.tradeoff import by_client
+from fedprofit.analyze.tradeoff import by_client
 from fedprofit.report.figure import tradeoff_figure
 from fedprofit.report.overview import places
 from fedprofit.report.page.data import page_data

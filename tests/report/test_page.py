@@ -14,8 +14,8 @@ from tiny_run import tiny_config
 
 import fedprofit
 from fedprofit.analyze.tables import open_tables
+from fedprofit.analyze.tradeoff import summarize
 from fedprofit.evaluate.results import write_frame
-from fedprofit.evaluate.tradeoff import summarize
 from fedprofit.report.page import write_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

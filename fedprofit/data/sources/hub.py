@@ -5,11 +5,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fedprofit.core.errors import UserError, first_line, nearest
+from fedprofit.core.files import expanded
 from fedprofit.data.settings import HubSource
 from fedprofit.data.sources.columns import SPLIT_NAMES, to_pool, wanted
 from fedprofit.data.sources.reading import Reading
-from fedprofit.errors import UserError, first_line, nearest
-from fedprofit.files import expanded
 
 SPLIT_COLUMN = "fedprofit_split"  # added by `read`: the data set's own split names
 

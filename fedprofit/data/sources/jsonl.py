@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.settings import Columns
 from fedprofit.data.sources.reading import Numbering, Reading, shown
 from fedprofit.data.sources.text import LIST, Rows, cells, column_name, decode
-from fedprofit.errors import UserError
 
 BLOCK = 16 * 2**20  # bytes that Arrow reads at a time; files with longer lines are read line by line
 LOOKED_AT = 64  # lines by which the columns' types are guessed

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 SHOWN = 20  # rows, names or reasons in one message
 CUT = 80  # characters of a value

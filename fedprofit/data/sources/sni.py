@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from fedprofit.core.errors import UserError, first_line, nearest
+from fedprofit.core.files import expanded
+from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import Columns, SniSource
 from fedprofit.data.sources.columns import check, to_pool
 from fedprofit.data.sources.reading import Reading
 from fedprofit.data.splits import encode, shuffled_positions
-from fedprofit.errors import UserError, first_line, nearest
-from fedprofit.files import expanded
-from fedprofit.seeding import numpy_generator
 
 PARQUET_COLUMNS = ["task_id", "category", "split", "definition", "input", "target"]
 OWN_COLUMNS = Columns(definition="definition", task="task", category="category", split="split")

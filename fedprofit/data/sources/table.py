@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet
 
+from fedprofit.core.errors import UserError, first_line
+from fedprofit.core.files import expanded
 from fedprofit.data.settings import Columns, TableSource
 from fedprofit.data.sources import delimited, jsonl
 from fedprofit.data.sources.columns import to_pool, wanted
 from fedprofit.data.sources.reading import Numbering, Reading
 from fedprofit.data.sources.text import Rows
-from fedprofit.errors import UserError, first_line
-from fedprofit.files import expanded
 
 KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fedprofit.core.errors import UserError
 from fedprofit.data.sources.reading import Finding, Numbering, Reading, shown
-from fedprofit.errors import UserError
 
 # A mark at the beginning tells the encoding; the longer first, as it begins like a shorter one.
 MARKS = (

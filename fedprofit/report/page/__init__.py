@@ -9,10 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fedprofit.analyze.tables import Tables
-from fedprofit.errors import printable
-from fedprofit.files import write_text
+from fedprofit.core.errors import printable
+from fedprofit.core.files import write_text
 from fedprofit.report.page.data import page_data
-from fedprofit.study.environment import package_version
+from fedprofit.runs.environment import package_version
 
 
 def write_page(tables: Tables, path: Path) -> None:

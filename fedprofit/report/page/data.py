@@ -8,15 +8,15 @@ from typing import Any
 
 import polars as pl
 
+from fedprofit.analyze.statistics import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.analyze.tables import Tables
+from fedprofit.analyze.tradeoff import KEYS, label
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.statistics import LEAST_CLIENTS, LEAST_SEEDS
-from fedprofit.evaluate.tradeoff import KEYS, label
 from fedprofit.report.notes import scoring_notes
 from fedprofit.report.overview import DIFFERENCES, Place, places, plain
 from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Row, ranged
-from fedprofit.study.environment import processors
+from fedprofit.runs.environment import processors
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
 MOST_OTHERS = 200  # train clients, and validation clients, that are shown beside the test clients

@@ -6,7 +6,7 @@ import polars as pl
 
 from fedprofit.analyze.tables import Tables, with_edges
 from fedprofit.report.overview import Place, plain
-from fedprofit.study.folder import TRAIN
+from fedprofit.runs.folder import TRAIN
 
 
 def rounds(tables: Tables, found: list[Place]) -> list[dict[str, Any]]:

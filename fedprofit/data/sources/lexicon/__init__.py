@@ -18,11 +18,11 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
+from fedprofit.core.errors import UserError, nearest
+from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.sources.lexicon import cities, countries, dates, emojis, languages, numbers, words
 from fedprofit.data.sources.lexicon.task import Group, Task
-from fedprofit.errors import UserError, nearest
-from fedprofit.seeding import numpy_generator
 
 GROUPS: tuple[Group, ...] = (
     *countries.GROUPS,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedprofit.errors import UserError
+from fedprofit.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Configurations: typed sections, files, and messages for what is wrong with them."""

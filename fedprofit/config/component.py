@@ -1,0 +1,207 @@
+"""Components: settings classes that a configuration tells apart by `kind`.
+
+A *family* is a seam of the package: algorithms, client optimizers, partitions and so on. Its base class
+names it, and each subclass with a `kind` is one of its components:
+
+    class AlgorithmSettings(Component, family="algorithm", package="fedprofit.algorithm"): ...
+
+    class FedAvg(AlgorithmSettings, kind="fedavg"):
+        \"\"\"Federated averaging.\"\"\"
+
+        steps: int = 1
+
+        def build(self, engine) -> Algorithm: ...
+
+In YAML `{kind: fedavg, steps: 4}` and in Python `FedAvg(steps=4)` are the same object. The built-in
+components of a family are the modules of its package, imported when the first of them is needed. Others
+come from plug-ins (`plugins.py`). Modules of components import torch inside their functions only, so that a
+configuration is checked before torch is loaded.
+"""
+
+import inspect
+import json
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar
+
+from pydantic import (
+    GetCoreSchemaHandler,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from fedprofit.config.base import Section
+from fedprofit.core.errors import UserError, cut, nearest
+
+UNKNOWN_KIND, MISSING_KIND = "unknown_kind", "missing_kind"  # types of pydantic errors
+MORE = "Plug-ins bring more: name their modules under plugins, or give their file with --plugin"
+BUILT_IN = "fedprofit."
+
+
+@dataclass
+class Family:
+    """A seam of the package and the components that fill it."""
+
+    name: str
+    package: str  # the package, or module, of the built-in components
+    default: str | None = None  # the kind where a section names none
+    kinds: dict[str, "type[Component]"] = field(default_factory=dict)
+    _complete: bool = False
+
+    def all_kinds(self) -> dict[str, "type[Component]"]:
+        """Return all known components by kind; import the built-in ones first."""
+        if not self._complete:
+            self._complete = True
+            package = import_module(self.package)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                import_module(f"{self.package}.{module.name}")
+        return self.kinds
+
+    def find(self, kind: object) -> "type[Component] | None":
+        """Return the component of this kind; ask installed plug-ins where none is known."""
+        known = self.all_kinds()
+        if kind not in known:
+            for search in SEARCHES:
+                search()
+        return known.get(kind) if isinstance(kind, str) else None
+
+    def register(self, component: "type[Component]") -> None:
+        """Add a component; UserError if its kind is taken or it has no documentation."""
+        other = self.kinds.get(component.kind)
+        if other is not None and not _is_same(component, other):
+            raise UserError(
+                f"{where_of(component)}: registers the {self.name} {component.kind!r}, which exists "
+                f"({where_of(other)}). Give it another kind."
+            )
+        if not (component.__dict__.get("__doc__") or "").strip():
+            raise UserError(
+                f"{where_of(component)}: the {self.name} {component.kind!r} has no docstring. Describe it in "
+                "one line; `fedprofit components` and reports show that."
+            )
+        self.kinds[component.kind] = component
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def all_families() -> list[Family]:
+    """Return all families, with their built-in components imported."""
+    seen: set[str] = set()
+    while missing := FAMILIES.keys() - seen:  # components of one family bring in the base of another
+        for name in missing:
+            FAMILIES[name].all_kinds()
+        seen |= missing
+    return list(FAMILIES.values())
+
+
+SEARCHES: list[Callable[[], None]] = []  # what looks for more components when a kind is unknown
+
+
+def _is_same(component: type, other: type) -> bool:
+    """Tell whether a class replaces an earlier definition of itself, as when a notebook's cell runs again."""
+    return (component.__module__, component.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def where_of(component: type) -> str:
+    """Return the file and line of a class, or its module where there is no file.
+
+    >>> where_of(Component).rpartition("/")[2].partition(":")[0]
+    'component.py'
+    """
+    try:
+        return f"{inspect.getsourcefile(component)}:{inspect.getsourcelines(component)[1]}"
+    except (OSError, TypeError):
+        return f"{component.__module__}.{component.__qualname__}"
+
+
+class Component(Section):
+    """Settings of one component; subclasses with a `kind` are registered with their family."""
+
+    family: ClassVar[Family]
+    kind: ClassVar[str] = ""
+    paper: ClassVar[str] = ""  # where the method comes from, as one line
+    is_base: ClassVar[bool] = False  # of a family: stands for any of its components
+
+    def __init_subclass__(
+        cls,
+        *,
+        kind: str = "",
+        family: str = "",
+        package: str = "",
+        default: str | None = None,
+        paper: str = "",
+        **more: Any,
+    ) -> None:
+        """Open a family, or name a component of one."""
+        super().__init_subclass__(**more)
+        cls.kind, cls.paper, cls.is_base = kind, paper, bool(family)
+        if family:
+            cls.family = FAMILIES.setdefault(family, Family(family, package, default))
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Register the component, now that its fields are known to be right."""
+        if cls.kind:
+            cls.family.register(cls)
+
+    @classmethod
+    def is_built_in(cls) -> bool:
+        """Tell whether the class is a part of this package."""
+        return cls.__module__.startswith(BUILT_IN)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_kind(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "kind" not in given:
+            return given
+        if given["kind"] != cls.kind:
+            raise ValueError(f"kind is {given['kind']!r}, and {cls.__name__} is {cls.kind!r}")
+        return {key: value for key, value in given.items() if key != "kind"}
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **dump(self)}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let a family's base stand for whichever of its components a value names."""
+        return _any_of(cls) if cls.is_base else handler(source)
+
+
+def _any_of(base: type[Component]) -> CoreSchema:
+    def validate(value: Any, info: ValidationInfo) -> Component:
+        if isinstance(value, base):
+            return value
+        component = chosen(base.family, value)
+        # Through JSON: strict types, yet a list may become a tuple.
+        return component.model_validate_json(json.dumps(value)) if info.mode == "json" else component(**value)
+
+    def dump(one: Component, info: SerializationInfo) -> dict[str, Any]:
+        return one.model_dump(
+            mode=info.mode, exclude_defaults=info.exclude_defaults, exclude_none=info.exclude_none
+        )
+
+    return core_schema.with_info_plain_validator_function(
+        validate, serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
+    )
+
+
+def chosen(family: Family, value: Any) -> type[Component]:
+    """Return the component that a section of a configuration names; PydanticCustomError if there is none."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("model_type", "should be a section with keys of its own")
+    kind = value.get("kind", family.default)
+    if kind is None:
+        raise PydanticCustomError(MISSING_KIND, "is missing; it says which keys the section has")
+    found = family.find(kind)
+    if found is None:
+        near = nearest(str(kind), sorted(family.all_kinds()))
+        text = f"there is no {family.name} {cut(repr(kind))} ({near}). {MORE}"
+        raise PydanticCustomError(UNKNOWN_KIND, "{text}", {"text": text})
+    return found

@@ -1,0 +1,175 @@
+"""Typed, strict configuration: one frozen record of all that a run computes, and a content hash of it.
+
+Every key is checked (an unknown one is answered with the nearest valid one), every value has a type
+and a range, and what is not written has a default. Each section is declared beside what it configures;
+those that concern a run as a whole are here. A configuration says what a run computes. Where it is written
+and how it is shown are arguments of the command. `file.py` reads and writes it.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, Tag, model_validator
+
+from fedprofit.algorithm.base import AlgorithmSettings
+from fedprofit.backbone.settings import BackboneConfig
+from fedprofit.config.base import ONE, SEVERAL, Count, Name, OneOrSeveral, Positive, Section
+from fedprofit.core.files import content_hash
+from fedprofit.data.settings import DataConfig
+from fedprofit.evaluate.settings import EvaluationConfig
+from fedprofit.local.optimizer import Adam
+from fedprofit.personalization.base import PersonalizationSettings
+from fedprofit.personalization.finetune import FineTune
+from fedprofit.plugins import load_modules
+from fedprofit.tuner.settings import TunerConfig
+
+
+class TrainingConfig(Section):
+    """Federated training of one prompt for each algorithm."""
+
+    rounds: Positive = 10
+    cohort: Positive = 8  # clients a round; all of them where there are fewer
+    evaluate_every: Positive = 5  # rounds between scores on the global validation set (loss)
+    algorithms: tuple[AlgorithmSettings, ...]
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if not self.algorithms:
+            raise ValueError("algorithms is empty; name at least one")
+        trials = {name: len(entries) for name, entries in self.methods.items()}
+        if len(set(trials.values())) > 1:
+            found = ", ".join(f"{name} {count}" for name, count in trials.items())
+            raise ValueError(f"algorithms: give every method the same number of trials ({found})")
+        return self
+
+    @property
+    def methods(self) -> dict[str, list[AlgorithmSettings]]:
+        """The algorithms by what they stand for: each method's trials."""
+        found: dict[str, list[AlgorithmSettings]] = {}
+        for entry in self.algorithms:
+            found.setdefault(entry.stands_for, []).append(entry)
+        return found
+
+
+# One training, or several trials of it, of which the validation clients choose one.
+Baseline = Annotated[
+    Annotated[FineTune, Tag(ONE)] | Annotated[tuple[FineTune, ...], Field(min_length=1), Tag(SEVERAL)],
+    OneOrSeveral,
+]
+
+
+class BaselineConfig(Section):
+    """The baselines that need training; the base model and the federated prompt need none."""
+
+    local: Baseline | None = FineTune(name="local", steps=40, client=Adam(rate=0.03))
+    central: Baseline | None = FineTune(name="central", steps=40, batch_size=32, client=Adam(rate=0.03))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_their_keys(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {key: {"name": key, **one} if isinstance(one, dict) else one for key, one in given.items()}
+
+    @model_validator(mode="after")
+    def _central_lies_between_nothing(self) -> Self:
+        if any(entry.interpolation for entry in self.trials.get("central", ())):
+            raise ValueError("central: there is no prompt to interpolate with, leave out interpolation")
+        return self
+
+    @property
+    def trials(self) -> dict[str, list[FineTune]]:
+        """The entries of each baseline that is asked for."""
+        found = {name: getattr(self, name) for name in BaselineConfig.model_fields}
+        return {
+            name: [entry] if isinstance(entry, FineTune) else list(entry)
+            for name, entry in found.items()
+            if entry is not None
+        }
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: Name
+    seed: Count = 0
+    backbone: BackboneConfig = BackboneConfig()
+    data: DataConfig
+    tuner: TunerConfig = TunerConfig()
+    training: TrainingConfig
+    plugins: tuple[str, ...] = ()  # modules that bring components of their own
+    personalization: tuple[PersonalizationSettings, ...] = ()
+    baselines: BaselineConfig = BaselineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load_plugins(cls, given: Any) -> Any:
+        names = given.get("plugins") if isinstance(given, dict) else None
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            load_modules(names)
+        return given
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        for what, names in (
+            ("training.algorithms", [a.name for a in self.training.algorithms]),
+            ("training.algorithms and the baselines' trials", self.trained),
+            ("personalization", [p.name for p in self.personalization]),
+        ):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{what}: two entries have the same name; names must be distinct")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_distinct(self) -> Self:
+        """A run's stages, and the prompts they leave, are known by the two names joined by a hyphen."""
+        known: dict[str, tuple[str, str]] = {}
+        for method in self.training.methods:
+            for entry in self.personalizations(method):
+                pair = (method, entry.name)
+                other = known.setdefault("-".join(pair), pair)
+                if other != pair:
+                    raise ValueError(
+                        f"personalization: {entry.name!r} of {method!r} and {other[1]!r} of {other[0]!r} "
+                        f"would both be called {'-'.join(pair)!r}; rename one of the four"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _personalized_algorithms_are_there(self) -> Self:
+        there = self.training.methods
+        for entry in self.personalization:
+            unknown = [name for name in entry.algorithms or () if name not in there]
+            if entry.algorithms == () or unknown:
+                found = f"names {unknown[0]!r}" if unknown else "is empty"
+                raise ValueError(
+                    f"personalization: algorithms of {entry.name!r} {found}; name some of "
+                    f"{', '.join(there)}, or leave it out for all"
+                )
+        return self
+
+    def personalizations(self, method: str) -> list[PersonalizationSettings]:
+        """Return how the prompts of an algorithm are personalized, by what results call it."""
+        return [one for one in self.personalization if one.algorithms is None or method in one.algorithms]
+
+    @property
+    def trained(self) -> list[str]:
+        """The names of all that leaves a record: the algorithms, and the trials of baselines with several."""
+        several = [trials for trials in self.baselines.trials.values() if len(trials) > 1]
+        return [one.name for one in self.training.algorithms] + [one.name for each in several for one in each]
+
+    def in_type(self, dtype: str) -> "Config":
+        """Return the configuration with a number type where it leaves that to the machine."""
+        if self.backbone.dtype != "auto":
+            return self
+        return self.model_copy(update={"backbone": self.backbone.model_copy(update={"dtype": dtype})})
+
+    @property
+    def hash(self) -> str:
+        """Content hash: equal for equal configurations, whatever the order of their keys."""
+        return content_hash(self.to_mapping())
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the whole configuration, defaults included, as plain JSON-like values."""
+        mapping: dict[str, Any] = self.model_dump(mode="json")
+        return mapping

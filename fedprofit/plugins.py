@@ -1,0 +1,185 @@
+"""Plug-ins: components from outside the package, found and recorded.
+
+A plug-in is a Python module that defines components (`config/component.py`). It is loaded from
+
+- an installed package's entry point in the group `fedprofit.plugins`, when a configuration names a kind
+  that nothing else has registered;
+- a module that a configuration names: `plugins: [my_package.methods]`; it must be importable;
+- a file named on the command line: `--plugin my_method.py`. A configuration alone never makes a file run.
+
+Processes and cluster nodes that compute a study's runs load the same files. A run's environment records each
+component that is not built in, with its version and the hash of its source.
+"""
+
+import hashlib
+import inspect
+import linecache
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedprofit.config.component import SEARCHES, Component
+from fedprofit.core.errors import UserError, first_line
+
+GROUP = "fedprofit.plugins"
+PREFIX = "fedprofit_plugin_"  # of the module that a file becomes
+
+
+@dataclass(frozen=True)
+class PluginFile:
+    """A file that was named on the command line, as other processes load it."""
+
+    path: str
+    source: str
+
+    @property
+    def module(self) -> str:
+        """The name of the module that it becomes.
+
+        >>> PluginFile("here/my-method.py", "").module[:29]
+        'fedprofit_plugin_my_method_e3'
+        """
+        stem = "".join(letter if letter.isidentifier() else "_" for letter in Path(self.path).stem)
+        return f"{PREFIX}{stem}_{hashlib.sha256(self.source.encode()).hexdigest()[:8]}"
+
+
+_files: dict[str, PluginFile] = {}  # by module
+_searched: list[str] = []
+
+
+def load_files(paths: Sequence[str | Path]) -> None:
+    """Load files as plug-ins; UserError, with file and line, for one that cannot be."""
+    for path in paths:
+        try:
+            source = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"--plugin {path}: cannot be read ({first_line(error)}). Give a Python file."
+            ) from None
+        load_sources([PluginFile(str(Path(path).absolute()), source)])
+
+
+def load_sources(files: Sequence[PluginFile]) -> None:
+    """Load plug-ins of another process, whose files may not be on this machine."""
+    for file in files:
+        if file.module not in _files:
+            _loaded(f"the plug-in {file.path}", lambda file=file: _execute(file))  # type: ignore[misc]
+            _files[file.module] = file
+
+
+def loaded_files() -> list[PluginFile]:
+    """Return the files that were loaded, for other processes to load too."""
+    return list(_files.values())
+
+
+def load_modules(names: Sequence[str]) -> None:
+    """Import the modules that a configuration names; UserError for one that cannot be."""
+    for name in names:
+        if name not in sys.modules:
+            _loaded(f"plugins: the module {name!r}", lambda name=name: import_module(name))  # type: ignore[misc]
+
+
+def load_installed() -> None:
+    """Load the plug-ins that installed packages bring, once."""
+    if not _searched:
+        _searched.append(GROUP)
+        for point in entry_points(group=GROUP):
+            _loaded(f"the installed plug-in {_named(point)}", point.load)
+
+
+SEARCHES.append(load_installed)
+
+
+def _named(point: EntryPoint) -> str:
+    return f"{point.name!r}" + (f" of {point.dist.name}" if point.dist else "")
+
+
+def _execute(file: PluginFile) -> None:
+    spec = spec_from_loader(file.module, loader=None, origin=file.path)
+    assert spec is not None
+    module = module_from_spec(spec)
+    module.__file__ = file.path
+    sys.modules[file.module] = module
+    if not Path(file.path).exists():  # let tracebacks and `inspect` show it all the same
+        linecache.cache[file.path] = (len(file.source), None, file.source.splitlines(True), file.path)
+    try:
+        exec(compile(file.source, file.path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[file.module]
+        raise
+
+
+def _loaded(what: str, load: Callable[[], object]) -> None:
+    """Load, and name the plug-in, the line and the reason where that fails."""
+    try:
+        load()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{what}: cannot be loaded ({first_line(error, True)}{_line(error)}). Mend it, or leave it out."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return where an error was raised in a plug-in: the last line outside of importing and of libraries."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f", {error.filename}:{error.lineno}"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    own = [frame for frame in frames if "site-packages" not in frame.filename]
+    return f", {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def components_in(section: Any) -> Iterator[Component]:
+    """Yield every component of a configuration, however deep it is."""
+    if isinstance(section, Component):
+        yield section
+    if isinstance(section, BaseModel):
+        for name in type(section).model_fields:
+            yield from components_in(getattr(section, name))
+    elif isinstance(section, dict):
+        for value in section.values():
+            yield from components_in(value)
+    elif isinstance(section, list | tuple):
+        for value in section:
+            yield from components_in(value)
+
+
+def used_plugins(config: BaseModel) -> dict[str, str]:
+    """Describe each component of a configuration that is not built in: where it is from, version and hash.
+
+    >>> from fedprofit.algorithm.fedavg import FedAvg
+    >>> used_plugins(FedAvg(steps=1))
+    {}
+    """
+    found: dict[str, str] = {}
+    for component in components_in(config):
+        kind = type(component)
+        if not kind.is_built_in():
+            found[f"{kind.family.name} {kind.kind}"] = _origin(kind)
+    return found
+
+
+def _origin(kind: type[Component]) -> str:
+    file = _files.get(kind.__module__)
+    top = kind.__module__.partition(".")[0]
+    distributions = packages_distributions().get(top, [])
+    versions = [f"{name} {version(name)}" for name in distributions]
+    where = Path(file.path).name if file else (versions[0] if versions else kind.__module__)
+    try:
+        source = file.source if file else inspect.getsource(sys.modules[kind.__module__])
+    except (OSError, TypeError, KeyError):  # typed into an interpreter
+        return f"{where}, source unknown"
+    return f"{where}, sha256 {hashlib.sha256(source.encode()).hexdigest()[:16]}"

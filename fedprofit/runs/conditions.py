@@ -1,0 +1,124 @@
+"""The conditions of a run's table: each trains or takes prompts, keeps them, and scores them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedprofit.core.types import Params
+from fedprofit.evaluate.clients import check_clients, score_clients
+from fedprofit.evaluate.results import Condition, Score
+from fedprofit.personalization.base import PersonalizationSettings, Personalized, stopped_before
+from fedprofit.personalization.interpolate import interpolate
+from fedprofit.runs.bench import Bench
+from fedprofit.runs.checkpoint import load_tensors, save_tensors
+from fedprofit.runs.train import Trained
+from fedprofit.tuner.prompt import KEY
+
+
+def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
+    """Score one prompt for all clients."""
+    return score_prompts(bench, {KEY: prompt[KEY].unsqueeze(0)}, condition, metrics_at(bench, generate=True))
+
+
+def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
+    """Score the federated prompts of the last and the best-on-validation round."""
+    last = score_shared(
+        bench, trained.last, Condition("federated", name, setting="last", step=trained.rounds)
+    )
+    what = Condition("federated", name, setting="best", step=trained.best_round)
+    if trained.best_round == trained.rounds:  # the same prompt need not be scored twice
+        return last + [replace(score, condition=what) for score in last]
+    return last + score_shared(bench, trained.best, what)
+
+
+def personalized(
+    bench: Bench, keep: Path, name: str, trained: Trained, settings: PersonalizationSettings
+) -> list[Score]:
+    """Personalize the federated prompt by each client and score it along its steps and alphas."""
+    start: Params = getattr(trained, settings.start)
+    clients, seed = bench.sets.clients, bench.config.seed
+    tuned = settings.build(bench.engine)(start, clients, bench.train_examples, seed)
+    save_points(keep, tuned)
+    what = Condition(
+        "personalized", name, settings.name, settings.start, settings.known_rate, settings.known_pull
+    )
+    return score_points(bench, start, tuned, settings, what)
+
+
+def score_points(
+    bench: Bench, start: Params, tuned: Personalized, settings: PersonalizationSettings, what: Condition
+) -> list[Score]:
+    """Score the clients' prompts at every evaluation point, and between there and the start."""
+    last, generate = max(tuned.points), bench.config.evaluation.generate
+    notes = {step: stopped_before(step, tuned.facts) for step in tuned.points}
+
+    def at(step: int, alpha: float) -> tuple[Params, Condition]:
+        return interpolate(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
+
+    # The clients' own validation losses come first: they say at which step answers are wanted too.
+    checks = {step: check_prompts(bench, *at(step, 1.0), notes[step]) for step in tuned.points}
+    best = best_step([check for found in checks.values() for check in found], last)
+    scores = []
+    for step in tuned.points:
+        mixes = settings.interpolation if step == last or settings.interpolate_at == "all" else ()
+        for alpha in sorted({1.0, *mixes}, reverse=True):
+            chosen = generate == "best" and (step, alpha) == (best, 1.0)
+            metrics = metrics_at(bench, step == last or generate == "all" or chosen)
+            known = checks[step] if alpha == 1.0 else None
+            scores += score_prompts(bench, *at(step, alpha), metrics, notes[step], known)
+    return scores
+
+
+def best_step(scores: Sequence[Score], last: int) -> int:
+    """Return the step with the least mean local validation loss; the last if none is known."""
+    losses: dict[int, list[float]] = {}
+    for one in scores:
+        if one.scope == "validation" and one.condition.alpha == 1.0 and one.condition.step is not None:
+            losses.setdefault(one.condition.step, []).append(one.value)
+    means = {step: sum(found) / len(found) for step, found in losses.items()}
+    return min(means, key=lambda step: means[step] if isfinite(means[step]) else inf, default=last)
+
+
+def metrics_at(bench: Bench, generate: bool) -> list[str]:
+    """Return the metrics of a point: all of them, or the loss alone."""
+    return [metric for metric in bench.config.evaluation.metrics if generate or metric == "loss"]
+
+
+def score_prompts(
+    bench: Bench,
+    params: Params,
+    condition: Condition,
+    metrics: Sequence[str],
+    notes: dict[str, str] | None = None,
+    checks: Sequence[Score] | None = None,
+) -> list[Score]:
+    """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
+    most = bench.config.evaluation.max_new_tokens
+    scores = score_clients(
+        bench.engine, params[KEY], bench.sets, condition, metrics, most, notes, bench.rules
+    )
+    return [*scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
+
+
+def check_prompts(
+    bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
+) -> list[Score]:
+    """Score prompts on the clients' own validation examples, by loss."""
+    return check_clients(bench.engine, params[KEY], bench.sets, condition, notes)
+
+
+def save_points(path: Path, tuned: Personalized) -> None:
+    """Keep the clients' prompts at every evaluation point."""
+    tensors = {f"step-{step}.{KEY}": params[KEY] for step, params in tuned.points.items()}
+    save_tensors(path, tensors, tuned.facts)
+
+
+def load_points(path: Path, device: torch.device) -> tuple[dict[int, Params], dict[str, Any]]:
+    """Read the clients' prompts by evaluation step, and the facts of `Personalized`."""
+    tensors, facts = load_tensors(path, device)
+    steps = sorted(int(name.removeprefix("step-").removesuffix(f".{KEY}")) for name in tensors)
+    return {step: {KEY: tensors[f"step-{step}.{KEY}"]} for step in steps}, facts

@@ -1,0 +1,191 @@
+"""What results depend on beyond the configuration: versions, the machine, and hashes of data and model.
+
+How a run is computed (section `computed`) may change when it is resumed, and so may versions and the
+machine. Sums are then rounded otherwise, in every number type; each change is recorded in `resumed`.
+"""
+
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedprofit.config.run import Config
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_json
+from fedprofit.core.sealed import write_record
+from fedprofit.data.settings import LexiconSource
+from fedprofit.evaluate.rules import recorded_rules
+from fedprofit.plugins import used_plugins
+from fedprofit.runs.folder import ENVIRONMENT, RunFolder
+
+if TYPE_CHECKING:
+    from fedprofit.backbone.engine import Engine
+
+BEGIN_ANEW = "Or begin anew: choose another place with --out, or remove the folder."
+PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score", "regex")
+
+
+def environment(config: Config, engine: "Engine", data_fingerprint: str) -> dict[str, Any]:
+    """Collect what a result depends on beyond the configuration."""
+    import torch  # here: reports name versions too, and wait for neither torch nor pyarrow
+
+    from fedprofit.data.sources import content
+
+    backbone = engine.backbone
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in PACKAGES},
+            "commit": commit(),
+        },
+        "machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if backbone.device.type == "cuda" else "cpu",
+        },
+        "seed": config.seed,
+        "config_hash": config.hash,
+        "data_hash": data_fingerprint,
+        "data_content": content(config.data.source),
+        "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},
+        "plugins": used_plugins(config),
+        "computed": {
+            "attention": engine.attention,
+            "reason": engine.reason,
+            "token_budget": engine.token_budget,
+            "workers": engine.workers,
+        },
+    }
+
+
+def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
+    """Record the environment at a run's first start; when it is resumed, record and return what differs.
+
+    What differs is compared with how the run was computed last.
+    """
+    path = folder.environment
+    if not path.exists():
+        write_record(path, facts)
+        return []
+    recorded = folder.read_environment()
+    resumed: list[dict[str, list[Any]]] = recorded.get("resumed", [])
+    before = {f"{section}.{key}": value for section, key, value in _changeable(recorded)}
+    for change in resumed:
+        before |= {name: now for name, (_, now) in change.items()}
+    # A run that an earlier version began does not have all of the facts.
+    differs = {
+        name: [before[name], value]
+        for section, key, value in _changeable(facts)
+        if (name := f"{section}.{key}") in before and before[name] != value
+    }
+    if differs:
+        write_record(path, recorded | {"resumed": [*resumed, differs]})
+    return [f"{name} was {was!r}, is {now!r}" for name, (was, now) in differs.items()]
+
+
+def _changeable(facts: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """List the facts that may change when a run is resumed: section, key, value."""
+    sections = ("versions", "machine", "plugins", "computed")
+    return [(section, key, value) for section in sections for key, value in facts.get(section, {}).items()]
+
+
+def check_environment(folder: RunFolder, config: Config, facts: dict[str, Any]) -> None:
+    """Raise UserError if a run was begun with other data, another model or other rules of scoring."""
+    if not folder.environment.exists():
+        return
+    before = read_json(folder.environment, BEGIN_ANEW, ENVIRONMENT)
+    for what, was, now in (
+        ("data", before["data_hash"], facts["data_hash"]),
+        ("model", before["model"]["hash"], facts["model"]["hash"]),
+    ):
+        if was != now:
+            raise UserError(
+                f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
+                f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
+            )
+    rules = [recorded_rules(each) for each in (before, facts)]
+    for metric in config.evaluation.metrics:
+        was, now = (each.variant(metric) for each in rules)
+        if was != now:
+            raise UserError(
+                f"{folder.path}: {metric} was scored with {was!r} when the run was begun, and would be with "
+                f"{now!r} now; these do not compare. Resume with the version that began it. {BEGIN_ANEW}"
+            )
+
+
+def check_content(folder: RunFolder, config: Config) -> None:
+    """Raise UserError if what a complete run read is not what lies there now, where both are known.
+
+    What the package itself holds is another in another version, and the run says of which it is.
+    """
+    from fedprofit.data.sources import content  # here: see above
+
+    known = read_json(folder.environment, BEGIN_ANEW) if folder.environment.exists() else {}
+    was = known.get("data_content")
+    now = content(config.data.source) if was and not isinstance(config.data.source, LexiconSource) else ""
+    if now and was != now:
+        raise UserError(
+            f"{folder.path}: is complete, and the data changed since ({was}, now {now}): it says nothing of "
+            f"what is there now. Restore it. {BEGIN_ANEW}"
+        )
+
+
+def in_words(environments: Iterable[dict[str, Any]]) -> str:
+    """Say in a few words what runs were made with: version, number types and all processors.
+
+    >>> in_words([{"versions": {"fedprofit": "0.1.0", "commit": "1f2e3d4"}, "machine": {"processor": "A"}}])
+    'version 0.1.0 at 1f2e3d4, A'
+    """
+    found = list(environments)
+    made = [one.get("versions", {}) for one in found]
+    versions = _each_once(one.get("fedprofit", "") for one in made)
+    commits = _each_once(one.get("commit", "") for one in made if one.get("commit") != "none")
+    types = _each_once(str(one.get("model", {}).get("dtype", "")).removeprefix("torch.") for one in found)
+    version = f"version {versions}{f' at {commits}' if commits else ''}" if versions else ""
+    return ", ".join(filter(None, (version, types, processors(found))))
+
+
+def processors(environments: Iterable[dict[str, Any]]) -> str:
+    """Name all processors that computed some run."""
+    return _each_once(one.get("machine", {}).get("processor", "") for one in environments)
+
+
+def _each_once(names: Iterable[str]) -> str:
+    return " and ".join(filter(None, dict.fromkeys(names)))
+
+
+def commit() -> str:
+    """Name the last commit that changed this package, "+" where it was changed since; "none" of no clone."""
+    package = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(package), *words, "--", "."], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        found = git("log", "-1", "--format=%h")
+        return found + "+" * bool(git("status", "--porcelain")) if found else "none"
+    except OSError:
+        return "none"  # there is no git
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def package_version(package: str) -> str:
+    """Return an installed package's version, or "unknown"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Many runs: axes, grids, pools of processes, and the tables they fill."""

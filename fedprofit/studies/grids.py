@@ -1,0 +1,91 @@
+"""Grids in a configuration: `{grid: [...]}` makes an entry several, `{pick: [...]}` makes trials of it."""
+
+from copy import deepcopy
+from itertools import product
+from math import prod
+from typing import Any
+
+from fedprofit.config.run import BaselineConfig
+from fedprofit.core.errors import UserError, cut
+
+GRID, PICK = "grid", "pick"
+MOST = 1000  # entries made of one
+GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
+
+
+def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
+    """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
+
+    `{pick: [...]}`, in algorithms and baselines alone, likewise into trials of the entry's name.
+
+    >>> rates = {"name": "tune", "client": {"rate": {"grid": [0.01, 0.1]}}}
+    >>> [entry["name"] for entry in expand_grids({"personalization": [rates]}, "")["personalization"]]
+    ['tune-rate0.01', 'tune-rate0.1']
+    """
+    result = deepcopy(mapping)
+    for *parents, last in GRIDS_IN:
+        section: Any = result
+        for key in parents:
+            section = section.get(key, {}) if isinstance(section, dict) else {}
+        entries = section.get(last) if isinstance(section, dict) else None
+        if isinstance(entries, list):
+            section[last] = [made for entry in entries for made in _multiplied(entry, GRID, place)]
+            if last == "algorithms":
+                section[last] = [made for entry in section[last] for made in _trials(entry, place)]
+    baselines = result.get("baselines")
+    for name in BaselineConfig.model_fields:
+        if isinstance(baselines, dict) and isinstance(baselines.get(name), dict):
+            trials = _picked(baselines[name], place)
+            baselines[name] = trials if len(trials) > 1 else trials[0]
+    return result
+
+
+def _trials(entry: Any, place: str) -> list[Any]:
+    """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
+    trials = _picked(entry, place)
+    if isinstance(entry, dict) and len(trials) > 1:
+        for trial in trials:
+            trial.setdefault("method", entry.get("name"))
+    return trials
+
+
+def _picked(entry: Any, place: str) -> list[Any]:
+    """Multiply an entry with `{pick: [...]}`; where a single value is there, it keeps the entry's name."""
+    trials = _multiplied(entry, PICK, place)
+    if len(trials) == 1 and isinstance(entry, dict) and "name" in entry:
+        trials[0]["name"] = entry["name"]
+    return trials
+
+
+def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
+    found = list(_grids(entry, word, ()))
+    count = prod(len(grid) for _, grid in found)
+    if count > MOST:
+        name = cut(str(entry.get("name", "an entry")))
+        raise UserError(
+            f"{place}: {name}: its {word}s make {count} entries, more than {MOST}. Give them fewer values."
+        )
+    made = []
+    for values in product(*[grid for _, grid in found]):
+        one = deepcopy(entry)
+        for (keys, _), value in zip(found, values, strict=True):
+            section = one
+            for key in keys[:-1]:
+                section = section[key]
+            section[keys[-1]] = value
+            one["name"] = f"{one.get('name', '')}-{keys[-1]}{value}"
+        made.append(one)
+    if not made:
+        name = cut(str(entry.get("name", "an entry")))
+        raise UserError(f"{place}: {name}: a {word} is empty; give it values.")
+    return made
+
+
+def _grids(entry: Any, word: str, keys: tuple[Any, ...]) -> Any:
+    """Yield the keys that lead to each grid (or pick, by the word) of an entry, with its values."""
+    if isinstance(entry, dict):
+        if set(entry) == {word} and isinstance(entry[word], list):
+            yield keys, entry[word]
+            return
+        for key, value in entry.items():
+            yield from _grids(value, word, (*keys, key))

@@ -1,0 +1,278 @@
+"""A study's tables: what all its complete runs found, in one place, and nothing of runs that are not whole.
+
+results.parquet   the tidy table of every run, with the run's key and its place on the axes
+rounds.parquet    every round of federated training, of every trial: losses and budget
+trials.parquet    every trial of every algorithm, and of baselines that have several: its loss on the
+                  validation clients, and whether it was chosen
+validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
+clients.parquet   what each client of each run trains on, by task
+times.parquet     seconds of each run's stages
+environments.json what each run was made with: versions, machine, hashes
+configurations.json  each run's whole configuration; of the path of its data the last part alone
+study.json        name, axes, and the study as written
+failures.json     runs that failed, and why
+
+The tables alone say what is done: a run whose rows are here is not repeated, on whatever machine.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fedprofit.config.run import Config
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_json, read_parquet, read_rows
+from fedprofit.core.sealed import write_record
+from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.runs.folder import SUMMARY, Folder, RunFolder, read_timing
+from fedprofit.runs.identity import portable_run
+from fedprofit.runs.trials import Outcome, baseline_outcomes, outcomes
+from fedprofit.studies.spec import PlannedRun, Study, axes_of
+
+RUN = "run"
+COMPUTE_AGAIN = "Restore it, or delete the run's folder to compute it again."
+RESTORE = "Restore it, or delete it: what it holds of other runs is then lost."
+MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
+ROUNDS = ("round", "loss", "validation_loss", "clients", "steps", "tokens", "bytes_down", "bytes_up")
+
+
+class StudyFolder(Folder):
+    """Paths of a study, by name."""
+
+    @property
+    def rounds(self) -> Path:
+        """Every round of federated training of all complete runs."""
+        return self.path / "rounds.parquet"
+
+    @property
+    def trials(self) -> Path:
+        """Every trial of all complete runs, and which were chosen."""
+        return self.path / "trials.parquet"
+
+    @property
+    def times(self) -> Path:
+        """Seconds of each run's stages."""
+        return self.path / "times.parquet"
+
+    @property
+    def environments(self) -> Path:
+        """What each run was made with."""
+        return self.path / "environments.json"
+
+    @property
+    def configurations(self) -> Path:
+        """Each run's configuration."""
+        return self.path / "configurations.json"
+
+    @property
+    def facts(self) -> Path:
+        """Name and axes."""
+        return self.path / "study.json"
+
+    @property
+    def failures(self) -> Path:
+        """Runs that failed."""
+        return self.path / "failures.json"
+
+    def run(self, key: str) -> Path:
+        """Return a run's own folder."""
+        return self.path / "runs" / key
+
+
+def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
+    """Take a folder for a study, or go on in it; `write_facts` says there which study it is.
+
+    Raises UserError if it holds another study, or anything else, or this one and `resume` is not asked for.
+    """
+    folder = StudyFolder(path)
+    if is_of(folder, study) and not resume:
+        raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
+    return folder
+
+
+def is_of(folder: StudyFolder, study: Study) -> bool:
+    """Tell whether a folder holds a study already; UserError if it holds another, or anything else."""
+    path = folder.path
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
+    if folder.facts.exists():
+        facts = read_facts(folder)
+        held = facts["name"]
+        if held != study.name:
+            raise UserError(
+                f"{path}: holds the study {held!r}, not {study.name!r}. Choose another place with --out."
+            )
+        if sorted(facts["axes"]) != sorted(axes_of(study)):
+            raise UserError(
+                f"{path}: holds the study {held!r} with the axes {', '.join(facts['axes'])}, now they are "
+                f"{', '.join(axes_of(study))}. Choose another place with --out."
+            )
+        return True
+    if _are_of(folder.results, study):
+        return True
+    if path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):  # left by a kill
+        raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
+    return False
+
+
+def _are_of(results: Path, study: Study) -> bool:
+    """Tell whether results that lie alone, without study.json, are a study's over these axes."""
+    try:
+        columns = read_parquet(results, "").columns
+    except UserError:
+        return False
+    return {RUN, *MADE_WITH, *axes_of(study)} <= set(columns)
+
+
+def write_facts(folder: StudyFolder, study: Study) -> None:
+    """Write down which study the folder holds; its axes may have more values than before."""
+    facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
+    if not folder.facts.exists() or read_facts(folder) != facts:
+        write_record(folder.facts, facts)
+
+
+def read_facts(folder: StudyFolder) -> dict[str, Any]:
+    """Read a study's name and axes; UserError if there is no study."""
+    return read_json(folder.facts, "Give the folder that `fedprofit study` named.", ("name", "axes"))
+
+
+def done(folder: StudyFolder) -> set[str]:
+    """Return the keys of the runs whose rows are in the table."""
+    if not folder.results.exists():
+        return set()
+    return set(read_table(folder)[RUN].unique().to_list())
+
+
+def missing(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs whose rows are not in the table, in order."""
+    known = done(folder)
+    return [planned for planned in runs if planned.key not in known]
+
+
+def read_table(folder: StudyFolder) -> pl.DataFrame:
+    """Read the study's results; UserError if there are none, or rows of several versions or models."""
+    if not folder.results.exists():
+        raise UserError(f"{folder.results}: there are no results yet. Run the study first.")
+    restore = "Restore it, or move it away, and `fedprofit study --resume` fills it anew from the runs here."
+    table = read_parquet(folder.results, restore)
+    for column in (RUN, *MADE_WITH):
+        if column not in table.columns:
+            raise UserError(f"{folder.results}: has no column {column!r}, so no study wrote it. {restore}")
+    for column in MADE_WITH:
+        values = table[column].unique().to_list()
+        if len(values) > 1:
+            raise UserError(
+                f"{folder.results}: mixes results of several {column}s ({', '.join(sorted(values))}), which "
+                "do not compare. Take the rows of one, or run the study in a new folder."
+            )
+    return table
+
+
+def add(folder: StudyFolder, planned: PlannedRun) -> None:
+    """Append a complete run's rows to the tables; its rows, if there already, are replaced.
+
+    Raises UserError for a run whose rows do not belong there, or a damaged file of either.
+    """
+    run = RunFolder(folder.run(planned.key))
+    summary = read_json(run.summary, COMPUTE_AGAIN, SUMMARY)
+    timing = read_timing(run)
+    labels = {RUN: planned.key, **labels_of(planned)}
+    # Mean total-variation distance of a client's mix to the pool's.
+    facts = {**made_with(run), "tv": summary["data"]["heterogeneity"]}
+    _check_made_with(folder, planned, facts)
+    seed = {"seed": planned.config.seed}
+    times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
+    _append(folder.rounds, planned.key, labelled(read_rounds(run, planned.config), labels))
+    _append(folder.trials, planned.key, labelled(read_trials(run, planned.config), labels))
+    _append(folder.times, planned.key, labelled(times, labels | seed))
+    _append(folder.clients, planned.key, labelled(read_parquet(run.clients, COMPUTE_AGAIN), labels | seed))
+    _note(folder.environments, planned.key, run.read_environment())
+    _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
+    if run.validation.exists():
+        found = labelled(read_parquet(run.validation, COMPUTE_AGAIN), labels | facts)
+        _append(folder.validation, planned.key, found)
+    results = labelled(read_parquet(run.results, COMPUTE_AGAIN), labels | facts)
+    _append(folder.results, planned.key, results)  # last: this is what says that the run is done
+
+
+def made_with(run: RunFolder) -> dict[str, Any]:
+    """Return what a run's results depend on beside its configuration: the columns MADE_WITH."""
+    environment = run.read_environment()
+    values = environment["versions"]["fedprofit"], environment["model"]["hash"], run.dtype
+    return dict(zip(MADE_WITH, values, strict=True))
+
+
+def _check_made_with(folder: StudyFolder, planned: PlannedRun, facts: Mapping[str, object]) -> None:
+    """Refuse a run that was made with another version, model or number type than the table."""
+    held = read_table(folder).select(MADE_WITH).unique().to_dicts() if folder.results.exists() else []
+    for column, value in (held[0] if held else {}).items():
+        if facts[column] != value:
+            raise UserError(
+                f"{folder.run(planned.key)}: was made with the {column} {facts[column]}, the results in "
+                f"{folder.results} with {value}. They do not compare: the run is kept, and not added."
+            )
+
+
+def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
+    """Read a run's federated training: a row for each round of each trial."""
+    rows = [
+        {**_trial(config, one), **{key: row.get(key) for key in ROUNDS}}
+        for one in outcomes(run, config)
+        for row in read_rows(run.history(one.trial), run.again())
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def read_trials(run: RunFolder, config: Config) -> pl.DataFrame:
+    """Read a run's trials: a row for each, its loss at the last round and at its best one."""
+    rows = [
+        {
+            **_trial(config, one),
+            "validation_loss": one.loss,
+            "best_loss": one.best_loss,
+            "tokens": one.tokens,
+        }
+        for one in [*outcomes(run, config), *baseline_outcomes(run, config)]
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _trial(config: Config, one: Outcome) -> dict[str, Any]:
+    return {"seed": config.seed, "algorithm": one.method, "trial": one.trial, "chosen": one.chosen}
+
+
+def labels_of(planned: PlannedRun) -> dict[str, object]:
+    """Return a run's place on the axes as tables have it; the seed has a column of its own in every run's."""
+    return {name: str(value) for name, value in planned.axes.items() if name not in SCHEMA}
+
+
+def labelled(frame: pl.DataFrame, labels: Mapping[str, object]) -> pl.DataFrame:
+    """Put the same values before every row of a table."""
+    return frame.select(*(pl.lit(text).alias(name) for name, text in labels.items()), pl.all())
+
+
+def _note(path: Path, key: str, facts: dict[str, Any]) -> None:
+    known = read_json(path, RESTORE) if path.exists() else {}
+    write_record(path, known | {key: facts})
+
+
+def _append(path: Path, key: str, rows: pl.DataFrame) -> None:
+    parts = [rows]
+    if path.exists():
+        parts.insert(0, read_parquet(path, RESTORE).filter(pl.col(RUN) != key))
+    write_frame(path, pl.concat(parts, how="diagonal_relaxed"))
+
+
+def write_failures(
+    folder: StudyFolder, failures: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]
+) -> None:
+    """Write which of the planned runs failed, beside others that did before; no file where none did."""
+    again = {run.key for run in planned} | done(folder)
+    before = read_rows(folder.failures, RESTORE) if folder.failures.exists() else []
+    failed = [one for one in before if one["run"] not in again] + list(failures)
+    if failed:
+        write_record(folder.failures, failed)
+    else:
+        folder.failures.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""How far the runs of a study are while they run, from what each leaves in its folder."""
+
+from collections.abc import Collection, Sequence
+from heapq import heapreplace
+from pathlib import Path
+from statistics import mean
+
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_json
+from fedprofit.runs.folder import TRAIN, RunFolder, read_timing
+from fedprofit.runs.progress import Quiet
+
+STEP = 0.05  # share of the work after which it is told again
+
+
+def work_of(folder: RunFolder) -> tuple[float, float]:
+    """Return a run's planned work and how much of it is done; zeros where it has not begun.
+
+    A run on another machine shows nothing here until it comes back.
+    """
+    if not folder.plan.exists():
+        return 0.0, 0.0
+    try:
+        plan: dict[str, float] = read_json(folder.plan, "")
+        ended = [stage for stage in read_timing(folder) if not _is_training(folder, stage)]
+        return sum(plan.values()), sum(plan.get(stage, 0.0) for stage in ended)
+    except UserError:  # cut off; the run writes it again
+        return 0.0, 0.0
+
+
+def _is_training(folder: RunFolder, stage: str) -> bool:
+    """Tell whether a stage has seconds because some of its rounds, not all, are done."""
+    return stage.startswith(TRAIN) and not folder.history(stage.removeprefix(TRAIN)).exists()
+
+
+def share_left(folder: RunFolder) -> float:
+    """Return the share of a run's work that is left: all of it where it has not begun."""
+    whole, ready = work_of(folder)
+    return 1 - ready / whole if whole else 1.0
+
+
+def in_turn(lengths: Sequence[float], places: int) -> float:
+    """Return when the last of some jobs ends, each of which goes in turn to the place that is free first.
+
+    >>> in_turn([2, 3, 2], places=2), in_turn([], places=0)
+    (4.0, 0.0)
+    """
+    ends = [0.0] * places
+    for length in lengths:
+        heapreplace(ends, ends[0] + length)
+    return max(ends, default=0.0)
+
+
+class Watch:
+    """Looks at the folders of a study's runs and tells how much is done, and how much time is left."""
+
+    def __init__(self, folders: Sequence[Path], at_a_time: int, report: Quiet) -> None:
+        """Take what is left to do in these folders as the work."""
+        self._places, self._report = min(at_a_time, len(folders)), report
+        self._works = {folder: work_of(RunFolder(folder)) for folder in folders}
+        self._complete, self._failed = 0, 0
+        self._told = 0.0
+        report.plan(None, self._rest())
+
+    def look(self, running: Collection[Path], complete: Collection[Path], failed: Collection[Path]) -> None:
+        """Count what has been done since the last look; a failed run is no work any more."""
+        before = self._done()
+        for folder in [*running, *complete]:
+            self._works[folder] = work_of(RunFolder(folder))
+        for folder in complete:
+            whole = self._works[folder][0] or self._typical()
+            self._works[folder] = (whole, whole)
+        for folder in failed:
+            del self._works[folder]
+        self._complete += len(complete)
+        self._failed += len(failed)
+        self._report.advance(max(0.0, self._done() - before))
+        self._report.expect(self._rest())
+        share = self._done() / max(self._done() + self._rest(), 1e-9)
+        if complete or failed or share - self._told >= STEP:
+            self._told = share
+            total = len(self._works) + self._failed
+            lost = f", {self._failed} failed" if self._failed else ""
+            self._report.begin(f"{self._complete} of {total} runs{lost}, {share:.0%} of the work")
+
+    def _typical(self) -> float:
+        return mean([whole for whole, _ in self._works.values() if whole] or [1.0])
+
+    def _done(self) -> float:
+        return sum(ready for _, ready in self._works.values())
+
+    def _rest(self) -> float:
+        """Return the work that is left, counted as if all places in use were busy until the last run ends."""
+        typical = self._typical()
+        rests = [(whole or typical) - ready for whole, ready in self._works.values()]
+        return self._places * in_turn(rests, self._places)

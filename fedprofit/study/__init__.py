@@ -1,1 +1,0 @@
-"""A run from configuration to results: the loop, its checkpoints, its folder."""

@@ -1,0 +1,146 @@
+"""Fine-tuning by clients: points, batches, the pull, and interpolation."""
+
+import numpy as np
+import pytest
+import torch
+from ragged import ragged_batch
+from tiny import tiny_backbone
+
+from fedprofit.backbone.engine import Engine
+from fedprofit.core.types import ClientWork
+from fedprofit.local import solver as module
+from fedprofit.local.optimizer import Adam, Sgd
+from fedprofit.local.reference import solve_one
+from fedprofit.personalization.finetune import FineTune
+from fedprofit.personalization.interpolate import interpolate
+
+CLIENTS = ["ann", "bob", "cid"]
+DATA = {"ann": ragged_batch(1, 7), "bob": ragged_batch(2, 3), "cid": []}
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(tiny_backbone("llama"), "packed")
+
+
+@pytest.fixture(scope="module")
+def start(engine):
+    generator = torch.Generator().manual_seed(7)
+    return {"prompt": torch.randn(4, engine.backbone.width, generator=generator) * 0.3}
+
+
+def settings(**values):
+    values = {"name": "slow", "client": Adam(rate=0.02), "batch_size": 2, **values}
+    return FineTune(**values if "epochs" in values else {"steps": 5, **values})
+
+
+def tuned(engine, start, clients=CLIENTS, seed=0, **values):
+    return settings(**values).build(engine)(start, clients, DATA.__getitem__, seed)
+
+
+def test_points_are_the_shorter_trainings(engine, start):
+    whole = tuned(engine, start, evaluate_at=(1, 3, 99))
+    assert list(whole.points) == [1, 3, 5]
+    assert whole.clients == CLIENTS
+    for step, params in whole.points.items():
+        short = tuned(engine, start, steps=step)
+        assert list(short.points) == [step]
+        assert torch.equal(params["prompt"], short.points[step]["prompt"])
+        assert torch.equal(params["prompt"][2], start["prompt"]), "a client without data stays"
+    assert torch.equal(whole.points[5]["prompt"], whole.result.params["prompt"])
+    assert whole.result.steps == [5, 5, 0]
+
+
+def test_points_of_epochs_reach_as_far_as_the_longest_client(engine, start):
+    # Two epochs of batches of two: ann has 2 x 4 steps, bob 2 x 2.
+    done = tuned(engine, start, epochs=2, evaluate_at=(3, 6))
+    assert list(done.points) == [3, 6, 8]
+    assert done.result.steps == [8, 4, 0]
+    bob = [params["prompt"][1] for params in done.points.values()]
+    assert not torch.equal(bob[0], bob[1])
+    assert torch.equal(bob[1], bob[2]), "bob ended after step 4"
+
+
+def works(monkeypatch, engine, start, **values):
+    """Run and catch the batches that the solver is handed."""
+    seen = []
+
+    def catch(engine, params, work, *more):
+        seen.extend(work)
+        return original(engine, params, work, *more)
+
+    original = module.solve
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "solve", catch)
+        tuned(engine, start, **values)
+    return {w.client: [[id(example) for example in batch] for batch in w.batches] for w in seen}
+
+
+def test_the_batches_are_the_same_for_every_rate_start_and_company(monkeypatch, engine, start):
+    first = works(monkeypatch, engine, start)
+    other = {"prompt": start["prompt"] + 1}
+    assert works(monkeypatch, engine, other, client=Sgd(rate=1.0), pull=0.5) == first
+    alone = works(monkeypatch, engine, start, clients=["bob"])
+    assert alone == {"bob": first["bob"]}
+    longer = works(monkeypatch, engine, start, steps=9)
+    assert all(longer[client][:5] == first[client] for client in CLIENTS), "more steps go on, not anew"
+    assert works(monkeypatch, engine, start, seed=1) != first
+    with monkeypatch.context() as patch:
+        patch.setitem(DATA, "cid", DATA["ann"])
+        same = works(monkeypatch, engine, start)
+    assert same["cid"] != same["ann"], "each client has an order of its own"
+    own = {id(example) for example in DATA["ann"]}
+    assert {number for batch in first["ann"][:4] for number in batch} == own, "an epoch reads all once"
+
+
+@pytest.mark.parametrize("pull", [0.0, 2.0])
+def test_each_client_is_trained_as_the_reference_does(monkeypatch, engine, start, pull):
+    batches = works(monkeypatch, engine, start)
+    by_id = {id(example): example for data in DATA.values() for example in data}
+    done = tuned(engine, start, pull=pull)
+    for number, client in enumerate(CLIENTS):
+        own = [[by_id[key] for key in batch] for batch in batches[client]]
+        params, losses = solve_one(engine.backbone, start, ClientWork(client, own, 1), Adam(rate=0.02), pull)
+        torch.testing.assert_close(done.points[5]["prompt"][number], params["prompt"], rtol=1e-4, atol=1e-4)
+        assert done.result.losses[number] == pytest.approx(losses, abs=1e-4)
+
+
+def test_a_strong_pull_keeps_near_the_start(engine, start):
+    far = [
+        (tuned(engine, start, steps=20, pull=pull, client=Sgd(rate=0.005)).points[20]["prompt"])
+        for pull in (0.0, 1.0, 100.0)
+    ]
+    distance = [(prompt[:2] - start["prompt"]).flatten(1).norm(dim=1) for prompt in far]
+    assert (distance[0] > distance[1]).all()
+    assert (distance[1] > distance[2]).all()
+    assert (distance[2] < 0.2 * distance[0]).all()
+    assert (distance[2] > 0).all()
+
+
+def test_a_client_that_diverges_is_named_and_stays(engine, start):
+    broken = {"prompt": torch.full_like(start["prompt"], float("inf"))}
+    done = tuned(engine, broken, clients=["bob", "cid"])
+    assert list(done.result.stopped) == ["bob"], "cid has no data, so nothing of it diverges"
+    assert done.result.steps == [0, 0]
+    assert torch.equal(done.points[5]["prompt"][0], broken["prompt"]), "what it stopped at is kept"
+    assert tuned(engine, start).result.stopped == {}
+
+
+def test_nobody_to_train(engine, start):
+    done = tuned(engine, start, clients=["cid"])
+    assert done.result.steps == [0]
+    assert torch.equal(done.result.params["prompt"][0], start["prompt"])
+
+
+def test_interpolation(start):
+    draw = torch.Generator().manual_seed(0)
+    personal = {"prompt": torch.randn(3, *start["prompt"].shape, generator=draw)}
+    assert torch.equal(interpolate(personal, start, 1.0)["prompt"], personal["prompt"])
+    assert torch.equal(interpolate(personal, start, 0.0)["prompt"], start["prompt"].expand(3, -1, -1))
+    stacked = {"prompt": start["prompt"].expand(3, -1, -1)}
+    for alpha in np.linspace(0, 1, 5):
+        mixed = interpolate(personal, start, float(alpha))["prompt"]
+        for client in range(3):
+            expected = torch.lerp(start["prompt"], personal["prompt"][client], float(alpha))
+            torch.testing.assert_close(mixed[client], expected)
+        assert torch.equal(mixed, interpolate(personal, stacked, float(alpha))["prompt"])

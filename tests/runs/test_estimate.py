@@ -1,0 +1,75 @@
+"""The work that a run is estimated by, against the tokens that its batches really make the backbone read."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import tiny_config
+
+import fedprofit
+from fedprofit.backbone.forward import Row, count_tokens
+from fedprofit.runs.bench import prepare
+from fedprofit.runs.estimate import LOOKED_AT, typical
+from fedprofit.runs.plan import TRAINED, measure
+from fedprofit.studies.spec import PlannedRun, load_study
+
+PAPER = Path(__file__).parents[2] / "studies" / "paper"
+
+
+@pytest.fixture(scope="module", params=["rule", "job"])
+def bench(request, tmp_path_factory):
+    """Clients whose examples all have one definition, or one of several each."""
+    config = tiny_config(tmp_path_factory.mktemp(request.param))
+    config["data"]["source"]["columns"]["definition"] = request.param
+    config["tuner"]["length"] = 30  # so that it counts how often a prompt is read
+    return prepare(fedprofit.from_mapping(config))
+
+
+def test_a_step_is_estimated_at_what_its_batch_reads(bench):
+    draw, read = np.random.default_rng(0), []
+    for client in bench.sets.clients:
+        examples = bench.train_examples(client)
+        for _ in range(100):
+            rows = [Row(0, example) for example in examples.take(draw.permutation(len(examples))[:4])]
+            read.append(count_tokens(rows, bench.config.tuner.length))
+    assert measure(bench).trained(clients=2, steps=3, rows=4) == pytest.approx(
+        TRAINED * 2 * 3 * np.mean(read), rel=0.07
+    )
+
+
+def test_a_point_is_estimated_at_what_its_scoring_reads(bench):
+    shared = [example for examples in bench.sets.shared.values() for example in examples]
+    rows = [
+        Row(place, example)
+        for place, own in enumerate(bench.sets.local.values())
+        for example in [*own, *shared]
+    ]
+    read = count_tokens(rows, bench.config.tuner.length)
+    assert measure(bench).scored(len(rows), new_tokens=0) == pytest.approx(read, rel=0.07)
+
+
+def test_the_clients_own_validation_examples_count_too(bench):
+    config = bench.config.model_copy(
+        update={"evaluation": bench.config.evaluation.model_copy(update={"metrics": ("loss",)})}
+    )
+    work, unchecked = measure(bench), replace(measure(bench), checked=0)
+    own = [Row(0, example) for examples in bench.sets.validation.values() for example in examples]
+    assert own
+    read = sum(len(row.example.source) + len(row.example.target) for row in own)
+    assert work.once(config) - unchecked.once(config) >= 0.9 * read
+    (settings, *_) = config.personalization
+    points = len([step for step in settings.evaluate_at if step < settings.steps]) + 1
+    checks = work.tuned(config, settings) - unchecked.tuned(config, settings)
+    assert checks >= 0.9 * (points + len(settings.interpolation)) * read
+
+
+def test_every_place_on_the_axes_but_the_seed_is_looked_at():
+    _, runs = load_study(PAPER / "cpu.yaml")
+    looked = typical(runs)
+    assert [run.axes["heterogeneity"] for run, _ in looked] == ["task", "tasks", "iid"]
+    assert [like_it for _, like_it in looked] == [3, 3, 3]
+    many = [PlannedRun(str(number), {"rate": number, "seed": 0}, runs[0].config) for number in range(50)]
+    assert 1 < len(typical(many)) <= LOOKED_AT
+    lists = [PlannedRun(str(number), {"interpolation": [number]}, runs[0].config) for number in range(2)]
+    assert [run.key for run, _ in typical(lists)] == ["0", "1"]

@@ -1,0 +1,398 @@
+"""A whole run on a tiny model: the folder, the table, the errors; by command line and from Python."""
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+
+import polars as pl
+import pytest
+from tiny_run import begin, call, tiny_config, write_config
+
+import fedprofit
+from fedprofit.analyze.tables import open_tables
+from fedprofit.backbone.load import load_backbone
+from fedprofit.cli import main
+from fedprofit.core import yaml_text
+from fedprofit.core.errors import UserError
+from fedprofit.evaluate.results import SCHEMA
+from fedprofit.runs import bench
+from fedprofit.runs.folder import RunFolder, default_folder, read_timing
+from fedprofit.runs.progress import Quiet
+from fedprofit.runs.run import out_of_memory
+
+MINIMAL = {
+    "name": "small",
+    "data": {"source": {"kind": "lexicon"}, "clients": {"train": 1, "validation": 1, "test": 1}},
+    "training": {"algorithms": [{"kind": "fedsgd", "name": "sgd"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("run")
+    return fedprofit.run(fedprofit.from_mapping(tiny_config(place)), out=place / "out").path
+
+
+def test_the_folder_holds_what_it_says(folder):
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "results.parquet",
+        "summary.json",
+        "timing.json",
+        "run.log",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    assert "data: few test examples: 6 of 6 clients" in (folder / "run.log").read_text()
+    stages = {
+        "federated-avg",
+        "federated-sgd",
+        "personalized-avg-tune",
+        "personalized-sgd-tune",
+        "local",
+        "central",
+    }
+    assert {path.stem for path in (folder / "prompts").iterdir()} == stages
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["torch"]
+    assert environment["versions"]["commit"] == "none" or len(environment["versions"]["commit"]) >= 7
+    assert environment["model"]["hash"]
+    assert environment["data_hash"]
+    assert not list(folder.rglob("*.part")), "temporary files are left"
+
+
+def test_the_table_has_a_row_for_everything(folder):
+    results = fedprofit.read_results(folder)
+    assert dict(results.schema) == SCHEMA
+    keys = [name for name in SCHEMA if name not in ("value", "count", "note")]
+    assert not results.select(keys).is_duplicated().any()
+    assert results["value"].is_finite().all()
+    assert results["client"].n_unique() == 2
+    last = results.filter(pl.col("condition") == "personalized", pl.col("step") == 3)
+    # 2 algorithms x 2 alphas x 2 clients x ((3 scopes + 4 tasks) x 3 metrics + validation loss)
+    assert len(last) == 2 * 2 * 2 * 22
+    first = results.filter(pl.col("condition") == "personalized", pl.col("step") == 1)
+    assert set(first["metric"]) == {"loss"}
+    assert set(results["condition"]) == {"base", "federated", "personalized", "local", "central"}
+
+
+def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder):
+    shared = fedprofit.read_results(folder).filter(
+        pl.col("condition") == "federated", pl.col("scope") == "global"
+    )
+    per_condition = shared.group_by("algorithm", "setting", "metric").agg(
+        pl.col("value").n_unique(), pl.len()
+    )
+    assert per_condition["value"].to_list() == [1] * len(per_condition)
+    assert set(per_condition["len"]) == {2}
+
+
+def test_the_budget_is_accounted(folder):
+    budget = json.loads((folder / "summary.json").read_text())["budget"]
+    assert budget["avg"]["rounds"] == budget["sgd"]["rounds"] == 3
+    assert budget["avg"]["steps"] == 3 * 2 * 2
+    assert budget["sgd"]["steps"] == 3 * 2
+    prompt_bytes = 3 * 32 * 4
+    assert budget["avg"]["bytes_up"] == budget["avg"]["bytes_down"] == 3 * 2 * prompt_bytes
+    assert budget["avg"]["tokens"] > 0
+
+
+def test_a_diverging_client_stops_by_name_and_the_run_goes_on(tmp_path):
+    wild = {"name": "wild", "steps": 12, "client": {"kind": "sgd", "rate": 1e6, "weight_decay": 1e6}}
+    config = tiny_config(tmp_path, personalization=[wild | {"evaluate_at": [1]}])
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    tuned = fedprofit.read_results(folder).filter(pl.col("condition") == "personalized")
+    noted = tuned.group_by("step").agg(pl.col("note").str.contains("not finite").any())
+    assert dict(noted.rows()) == {1: False, 12: True}, "after a step it had not stopped yet"
+    rows = [r for r in json.loads((folder / "summary.json").read_text())["conditions"] if r["stopped"]]
+    assert rows
+    assert call("report", folder, cwd=tmp_path).returncode == 0
+    assert "stopped: not finite" in (folder / "table.md").read_text()
+
+
+def test_a_central_training_that_diverges_says_so_for_every_client(tmp_path):
+    wild = {"steps": 12, "client": {"kind": "sgd", "rate": 1e6, "weight_decay": 1e6}}
+    wild |= {"name": "central", "evaluate_at": [1]}
+    config = tiny_config(tmp_path, personalization=[], baselines={"central": wild})
+    config["baselines"]["local"] = None
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    central = fedprofit.read_results(folder).filter(pl.col("condition") == "central")
+    assert central["client"].n_unique() == 2
+    stopped = pl.col("step") == 12
+    assert central.filter(stopped)["note"].str.contains("not finite").all()
+    assert central.filter(~stopped)["note"].unique().to_list() == [""]
+
+
+def test_resuming_a_complete_run_changes_nothing(folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    config = fedprofit.load_config(folder / "config.yaml")
+    assert fedprofit.run(config, out=folder, resume=True).path == folder
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+
+
+def test_a_run_may_go_on_in_other_portions(folder):
+    """As it must after running out of memory."""
+    config = fedprofit.load_config(folder / "config.yaml", ["backbone.token_budget=99", "backbone.workers=1"])
+    assert fedprofit.run(config, out=folder, resume=True).path == folder
+
+
+def test_a_run_that_is_kept_without_its_parts_is_reported(folder, tmp_path):
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("parts", "prompts", "clients.parquet"))
+    done = call("report", kept, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (kept / "report.html").exists()
+
+
+def test_a_run_scored_by_text_alone_is_reported_so(tmp_path):
+    config = tiny_config(tmp_path)
+    config["evaluation"]["metrics"] = ["rouge_l"]
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    done = call("report", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Loss" not in (folder / "table.md").read_text()
+
+
+def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
+    config = fedprofit.load_config(folder / "config.yaml")
+    with pytest.raises(UserError, match="--resume"):
+        fedprofit.run(config, out=folder)
+    other = fedprofit.load_config(folder / "config.yaml", ["seed=1"])
+    with pytest.raises(UserError, match="another configuration"):
+        fedprofit.run(other, out=folder, resume=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not a run"):
+        fedprofit.run(config, out=tmp_path / "mine", resume=True)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path)
+    del config["backbone"]["dtype"]  # the machine's choice
+    auto = fedprofit.from_mapping(config)
+    folder = fedprofit.run(auto, out=tmp_path / "out")
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[folder.dtype]
+    with pytest.raises(UserError, match=f"begun in {folder.dtype}, and backbone.dtype is {other} now"):
+        fedprofit.run(auto.in_type(other), out=folder.path, resume=True)
+    assert fedprofit.run(auto.in_type(folder.dtype), out=folder.path, resume=True).path == folder.path
+    # As if a machine that chooses the other type had begun it and come no further.
+    facts = folder.read_environment()
+    facts["model"]["dtype"] = f"torch.{other}"
+    shutil.rmtree(folder.path)
+    folder.path.mkdir()
+    folder.config.write_text(yaml_text.dump(auto.to_mapping()))
+    folder.environment.write_text(json.dumps(facts))
+    loaded = []
+    monkeypatch.setattr(
+        bench, "load_backbone", lambda *args: loaded.append(load_backbone(*args)) or loaded[-1]
+    )
+    fedprofit.run(auto, out=folder.path, resume=True)
+    assert [str(backbone.dtype) for backbone in loaded] == [f"torch.{other}"]
+
+
+def begun(config, out):
+    """Run, and leave what a kill before the summary would."""
+    folder = fedprofit.run(config, out=out)
+    folder.summary.unlink()
+    folder.results.unlink()
+    return folder
+
+
+def test_a_run_resumed_in_another_way_says_and_records_it(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    changes = ["backbone.token_budget=99", "backbone.attention=eager"]
+    fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
+    (change,) = folder.read_environment()["resumed"]
+    assert change["computed.token_budget"] == [2048, 99]
+    assert change["computed.attention"][1] == "eager"
+    assert "resumed with another environment: " in folder.log.read_text()
+    assert "computed.token_budget was 2048, is 99" in folder.log.read_text()
+    begun_again = len(folder.log.read_text())
+    folder.summary.unlink()
+    fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
+    assert "resumed with" not in folder.log.read_text()[begun_again:], "as it was computed last"
+    assert len(folder.read_environment()["resumed"]) == 1
+
+
+def test_a_damaged_configuration_is_written_again_if_it_is_known(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = fedprofit.run(config, out=tmp_path / "out")
+    whole = folder.config.read_text()
+    folder.config.write_text(whole.replace("rounds: 3", "rounds: 4"))
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
+        fedprofit.run(fedprofit.load_config(folder.config), out=folder.path, resume=True)
+    with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
+        open_tables(folder.path)
+    fedprofit.run(config, out=folder.path, resume=True)
+    assert folder.config.read_text() == whole
+
+
+@pytest.mark.parametrize("text", ["", "one\ntwo"])
+def test_out_of_memory_is_named_whatever_the_error_says(text):
+    config = fedprofit.from_mapping(MINIMAL)
+    reason = text.partition("\n")[0] or "MemoryError"
+    assert str(out_of_memory(config, MemoryError(text))).startswith(f"small: out of memory ({reason}). ")
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    table = tmp_path / "table.jsonl"
+    (tmp_path / "elsewhere").mkdir()
+    moved = table.rename(tmp_path / "elsewhere" / table.name)
+    elsewhere = fedprofit.load_config(folder.config, [f"data.source.path={moved}"])
+    assert fedprofit.run(elsewhere, out=folder.path, resume=True).summary.exists(), "the same data"
+    moved.write_text(moved.read_text().replace("red", "rot"))
+    with pytest.raises(UserError, match=r"is complete, and the data changed since .*--out"):
+        fedprofit.run(elsewhere, out=folder.path, resume=True)
+    folder.summary.unlink()
+    with pytest.raises(UserError, match=r"the data changed since the run was begun .*--out"):
+        fedprofit.run(elsewhere, out=folder.path, resume=True)
+    assert not folder.summary.exists()
+
+
+def test_a_run_does_not_go_on_with_another_model(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    folder = begun(config, tmp_path / "out")
+    facts = folder.read_environment()
+    facts["model"]["hash"] = "0" * 16
+    folder.environment.write_text(json.dumps(facts))
+    with pytest.raises(UserError, match="the model changed since the run was begun"):
+        fedprofit.run(config, out=folder.path, resume=True)
+
+
+def test_a_run_gone_on_with_says_the_same_of_itself(tmp_path):
+    config = tiny_config(tmp_path)
+    del config["backbone"]["dtype"]  # the machine's choice
+    config = fedprofit.from_mapping(config)
+    folder = fedprofit.run(config, out=tmp_path / "out")
+    before = {file: file.read_bytes() for file in (folder.summary, folder.results, folder.config)}
+    folder.summary.unlink()
+    fedprofit.run(config, out=folder.path, resume=True)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_portions_of_the_work_do_not_name_the_folder():
+    config = fedprofit.from_mapping(MINIMAL)
+    smaller = fedprofit.from_mapping(MINIMAL | {"backbone": {"token_budget": 512, "workers": 2}})
+    assert default_folder(smaller) == default_folder(config)
+    assert default_folder(fedprofit.from_mapping(MINIMAL | {"seed": 1})) != default_folder(config)
+
+
+@pytest.mark.parametrize("name", ["environment.json", "summary.json", "results.parquet"])
+def test_a_damaged_file_is_mended_as_the_error_says(folder, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).write_text("{")
+    done = call("report", copy, cwd=tmp_path)
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "elete it" in said or "delete that file" in said
+    (copy / name).unlink()
+    if "and summary.json" in said:
+        (copy / "summary.json").unlink()
+    again = call("run", copy / "config.yaml", "--out", copy, "--resume", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert call("report", copy, cwd=tmp_path).returncode == 0
+
+
+def test_report_prints_tables_and_draws(folder, tmp_path):
+    done = call("report", folder, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines()[:-8])) <= 80
+    for text in ("ROUGE-L", "base model", "avg, federated", "forget"):
+        assert text in done.stdout
+    assert (folder / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "tradeoff.svg").read_text().lstrip().startswith("<?xml")
+    assert "| base model, no prompt |" in (folder / "table.md").read_text()
+    assert (folder / "tradeoff.pdf").read_bytes().startswith(b"%PDF")
+    latex = (folder / "table.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3, "a table for each metric"
+    assert not re.search(r"(?<!\\)[%_#]", latex), "what LaTeX would take for its own"
+    rows = pl.read_csv(folder / "table.csv")
+    assert set(rows["metric"]) == {"rouge_l", "exact_match", "loss"}
+    assert {"local", "global", "gain", "forgetting", "forgetting_low", "worst"} <= set(rows.columns)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("training.round=3", ["training.round", "rounds"]),
+        ("training.rounds=many", ["training.rounds", "many"]),
+        ("backbone.name=smollm", ["smollm"]),
+        ("data.source.path=nowhere.jsonl", ["nowhere.jsonl"]),
+        ("data.source.columns.input=asks", ["asks", "ask"]),
+        ("data.clients.train=50", ["50"]),
+        ("tuner.length=400", ["256", "tuner.length"]),
+    ],
+)
+def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words, monkeypatch, capsys):
+    config = write_config(tmp_path)
+    line = ["fedprofit", "run", str(config), "--out", str(tmp_path / "out"), "--set", change]
+    monkeypatch.setattr(sys, "argv", line)
+    capsys.readouterr()  # what saving the model printed
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.startswith("error")
+    assert "Traceback" not in message
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "out").exists(), "a run that cannot start leaves no folder"
+
+
+def test_a_run_without_validation_clients_or_baselines(tmp_path):
+    config = tiny_config(tmp_path, baselines={"local": None, "central": None})
+    config["data"] |= {"clients": {"train": 4, "validation": 0, "test": 2}, "unseen_tasks": 0}
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
+    results = fedprofit.read_results(folder)
+    assert set(results["condition"]) == {"base", "federated", "personalized"}
+    assert "unseen" not in set(results["scope"])
+    federated = results.filter(pl.col("condition") == "federated", pl.col("setting") == "best")
+    assert set(federated["step"]) == {3}, "without validation the last round stands"
+    assert not math.isnan(federated["value"].sum())
+
+
+def test_config_as_run_can_be_run_again(folder, tmp_path):
+    again = fedprofit.load_config(folder / "config.yaml")
+    assert again.to_mapping() == yaml_text.load((folder / "config.yaml").read_text())
+    repeated = fedprofit.run(again, out=tmp_path / "again").path
+    assert (repeated / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()
+
+
+class Interrupted(Quiet):
+    """Ends the run, as a kill does, after a round."""
+
+    def advance(self, work, message=""):
+        if message.startswith("round 2/"):
+            raise KeyboardInterrupt
+        super().advance(work, message)
+
+
+def test_seconds_of_training_that_was_killed_are_kept(tmp_path):
+    config = fedprofit.from_mapping(tiny_config(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        fedprofit.run(config, out=tmp_path / "out", report=Interrupted())
+    before = read_timing(RunFolder(tmp_path / "out"))
+    assert before["train-avg"] > 0
+    folder = fedprofit.run(config, out=tmp_path / "out", resume=True)
+    assert read_timing(folder)["train-avg"] > before["train-avg"]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    config, files = write_config(tmp_path), (str(tmp_path / "out.txt"), str(tmp_path / "err.txt"))
+    process = begin("run", config, "--out", tmp_path / "run", cwd=tmp_path, prints=files)
+    while process.is_alive() and not list((tmp_path / "run").glob("checkpoints/*")):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "err.txt").read_text().splitlines()[-1] == "stopped; resume with --resume"

@@ -1,0 +1,238 @@
+"""Trials of a method are chosen among by validation clients alone; those are personalized where asked for."""
+
+import json
+
+import polars as pl
+import pytest
+from tiny_run import tiny_config
+
+import fedprofit
+from fedprofit.core.errors import UserError
+from fedprofit.evaluate.clients import mean_loss
+from fedprofit.evaluate.results import SCHEMA, Condition, Score
+from fedprofit.runs.bench import prepare
+from fedprofit.runs.checkpoint import load_tensors
+from fedprofit.runs.conditions import best_step
+from fedprofit.runs.train import client_work
+from fedprofit.studies.grids import expand_grids
+from fedprofit.tuner.prompt import KEY
+
+RATES = (0.001, 0.1, 3.0)
+
+
+def with_trials(place, **changes):
+    """FedAvg and FedSGD with three rates each, one of them far too large."""
+    config = tiny_config(place, **changes)
+    config["training"]["algorithms"] = [
+        {"kind": "fedavg", "name": "avg", "steps": 2, "client": {"rate": {"pick": list(RATES)}}},
+        {"kind": "fedsgd", "name": "sgd", "server": {"rate": {"pick": list(RATES)}}},
+    ]
+    for name in ("local", "central"):
+        config["baselines"][name]["client"] = {"rate": {"pick": list(RATES)}}
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("trials")
+    config = with_trials(place)
+    config["data"]["clients"] = {"train": 2, "validation": 2, "test": 2}
+    config["evaluation"] |= {"validation": True, "generate": "best"}
+    config["personalization"][0] |= {"steps": 4, "evaluate_at": [1, 2], "client": {"rate": 3.0}}
+    config["personalization"].append({"name": "few", "steps": 1, "algorithms": ["sgd"]})
+    settings = fedprofit.from_mapping(expand_grids(config, "here"))
+    return settings, fedprofit.run(settings, out=place / "out")
+
+
+def test_picks_become_trials_of_one_method(run):
+    config, _ = run
+    assert [(one.name, one.method) for one in config.training.algorithms] == [
+        (f"{method}-rate{rate}", method) for method in ("avg", "sgd") for rate in RATES
+    ]
+    assert [one.client.rate for one in config.training.methods["avg"]] == list(RATES)
+
+
+def test_the_least_validation_loss_of_the_last_round_chooses(run):
+    config, folder = run
+    bench = prepare(config)
+    trials = json.loads(folder.summary.read_text())["trials"]
+    federated = [one for one in trials if one["method"] in config.training.methods]
+    assert [one["trial"] for one in federated] == [one.name for one in config.training.algorithms]
+    for method, entries in config.training.methods.items():
+        losses = {}
+        for entry in entries:
+            algorithm = entry.build(bench.engine)
+            state = algorithm.init(bench.start)
+            for number in (1, 2, 3):
+                cohort = bench.dataset.clients("train")
+                state, _ = algorithm.round(state, [client_work(bench, algorithm, c, number) for c in cohort])
+            losses[entry.name] = mean_loss(bench.engine, state.params[KEY], bench.validation)
+        own = [one for one in trials if one["method"] == method]
+        assert {one["trial"]: one["loss"] for one in own} == pytest.approx(losses, rel=1e-5)
+        best = min(losses, key=losses.get)
+        assert [one["trial"] for one in own if one["chosen"]] == [best]
+        kept, facts = load_tensors(folder.prompts(f"federated-{method}"))
+        assert facts["algorithm"] == best
+        assert mean_loss(bench.engine, kept[f"last.{KEY}"], bench.validation) == pytest.approx(losses[best])
+
+
+def test_baselines_are_chosen_by_the_validation_clients_too(run):
+    config, folder = run
+    bench = prepare(config)
+    trials = json.loads(folder.summary.read_text())["trials"]
+    clients, results = bench.dataset.clients("validation"), fedprofit.read_results(folder.path)
+    pool = bench.dataset.pooled("train", "train")
+    for name, entries in config.baselines.trials.items():
+        losses = {}
+        for entry in entries:
+            if name == "central":
+                tuned = entry.build(bench.engine)(bench.start, ["pool"], lambda _: pool, config.seed)
+                losses[entry.name] = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.validation)
+                continue
+            sums = []
+            for client in clients:  # one at a time, weighed by their target tokens
+                tuned = entry.build(bench.engine)(bench.start, [client], bench.train_examples, config.seed)
+                own = bench.dataset.examples(client, "validation")
+                tokens = sum(len(example.target) for example in own)
+                sums.append((mean_loss(bench.engine, tuned.points[2][KEY][0], own) * tokens, tokens))
+            losses[entry.name] = sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
+        assert {one["trial"]: one["loss"] for one in trials if one["method"] == name} == pytest.approx(
+            losses, rel=1e-5
+        )
+        best = min(losses, key=losses.get)
+        assert [one["trial"] for one in trials if one["method"] == name and one["chosen"]] == [best]
+        own = results.filter(pl.col("condition") == name)
+        assert own.select("setting", "rate").unique().rows() == [(name, None)]
+        chosen = next(entry for entry in entries if entry.name == best)
+        test = bench.sets.clients[0]
+        tuned = (
+            chosen.build(bench.engine)(bench.start, ["pool"], lambda _: pool, config.seed)
+            if name == "central"
+            else chosen.build(bench.engine)(bench.start, [test], bench.train_examples, config.seed)
+        )
+        found = own.filter(client=test, scope="local", metric="loss", step=2)["value"][0]
+        wanted = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.sets.local[test])
+        assert found == pytest.approx(wanted, rel=1e-5)
+
+
+def test_results_have_the_methods_name_and_the_chosen_prompts_alone(run):
+    _, folder = run
+    results = fedprofit.read_results(folder.path)
+    assert set(results["algorithm"]) == {"", "avg", "sgd"}
+    keys = [name for name in SCHEMA if name not in ("value", "count", "note")]
+    assert not results.select(keys).is_duplicated().any()
+
+
+def test_only_the_named_algorithms_prompts_are_personalized(run):
+    _, folder = run
+    for table in (fedprofit.read_results(folder.path), pl.read_parquet(folder.validation)):
+        tuned = table.filter(pl.col("condition") == "personalized").select("algorithm", "setting").unique()
+        assert sorted(tuned.rows()) == [("avg", "tune"), ("sgd", "few"), ("sgd", "tune")]
+
+
+def test_the_central_prompt_is_the_chosen_trials(run):
+    config, folder = run
+    trials = json.loads(folder.summary.read_text())["trials"]
+    (best,) = [one["trial"] for one in trials if one["method"] == "central" and one["chosen"]]
+    tried = {one.name: folder.prompts(f"try-{one.name}").read_bytes() for one in config.baselines.central}
+    assert len(set(tried.values())) == len(tried), "trials differ"
+    assert folder.prompts("central").read_bytes() == tried[best]
+
+
+def test_validation_clients_have_a_table_of_their_own(run):
+    config, folder = run
+    dataset = prepare(config).dataset
+    validation, test = pl.read_parquet(folder.validation), fedprofit.read_results(folder.path)
+    assert dict(validation.schema) == SCHEMA
+    assert set(validation["client"]) == set(dataset.clients("validation"))
+    assert set(test["client"]) == set(dataset.clients("test"))
+    assert set(validation["condition"]) == {"federated", "personalized"}
+    same = ["algorithm", "condition", "setting", "alpha", "step"]
+    tuned = test.filter(pl.col("condition").is_in(["federated", "personalized"]))
+    ours = validation.filter(pl.col("metric") == "loss").select(same).unique().sort(same)
+    assert ours.equals(tuned.filter(pl.col("metric") == "loss").select(same).unique().sort(same))
+
+
+def test_the_table_of_tasks_adds_up_to_the_global_score(run):
+    results = fedprofit.read_results(run[1].path).filter(pl.col("condition") == "personalized")
+    keys = ["algorithm", "setting", "step", "alpha", "client", "metric"]
+    parts = results.filter(pl.col("scope") == "task", pl.col("task") != "job3")  # job3 is unseen
+    assert parts["task"].n_unique() == 3
+    added = parts.group_by(keys).agg(
+        total=(pl.col("value") * pl.col("count")).sum() / pl.col("count").sum(), counted=pl.col("count").sum()
+    )
+    whole = results.filter(pl.col("scope") == "global").join(added, on=keys)
+    assert len(whole) == len(added)
+    assert whole["total"].to_list() == pytest.approx(whole["value"].to_list())
+    assert whole["counted"].to_list() == whole["count"].to_list()
+
+
+def test_text_is_scored_where_the_validation_loss_is_least(run):
+    results = fedprofit.read_results(run[1].path).filter(
+        pl.col("condition") == "personalized", pl.col("setting") == "tune", pl.col("alpha") == 1.0
+    )
+    early = False
+    for (method,), own in results.group_by("algorithm"):
+        losses = own.filter(pl.col("scope") == "validation").group_by("step").agg(pl.col("value").mean())
+        best = losses.sort("value")["step"][0]
+        texts = own.filter(pl.col("metric") == "rouge_l")
+        assert set(texts["step"]) == {best, 4}, method
+        early |= best != 4
+    assert early, "the large rate should have gone past its best"
+
+
+def test_the_best_step_is_that_of_least_mean_loss():
+    def score(step, value, alpha=1.0, scope="validation"):
+        return Score(Condition("personalized", alpha=alpha, step=step), "c", scope, "loss", value, 1)
+
+    assert best_step([score(1, 2.0), score(2, 1.0), score(2, 4.0), score(3, 2.2)], 3) == 1
+    assert best_step([score(1, 2.0), score(2, float("nan")), score(2, 0.1)], 2) == 1
+    assert best_step([score(1, 2.0), score(2, 0.1, alpha=0.5), score(2, 0.1, scope="local")], 4) == 1
+    assert best_step([], 4) == 4
+
+
+def test_every_method_needs_as_many_trials(tmp_path):
+    config = with_trials(tmp_path)
+    config["training"]["algorithms"][1]["server"]["rate"]["pick"].pop()
+    with pytest.raises(UserError, match=r"same number of trials \(avg 3, sgd 2\)"):
+        fedprofit.from_mapping(expand_grids(config, "here"))
+
+
+@pytest.mark.parametrize("name", ["local", "central"])
+def test_every_baseline_needs_as_many_trials_as_the_methods(tmp_path, name):
+    config = with_trials(tmp_path)
+    config["baselines"][name]["client"] = {"rate": 0.1}
+    settings = fedprofit.from_mapping(expand_grids(config, "here"))  # what an earlier run left is still read
+    with pytest.raises(
+        UserError, match=rf"baselines\.{name}: give as many trials as each algorithm has \(3, not 1\)"
+    ):
+        fedprofit.run(settings, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    config["baselines"][name] = None
+    assert name not in fedprofit.from_mapping(expand_grids(config, "here")).baselines.trials
+
+
+@pytest.mark.parametrize("asked", ["trials", "validation"])
+def test_a_choice_needs_validation_clients(tmp_path, asked):
+    config = with_trials(tmp_path) if asked == "trials" else tiny_config(tmp_path)
+    config["data"]["clients"]["validation"] = 0
+    config["evaluation"]["validation"] = asked == "validation"
+    with pytest.raises(UserError, match="validation clients with examples are needed"):
+        fedprofit.run(fedprofit.from_mapping(expand_grids(config, "here")), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_value_to_pick_keeps_the_name(tmp_path):
+    """So that a smaller study pairs with a larger one."""
+    config = with_trials(tmp_path)
+    avg, sgd = config["training"]["algorithms"]
+    local, central = (config["baselines"][name] for name in ("local", "central"))
+    for section in (avg["client"], sgd["server"], local["client"], central["client"]):
+        section["rate"] = {"pick": [0.1]}
+    settings = fedprofit.from_mapping(expand_grids(config, "here"))
+    assert {name: [one.name for one in trials] for name, trials in settings.training.methods.items()} == {
+        "avg": ["avg"],
+        "sgd": ["sgd"],
+    }
+    for name, (alone,) in settings.baselines.trials.items():
+        assert (alone.name, alone.client.rate) == (name, 0.1)

@@ -1,0 +1,211 @@
+"""A study run in pieces: by places on its axes, elsewhere and at other times, into the same table."""
+
+import json
+import re
+import shutil
+
+import polars as pl
+import pytest
+from test_study import ORDER, write_study
+from tiny import tiny_folder
+from tiny_run import call
+
+from fedprofit.analyze.tables import open_tables
+from fedprofit.core.errors import UserError
+from fedprofit.core.reading import read_json
+from fedprofit.runs.folder import RunFolder
+from fedprofit.studies.admission import admit
+from fedprofit.studies.ledger import claim, read_table
+from fedprofit.studies.many import run_study
+from fedprofit.studies.spec import load_study
+
+
+def places(path, *only):
+    return [tuple(run.axes.values()) for run in load_study(path, only=only)[1]]
+
+
+def test_places_choose_runs(tmp_path):
+    path = write_study(tmp_path)
+    assert places(path) == [(0, "own"), (0, "mixed"), (1, "own"), (1, "mixed")]
+    assert places(path, "seed=1") == [(1, "own"), (1, "mixed")]
+    assert places(path, "seed=1", "heterogeneity=mixed") == [(1, "mixed")]
+    assert places(path, "seed=0", "seed=1", "heterogeneity=own") == [(0, "own"), (1, "own")]
+    whole = {run.key for run in load_study(path)[1]}
+    assert {run.key for run in load_study(path, only=["seed=1"])[1]} < whole, "the same runs"
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [
+        ("level=own", "--only level=own: the study's axes are seed, heterogeneity. Write AXIS=VALUE"),
+        ("seed", "--only seed: write seed=VALUE, with one of 0, 1"),
+        ("heterogeneity=iid", "--only heterogeneity=iid: write heterogeneity=VALUE, with one of own, mixed"),
+    ],
+)
+def test_a_place_that_no_run_has_is_named(tmp_path, only, said):
+    with pytest.raises(UserError, match=said):
+        load_study(write_study(tmp_path), only=[only])
+
+
+def test_pieces_make_the_table_of_the_whole(tmp_path):
+    path, out = write_study(tmp_path), tmp_path / "pieces"
+    ended = call("study", path, "--out", out, "--only", "seed=1", "--only", "heterogeneity=own", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "1 runs in the table" in ended.stdout
+    shutil.rmtree(out / "runs")  # only the tables travel
+    for piece, runs in ((["seed=0"], 2), ([], 1)):
+        taken, progress = run_study(path, out=out, workers=1, resume=True, only=piece)
+        assert progress.done == runs
+    whole, _ = run_study(path, out=tmp_path / "whole", workers=1)
+    assert read_table(taken).sort(ORDER).equals(read_table(whole).sort(ORDER))
+
+
+def test_a_piece_is_computed_in_the_tables_type_wherever_it_is(tmp_path):
+    backbone = {"name": str(tiny_folder(tmp_path)), "device": "cpu"}
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}, backbone=backbone), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
+    # As if the first piece came from a machine that chooses the other type.
+    (here,) = read_table(folder)["dtype"].unique().to_list()
+    there = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    pl.read_parquet(folder.results).with_columns(dtype=pl.lit(there)).write_parquet(folder.results)
+    with pytest.raises(
+        UserError, match=f"computed in {there}, and backbone.dtype of the run at seed 1 is {here}"
+    ):
+        run_study(path, [f"backbone.dtype={here}"], out=out, workers=1, resume=True, only=["seed=1"])
+    _, progress = run_study(path, out=out, workers=1, resume=True)
+    assert progress.done == 1
+    assert read_table(folder)["dtype"].unique().to_list() == [there]
+    assert RunFolder(folder.run(load_study(path)[1][1].key)).dtype == there
+
+
+def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path):
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
+    rows = read_table(folder)
+
+    written = folder.facts.read_text()
+
+    def refused(message, study=path):
+        with pytest.raises(UserError, match=message):
+            run_study(study, out=out, workers=1, resume=True, only=["seed=1"])
+        assert folder.facts.read_text() == written, "what is refused leaves no trace"
+
+    other = tmp_path / "other.yaml"
+    other.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
+    refused(r"its runs had other settings \(training.rounds: 2 -> 3\), which no axis changes", other)
+    rows.with_columns(version=pl.lit("0.0.9")).write_parquet(folder.results)
+    refused("holds results of version 0.0.9, this is .* Install version 0.0.9")
+    assert len(list((out / "runs").iterdir())) == 1, "nothing was computed"
+    rows.with_columns(model=pl.lit("another")).write_parquet(folder.results)
+    _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
+    (failure,) = progress.failed
+    assert (progress.done, failure["attempts"]) == (0, 1), "once more would change nothing"
+    kept = r"was made with the model .*, the results in .* with another. .* the run is kept, and not added"
+    assert re.search(kept, failure["error"])
+    rows.write_parquet(folder.results)
+    table = tmp_path / "table.jsonl"
+    content = table.read_text()
+    table.write_text(content.replace("0", "1"))
+    refused(r"its runs read other data \(\w+\) than .*table.jsonl is now \(\w+\). Restore it")
+    table.write_text(content)
+    _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
+    assert progress.done == 1
+    assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)
+
+
+def test_a_value_of_an_axis_keeps_its_name(tmp_path):
+    """Under another name its rows would stand apart from those of its other seeds."""
+    path, out = write_study(tmp_path), tmp_path / "out"
+    run_study(path, out=out, workers=1, only=["seed=0", "heterogeneity=own"])
+    renamed = tmp_path / "renamed.yaml"
+    renamed.write_text(path.read_text().replace("own:", "natural:"))
+    with pytest.raises(UserError, match=r"at seed 0, heterogeneity natural under another name .* \(own\)"):
+        run_study(renamed, out=out, workers=1, resume=True)
+
+
+def test_a_study_killed_before_its_first_file_goes_on(tmp_path):
+    path, out = write_study(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / ".study.json.1234.part").write_text("{")
+    _, progress = run_study(path, out=out, workers=1, only=["seed=0", "heterogeneity=own"])
+    assert progress.done == 1
+
+
+def test_an_axis_may_read_other_files_of_the_same_name(tmp_path):
+    path = write_study(tmp_path)
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / "table.jsonl"
+    other.write_text((tmp_path / "table.jsonl").read_text().replace("red", "rot"))
+    folds = {"a": {"seed": 0}, "b": {"seed": 1, "data.source.path": str(other)}}
+    path = write_study(tmp_path, axes={"fold": folds})
+    run_study(path, out=tmp_path / "out", workers=1, only=["fold=a"])
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, resume=True, only=["fold=b"])
+    assert (progress.done, progress.failed) == (1, [])
+    contents = {one["data_content"] for one in read_json(folder.environments, "").values()}
+    assert len(contents) == 2
+    assert admit(folder, *load_study(path)), "both are known now"
+
+
+def test_what_an_axis_changes_is_no_other_setting(tmp_path):
+    """Another kind of partition has other keys; more values on an axis are the same study, with more runs."""
+    kinds = {
+        "own": {"data.partition.kind": "natural"},
+        "mixed": {"data.partition.kind": "dirichlet", "data.partition.alpha": 0.5},
+    }
+    path = write_study(tmp_path, axes={"seed": [0], "heterogeneity": kinds})
+    folder, _ = run_study(path, out=tmp_path / "out", workers=1, only=["heterogeneity=own"])
+    study, runs = load_study(path)
+    assert [planned.key for planned in admit(folder, study, runs)] == [planned.key for planned in runs]
+    more = write_study(tmp_path, axes={"seed": [0, 1, 2], "heterogeneity": kinds})
+    study, runs = load_study(more)
+    assert len(admit(claim(folder.path, study, resume=True), study, runs)) == 6
+    run_study(more, out=folder.path, workers=1, resume=True, only=["seed=0", "heterogeneity=own"])
+    assert open_tables(folder.path).planned == 6
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A study over two seeds that was killed before any of its runs was whole, and its runs."""
+    backbone = {"name": str(tiny_folder(tmp_path)), "device": "cpu"}
+    path, out = write_study(tmp_path, axes={"seed": [0, 1]}, backbone=backbone), tmp_path / "out"
+    folder, _ = run_study(path, out=out, workers=1)
+    for file in out.iterdir():
+        if file.is_file() and file != folder.facts:
+            file.unlink()
+    runs = [RunFolder(folder.run(planned.key)) for planned in load_study(path)[1]]
+    for run in runs:
+        run.summary.unlink()
+        run.results.unlink()
+    return path, folder, runs
+
+
+def say_of(run, version=None, dtype=None):
+    """Let a run have been begun by another version or in another number type."""
+    facts = run.read_environment()
+    facts["versions"]["fedprofit"] = version or facts["versions"]["fedprofit"]
+    facts["model"]["dtype"] = f"torch.{dtype}" if dtype else facts["model"]["dtype"]
+    run.environment.write_text(json.dumps(facts))
+
+
+def test_what_is_begun_is_gone_on_with_in_its_own_type(begun):
+    path, folder, runs = begun
+    there = {"float32": "bfloat16", "bfloat16": "float32"}[runs[0].dtype]
+    say_of(runs[0], dtype=there)
+    with pytest.raises(UserError, match=rf"was begun in {runs[1].dtype}, and .* was begun in {there}. They"):
+        run_study(path, out=folder.path, workers=1, resume=True)
+    shutil.rmtree(runs[1].path)
+    _, progress = run_study(path, out=folder.path, workers=1, resume=True)
+    assert (progress.done, progress.failed) == (2, [])
+    assert read_table(folder)["dtype"].unique().to_list() == [there]
+
+
+def test_what_another_version_began_is_refused_before_anything_is_computed(begun):
+    path, folder, runs = begun
+    say_of(runs[1], version="0.0.9")
+    with pytest.raises(UserError, match=r"was begun by version 0.0.9, this is .* remove that folder"):
+        run_study(path, out=folder.path, workers=1, resume=True)
+    assert not runs[0].summary.exists()
+    shutil.rmtree(runs[1].path)
+    runs[0].environment.write_text("{")  # damaged: told when it is tried, and the others go on
+    _, progress = run_study(path, out=folder.path, workers=1, resume=True)
+    assert (progress.done, len(progress.failed)) == (1, 1)

@@ -1,0 +1,154 @@
+"""Components from outside the package: found, recorded, and refused by name where they cannot be used."""
+
+import sys
+import textwrap
+
+import pytest
+
+from fedprofit import plugins
+from fedprofit.algorithm.base import AlgorithmSettings
+from fedprofit.config.component import FAMILIES
+from fedprofit.config.file import from_mapping, to_yaml
+from fedprofit.core.errors import UserError
+
+GOOD = '''
+from fedprofit.local.optimizer import Sgd
+
+
+class Halved(Sgd, kind="halved"):
+    """SGD at half the rate."""
+
+    share: float = 0.5
+    """Of the rate."""
+
+    def step(self, parameter, gradient, moments, steps):
+        return parameter - self.share * self.rate * gradient, {}
+'''
+
+
+def configuration(client, **more):
+    algorithm = {"kind": "fedavg", "steps": 1, "client": client}
+    return {
+        "name": "demo",
+        "data": {"source": {"kind": "lexicon"}},
+        "training": {"algorithms": [algorithm]},
+        **more,
+    }
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """Take back what a test registers."""
+    for family in FAMILIES.values():
+        family.all_kinds()
+        monkeypatch.setattr(family, "kinds", dict(family.kinds))
+    monkeypatch.setattr(plugins, "_files", {})
+    monkeypatch.setattr(plugins, "_searched", [])
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
+
+def write(folder, source, name="mine.py"):
+    path = folder / name
+    path.write_text(textwrap.dedent(source), encoding="utf-8")
+    return path
+
+
+def test_file_brings_a_kind_that_configurations_name(tmp_path):
+    plugins.load_files([write(tmp_path, GOOD)])
+    config = from_mapping(configuration({"kind": "halved", "rate": 0.1, "share": 0.25}))
+    client = config.training.algorithms[0].client
+    assert (type(client).__name__, client.rate, client.share) == ("Halved", 0.1, 0.25)
+    from fedprofit.core import yaml_text
+
+    assert from_mapping(yaml_text.load(to_yaml(config))) == config
+    ((name, origin),) = plugins.used_plugins(config).items()
+    assert name == "client optimizer halved"
+    assert origin.startswith("mine.py, sha256 ")
+
+
+def test_module_is_imported_where_a_configuration_names_it(tmp_path, monkeypatch):
+    write(tmp_path, GOOD, "my_halved.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="there is no client optimizer 'halved'"):
+        from_mapping(configuration({"kind": "halved"}))
+    config = from_mapping(configuration({"kind": "halved"}, plugins=["my_halved"]))
+    assert config.training.algorithms[0].client.kind == "halved"
+    assert plugins.used_plugins(config)["client optimizer halved"].startswith("my_halved, sha256 ")
+
+
+def test_installed_package_is_asked_for_unknown_kinds(tmp_path, monkeypatch):
+    write(tmp_path, GOOD, "installed_halved.py")
+    facts = tmp_path / "installed_halved-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-halved\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[fedprofit.plugins]\nhalved = installed_halved\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = from_mapping(configuration({"kind": "halved"}))
+    assert config.training.algorithms[0].client.kind == "halved"
+
+
+def test_sources_load_where_the_file_is_absent(tmp_path):
+    path = write(tmp_path, GOOD)
+    plugins.load_files([path])
+    (file,) = plugins.loaded_files()
+    path.unlink()
+    del sys.modules[file.module]
+    plugins._files.clear()
+    del FAMILIES["client optimizer"].kinds["halved"]
+    plugins.load_sources([file])
+    assert from_mapping(configuration({"kind": "halved"})).training.algorithms[0].client.share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "import nothing_of_the_kind\n",
+            "No module named 'nothing_of_the_kind', {path}:1",
+        ),
+        ("x = 1\ny = x +\n", "SyntaxError: invalid syntax"),
+        (GOOD + "\nraise RuntimeError\n", "(RuntimeError, {path}:14)"),
+        (GOOD.replace("halved", "sgd"), "registers the client optimizer 'sgd', which exists"),
+        (GOOD.replace('"""SGD at half the rate."""', ""), "the client optimizer 'halved' has no docstring"),
+        (
+            GOOD.replace("share: float", "share: Unknown"),
+            "name 'Unknown' is not defined, {path}:8",
+        ),
+        (GOOD.replace("share: float = 0.5", "rate = 0.5"), "PydanticUserError: "),
+    ],
+)
+def test_plugin_that_cannot_be_used_names_file_and_line(tmp_path, source, said):
+    path = write(tmp_path, source)
+    with pytest.raises(UserError) as caught:
+        plugins.load_files([path])
+    assert str(path) in str(caught.value)
+    assert said.format(path=path) in str(caught.value)
+
+
+def test_absent_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"--plugin .*none.py: cannot be read"):
+        plugins.load_files([tmp_path / "none.py"])
+
+
+def test_absent_module_is_named():
+    with pytest.raises(UserError, match=r"plugins: the module 'no_such_module': cannot be loaded"):
+        from_mapping(configuration({}, plugins=["no_such_module"]))
+
+
+def test_mistyped_field_of_a_plugin_is_named(tmp_path):
+    plugins.load_files([write(tmp_path, GOOD)])
+    with pytest.raises(UserError, match=r"'training.algorithms.0.client.share': should be a number"):
+        from_mapping(configuration({"kind": "halved", "share": "x"}))
+    with pytest.raises(UserError, match=r"unknown key 'training.algorithms.0.client.shar'.*'share'"):
+        from_mapping(configuration({"kind": "halved", "shar": 1}))
+
+
+def test_class_that_is_defined_again_replaces_itself():
+    for steps in (1, 2):
+
+        class Again(AlgorithmSettings, kind="again"):
+            """Defined in a cell that runs twice."""
+
+            number: int = steps
+
+    assert FAMILIES["algorithm"].find("again")().number == 2
