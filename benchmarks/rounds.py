@@ -22,7 +22,9 @@ if __name__ == "__main__" and sys.argv[1] == "engine":
 import torch
 from work import ADAM, Settings, prepare
 
+from fedprofit.algorithm.base import Context
 from fedprofit.algorithm.fedavg import FedAvg
+from fedprofit.local.solver import Vectorized
 from fedprofit.tuner.prompt import KEY
 
 
@@ -33,7 +35,7 @@ def engine_rounds(settings: Settings, rounds: int) -> list[float]:
         making = beside.submit(lambda: work.engine)
         clients, engine = work.clients, making.result()
     parts = {"steps": settings.steps, "batch_size": settings.rows, "client": ADAM}
-    algorithm = FedAvg(**parts).build(engine)
+    algorithm = FedAvg(**parts).build(Context(Vectorized(engine)))
     state, losses = algorithm.init({KEY: work.start}), []
     for _ in range(rounds):
         state, report = algorithm.round(state, clients)

@@ -23,6 +23,7 @@ import torch
 from table import made_with
 
 import fedprofit
+from fedprofit.algorithm.base import Context
 from fedprofit.backbone.engine import Engine
 from fedprofit.core.files import cache_folder, write_json
 from fedprofit.data.settings import LexiconSource
@@ -81,7 +82,7 @@ def take_rounds(
         "opened": time.perf_counter() - begin,
         "dtype": str(bench.engine.backbone.dtype).removeprefix("torch."),
     }
-    method = config.training.algorithms[0].build(bench.engine)
+    method = config.training.algorithms[0].build(Context(bench.solver))
     state = method.init(bench.start)
     for number, _ in enumerate(wanted, 1):
         begin = time.perf_counter()

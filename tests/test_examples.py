@@ -12,10 +12,12 @@ import pytest
 import torch
 from tiny import tiny_backbone, tiny_folder
 
+from fedprofit.algorithm.base import Context
 from fedprofit.algorithm.fedavg import FedAvg
 from fedprofit.backbone.engine import Engine
 from fedprofit.core.types import ClientWork, Example
 from fedprofit.local.optimizer import Adam
+from fedprofit.local.solver import Vectorized
 
 PLAIN = Path(__file__).resolve().parent.parent / "examples" / "fedavg_plain.py"
 ROW = re.compile(r"^(\w.*?)\s+(\d+\.\d{3})\s+(\d+\.\d)\s+(\d+\.\d{3})\s+(\d+\.\d)$", re.MULTILINE)
@@ -60,7 +62,7 @@ def test_fedavg_plain_computes_what_the_package_computes(plain):
         return Example(np.zeros(0, np.int32), source, target, "", tuple(example.references))
 
     settings = FedAvg(name="f", steps=2, client=Adam(rate=0.03))
-    algorithm = settings.build(Engine(backbone, "packed"))
+    algorithm = settings.build(Context(Vectorized(Engine(backbone, "packed"))))
     work = [
         ClientWork(str(k), [[ours(e) for e in batch] for batch in batches], sum(map(len, batches)))
         for k, batches in enumerate(clients)

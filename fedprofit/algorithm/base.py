@@ -12,9 +12,9 @@ from fedprofit.config.component import Component
 from fedprofit.config.trial import Trial
 from fedprofit.core.types import ClientWork, LocalResult, Params, RoundReport, ServerState
 from fedprofit.data.batching import BatchPlan
+from fedprofit.local.base import LocalSolver
 
 if TYPE_CHECKING:
-    from fedprofit.backbone.engine import Engine
     from fedprofit.server.optimizer import ServerOptimizer
 
 
@@ -28,13 +28,20 @@ class AlgorithmSettings(Trial, Component, family="algorithm", package="fedprofit
         """
         return 1, examples
 
-    def build(self, engine: "Engine") -> "Algorithm":
-        """Make the algorithm.
-
-        Args:
-            engine: computes losses and gradients of many clients at once.
-        """
+    def build(self, context: "Context") -> "Algorithm":
+        """Make the algorithm from what a run gives it."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run gives to an algorithm.
+
+    Attributes:
+        solver: computes what clients compute, for a whole cohort at once.
+    """
+
+    solver: LocalSolver
 
 
 @dataclass(frozen=True)

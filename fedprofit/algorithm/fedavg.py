@@ -7,16 +7,20 @@ The client optimizer's state is fresh every round. With a server SGD of rate 1 t
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, effective_weights, next_state, report
+from fedprofit.algorithm.base import (
+    Algorithm,
+    AlgorithmSettings,
+    Context,
+    effective_weights,
+    next_state,
+    report,
+)
 from fedprofit.core.types import ClientWork, RoundReport, ServerState
 from fedprofit.data.batching import LocalSteps
 from fedprofit.local.optimizer import Adam, ClientOptimizerSettings
 from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
-
-if TYPE_CHECKING:
-    from fedprofit.backbone.engine import Engine
 
 
 class FedAvg(LocalSteps, AlgorithmSettings, kind="fedavg", paper="McMahan et al. 2017, arXiv 1602.05629"):
@@ -29,15 +33,13 @@ class FedAvg(LocalSteps, AlgorithmSettings, kind="fedavg", paper="McMahan et al.
     weights: Literal["examples", "uniform"] = "examples"
     """Whether clients count by their examples or all the same."""
 
-    def build(self, engine: "Engine") -> Algorithm:
+    def build(self, context: Context) -> Algorithm:
         """Build FedAvg from its parts."""
-        from fedprofit.local.solver import solve
-
         server = self.server.build()
 
         def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
             start = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
-            result, _ = solve(engine, start, work, self.client)
+            result, _ = context.solver.solve(start, work, self.client)
             weights = effective_weights(work, result, self.weights == "uniform")
             deltas = {key: result.params[key] - start[key] for key in start}
             summary = report(work, result, weights, state.params)

@@ -7,16 +7,20 @@ FedAvg with one local SGD step of rate 1 and the same server is the same thing: 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, effective_weights, next_state, report
+from fedprofit.algorithm.base import (
+    Algorithm,
+    AlgorithmSettings,
+    Context,
+    effective_weights,
+    next_state,
+    report,
+)
 from fedprofit.config.base import Positive
 from fedprofit.core.types import ClientWork, LocalResult, RoundReport, ServerState
 from fedprofit.data.batching import one_batch
 from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
-
-if TYPE_CHECKING:
-    from fedprofit.backbone.engine import Engine
 
 
 class FedSgd(AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv 1602.05629"):
@@ -33,15 +37,16 @@ class FedSgd(AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv
         """Return one step, and how many rows it reads of a client with that many examples."""
         return 1, examples if self.batch_size == "full" else min(self.batch_size, examples)
 
-    def build(self, engine: "Engine") -> Algorithm:
+    def build(self, context: Context) -> Algorithm:
         """Build FedSGD from its parts."""
-        from fedprofit.local.solver import finite_clients, gradients
+        from fedprofit.local.stacked import finite_clients
 
         server = self.server.build()
 
         def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
             here = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
-            found = gradients(engine, here, [client.batches[0] if client.batches else () for client in work])
+            batches = [client.batches[0] if client.batches else () for client in work]
+            found = context.solver.gradients(here, batches)
             finite = finite_clients(found.losses, found.gradients).tolist()
             losses = found.losses.tolist()
             result = LocalResult(

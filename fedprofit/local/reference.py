@@ -11,6 +11,7 @@ import torch
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.backbone.load import Backbone
 from fedprofit.core.types import ClientWork, Params
+from fedprofit.local.objective import Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.tuner.prompt import KEY
 
@@ -20,18 +21,23 @@ def solve_one(
     params: Params,
     work: ClientWork,
     optimizer: ClientOptimizerSettings,
-    pull: float = 0.0,
+    terms: Sequence[Term] = (),
+    client: int = 0,
 ) -> tuple[Params, list[float]]:
-    """Train one client from `params` (unstacked); return its parameters and its loss at each step."""
-    start = params[KEY].detach()
-    prompt = start.clone().requires_grad_()
+    """Train one client from `params` (unstacked); return its parameters and its loss at each step.
+
+    `client` is its position among the stacked parameters that the terms know.
+    """
+    prompt = params[KEY].detach().clone().requires_grad_()
     rule = optimizer.in_torch([prompt])
     assert rule is not None
     losses = []
     for batch in work.batches:
         rows = [Row(0, example) for example in batch]
         loss = plain_losses(backbone, prompt[None], rows).sum() / sum(len(e.target) for e in batch)
-        objective = loss + pull / 2 * (prompt - start).square().sum()
+        objective = loss
+        for term in terms:
+            objective = objective + term.value({KEY: prompt}, client)
         rule.zero_grad()
         torch.autograd.backward(objective)
         rule.step()
@@ -44,10 +50,11 @@ def solve_sequentially(
     params: Params,
     work: Sequence[ClientWork],
     optimizer: ClientOptimizerSettings,
-    pull: float = 0.0,
+    terms: Sequence[Term] = (),
 ) -> tuple[Params, list[list[float]]]:
     """Train the clients of stacked `params` one after the other; return what the solver returns."""
     results = [
-        solve_one(backbone, {KEY: params[KEY][k]}, client, optimizer, pull) for k, client in enumerate(work)
+        solve_one(backbone, {KEY: params[KEY][k]}, client, optimizer, terms, k)
+        for k, client in enumerate(work)
     ]
     return {KEY: torch.stack([result[KEY] for result, _ in results])}, [losses for _, losses in results]

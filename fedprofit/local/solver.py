@@ -10,33 +10,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
+from fedprofit.local.base import Gradients
+from fedprofit.local.objective import Term, with_terms
 from fedprofit.local.optimizer import ClientOptimizerSettings
-from fedprofit.local.stacked import finite_slices
+from fedprofit.local.stacked import finite_clients
 from fedprofit.tuner.prompt import stacked_prompts
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """Gradients of K clients' losses on one batch each."""
+class Vectorized:
+    """The local solver of an engine: `LocalSolver` says what its methods do."""
 
-    gradients: Params  # stacked
-    losses: Tensor  # [clients], mean per target token; 0 for a client without a batch
-    tokens: list[int]  # by client, counted as if it ran alone
+    engine: Engine
+
+    def gradients(self, params: Params, batches: Sequence[Batch]) -> Gradients:
+        """Compute each client's mean loss per target token on its batch, and its gradient."""
+        return gradients(self.engine, params, batches)
+
+    def solve(
+        self,
+        params: Params,
+        work: Sequence[ClientWork],
+        optimizer: ClientOptimizerSettings,
+        terms: Sequence[Term] = (),
+        snapshots: Sequence[int] = (),
+    ) -> tuple[LocalResult, dict[int, Params]]:
+        """Train every client on its own batches from its own start."""
+        return solve(self.engine, params, work, optimizer, terms, snapshots)
 
 
 def gradients(engine: Engine, params: Params, batches: Sequence[Batch]) -> Gradients:
-    """Compute each client's mean loss per target token on its batch, and its gradient.
-
-    Args:
-        engine: the frozen backbone.
-        params: stacked parameters, `[clients, ...]`.
-        batches: one a client; an empty one gives loss 0 and gradient 0.
-    """
+    """Compute each client's mean loss per target token on its batch, and its gradient; see `LocalSolver`."""
     rows = [Row(client, example) for client, batch in enumerate(batches) for example in batch]
     targets = [sum(len(example.target) for example in batch) for batch in batches]
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in params.items()}
@@ -57,30 +65,12 @@ def solve(
     params: Params,
     work: Sequence[ClientWork],
     optimizer: ClientOptimizerSettings,
-    pull: float = 0.0,
+    terms: Sequence[Term] = (),
     snapshots: Sequence[int] = (),
 ) -> tuple[LocalResult, dict[int, Params]]:
-    """Train every client on its own batches from its own start.
-
-    The objective of client k at step s is its mean loss per target token on batch s, plus
-    `pull / 2 * |params - start|^2`. Clients may have different numbers of batches, or none. A client
-    whose loss, gradient or next parameters are not finite stops there, keeps its last finite parameters,
-    and is named in the result; the others go on.
-
-    Args:
-        engine: the frozen backbone.
-        params: where each client starts, stacked `[clients, ...]`.
-        work: each client's batches, one a step.
-        optimizer: the client optimizer; its state starts fresh.
-        pull: weight of the L2 pull to the start, lambda.
-        snapshots: steps after which all clients' parameters are kept.
-
-    Returns:
-        The result, and the stacked parameters after each step of `snapshots`. A client that has fewer
-        steps stands in later snapshots as it ended.
-    """
+    """Train every client on its own batches from its own start; see `LocalSolver`."""
     rule = optimizer.build()
-    start = params = {key: tensor.detach() for key, tensor in params.items()}
+    params = {key: tensor.detach() for key, tensor in params.items()}
     state = rule.init(params)
     losses: list[list[float]] = [[] for _ in work]
     tokens, stopped, kept = [0] * len(work), {}, {}
@@ -91,10 +81,10 @@ def solve(
         ]
         if any(batches):
             found = gradients(engine, params, batches)
-            pulled = {key: g + pull * (params[key] - start[key]) for key, g in found.gradients.items()}
-            finite, before = finite_clients(found.losses, pulled), state.steps
+            slopes = with_terms(found.gradients, params, terms)
+            finite, before = finite_clients(found.losses, slopes), state.steps
             active = finite & torch.tensor([bool(batch) for batch in batches], device=finite.device)
-            safe = {key: torch.nan_to_num(g) for key, g in pulled.items()}
+            safe = {key: torch.nan_to_num(g) for key, g in slopes.items()}
             params, state = rule.update(params, safe, state, active)
             for k, batch in enumerate(batches):
                 if not batch:
@@ -107,8 +97,3 @@ def solve(
         if step + 1 in snapshots:
             kept[step + 1] = params
     return LocalResult(params, losses, state.steps.tolist(), tokens, stopped), kept
-
-
-def finite_clients(losses: Tensor, gradients: Params) -> Tensor:
-    """Tell which clients' loss and whole gradient are finite, `[clients]`."""
-    return torch.isfinite(losses) & finite_slices(gradients)

@@ -73,5 +73,10 @@ def finite_slices(params: Params) -> Tensor:
     return torch.stack([torch.isfinite(tensor.flatten(1)).all(1) for tensor in params.values()]).all(0)
 
 
+def finite_clients(losses: Tensor, gradients: Params) -> Tensor:
+    """Tell which clients' loss and whole gradient are finite, `[clients]`."""
+    return torch.isfinite(losses) & finite_slices(gradients)
+
+
 def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.dim() - 1))

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from fedprofit.config.base import Fraction, Name, Positive
 from fedprofit.config.component import Component
 from fedprofit.config.trial import Named
 from fedprofit.core.types import ClientId, Example, LocalResult, Params
-
-if TYPE_CHECKING:
-    from fedprofit.backbone.engine import Engine
+from fedprofit.local.base import LocalSolver
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,11 @@ class PersonalizationSettings(
         pull = getattr(self, "pull", 0.0)
         return pull if isinstance(pull, float) else 0.0
 
-    def build(self, engine: "Engine") -> Personalize:
+    def build(self, solver: LocalSolver) -> Personalize:
         """Make the function that personalizes.
 
         Args:
-            engine: computes losses and gradients of many clients at once.
+            solver: computes what clients compute, for all of them at once.
         """
         raise NotImplementedError
 

@@ -1,17 +1,15 @@
 """Fine-tuning of one prompt by many clients at once, each on its own train examples."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from fedprofit.config.base import Weight
 from fedprofit.core.seeding import numpy_generator
 from fedprofit.core.types import ClientId, ClientWork, Example, Params
 from fedprofit.data.batching import LocalSteps
+from fedprofit.local.base import LocalSolver
+from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, ClientOptimizerSettings
 from fedprofit.personalization.base import PersonalizationSettings, Personalize, Personalized
-
-if TYPE_CHECKING:
-    from fedprofit.backbone.engine import Engine
 
 
 class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
@@ -22,14 +20,12 @@ class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
     pull: Weight = 0.0
     """The weight lambda of the proximal term lambda / 2 x |params - start|^2."""
 
-    def build(self, engine: "Engine") -> Personalize:
+    def build(self, solver: LocalSolver) -> Personalize:
         """Make the function that fine-tunes.
 
         The batches depend on seed and client only, so that every start and every rate sees the same ones.
         Points are the steps of `evaluate_at` that some client reaches, and the last.
         """
-        from fedprofit.local.solver import solve
-
         plan = self.plan()
 
         def finetune(
@@ -46,7 +42,8 @@ class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
             last = max((len(client.batches) for client in work), default=0)
             points = sorted({step for step in self.evaluate_at if step < last} | {last})
             stacked = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in start.items()}
-            result, kept = solve(engine, stacked, work, self.client, self.pull, points)
+            terms = [Proximal(self.pull, stacked)] if self.pull else []
+            result, kept = solver.solve(stacked, work, self.client, terms, points)
             return Personalized(list(clients), kept, result)
 
         return finetune

@@ -93,12 +93,12 @@ def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]
 
 
 def _trained_alone(bench: Bench, settings: FineTune, clients: Sequence[ClientId]) -> Personalized:
-    return settings.build(bench.engine)(bench.start, clients, bench.train_examples, bench.config.seed)
+    return settings.build(bench.solver)(bench.start, clients, bench.train_examples, bench.config.seed)
 
 
 def _trained_centrally(bench: Bench, settings: FineTune) -> Personalized:
     pool = bench.dataset.pooled("train", "train")
-    return settings.build(bench.engine)(bench.start, ["pool"], lambda _: pool, bench.config.seed)
+    return settings.build(bench.solver)(bench.start, ["pool"], lambda _: pool, bench.config.seed)
 
 
 # How each baseline is tried, and how the chosen one is trained and scored.

@@ -14,6 +14,8 @@ from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.evaluate.clients import Sets
 from fedprofit.evaluate.rules import Rules, choose_rules
+from fedprofit.local.base import LocalSolver
+from fedprofit.local.solver import Vectorized
 from fedprofit.runs.trials import check_trials
 from fedprofit.tuner.prompt import initial_prompt
 
@@ -33,6 +35,11 @@ class Bench:
     def train_examples(self, client: ClientId) -> Examples:
         """Return a client's own train examples."""
         return self.dataset.examples(client, "train")
+
+    @property
+    def solver(self) -> LocalSolver:
+        """What computes the clients' training."""
+        return Vectorized(self.engine)
 
     def of_validation_clients(self) -> "Bench":
         """Return the same bench with the validation clients in the test clients' place.

@@ -41,7 +41,7 @@ def personalized(
     """Personalize the federated prompt by each client and score it along its steps and alphas."""
     start: Params = getattr(trained, settings.start)
     clients, seed = bench.sets.clients, bench.config.seed
-    tuned = settings.build(bench.engine)(start, clients, bench.train_examples, seed)
+    tuned = settings.build(bench.solver)(start, clients, bench.train_examples, seed)
     save_points(keep, tuned)
     what = Condition(
         "personalized", name, settings.name, settings.start, settings.known_rate, settings.known_pull

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from fedprofit.algorithm.base import AlgorithmSettings
+from fedprofit.algorithm.base import AlgorithmSettings, Context
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError, first_line, is_out_of_memory
 from fedprofit.core.files import alone_in, naming_place
@@ -180,7 +180,7 @@ def all_stages(
     def train_stage(settings: AlgorithmSettings) -> list[Score]:
         name = settings.name
         work = plan[f"{TRAIN}{name}"] / config.training.rounds
-        trained[name] = train(bench, settings.build(bench.engine), folder, report, work, watch)
+        trained[name] = train(bench, settings.build(Context(bench.solver)), folder, report, work, watch)
         return []
 
     yield "base", partial(score_shared, bench, no_prompt(bench.engine.backbone), Condition("base"))

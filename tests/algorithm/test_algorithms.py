@@ -8,6 +8,7 @@ import torch
 from ragged import ragged_batch, ragged_work
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
+from fedprofit.algorithm.base import Context
 from fedprofit.algorithm.fedavg import FedAvg
 from fedprofit.algorithm.fedsgd import FedSgd
 from fedprofit.backbone.engine import Engine
@@ -17,6 +18,7 @@ from fedprofit.backbone.load import Backbone
 from fedprofit.core.types import ClientWork, Example
 from fedprofit.local.optimizer import Adam, Sgd
 from fedprofit.local.reference import solve_one
+from fedprofit.local.solver import Vectorized
 from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
 
 LENGTH = 4
@@ -45,11 +47,11 @@ def start(backbone):
 
 
 def fedavg(engine, **settings):
-    return FedAvg(name="avg", steps=1, **settings).build(engine)
+    return FedAvg(name="avg", steps=1, **settings).build(Context(Vectorized(engine)))
 
 
 def fedsgd(engine, **settings):
-    return FedSgd(name="sgd", **settings).build(engine)
+    return FedSgd(name="sgd", **settings).build(Context(Vectorized(engine)))
 
 
 def rounds(algorithm, start, works):
@@ -248,7 +250,7 @@ def test_plans(engine):
     (batch,) = fedsgd(engine, batch_size=3).plan(7, draw(0))
     assert len(set(batch)) == 3
     assert fedsgd(engine, batch_size=3).plan(0, draw(0)) == []
-    epochs = FedAvg(name="e", epochs=2, batch_size=3).build(engine).plan(7, draw(0))
+    epochs = FedAvg(name="e", epochs=2, batch_size=3).build(Context(Vectorized(engine))).plan(7, draw(0))
     assert [len(batch) for batch in epochs] == [3, 3, 1, 3, 3, 1]
     for epoch in (epochs[:3], epochs[3:]):
         assert sorted(position for batch in epoch for position in batch) == list(range(7))

@@ -9,6 +9,7 @@ from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.fused import fuse
+from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, AdamW, ClientOptimizerSettings, Momentum, Sgd
 from fedprofit.local.reference import solve_sequentially
 from fedprofit.local.solver import gradients, solve
@@ -29,16 +30,20 @@ def start_of(backbone, clients, length=4):
     return {"prompt": torch.randn(clients, length, backbone.width, generator=generator) * 0.3}
 
 
+def proximal(weight, anchor):
+    return [Proximal(weight, anchor)] if weight else []
+
+
 @pytest.mark.parametrize(("family", "way"), WAYS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.kind)
 @pytest.mark.parametrize("pull", [0.0, 0.5])
 def test_solver_equals_reference(family, way, optimizer, pull):
     backbone = tiny_backbone(family)
     work, start = ragged_work(), start_of(backbone, 4)
-    expected, losses = solve_sequentially(backbone, start, work, optimizer, pull)
+    expected, losses = solve_sequentially(backbone, start, work, optimizer, proximal(pull, start))
     assert way == "packed" or fuse(backbone.model)
     for budget in (4096, 40):  # one forward pass, and many micro-batches
-        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, pull)
+        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, proximal(pull, start))
         torch.testing.assert_close(result.params, expected, rtol=1e-5, atol=1e-5)
         assert result.steps == [3, 1, 0, 2]
         for ours, theirs in zip(result.losses, losses, strict=True):

@@ -9,8 +9,10 @@ from tiny import tiny_backbone
 from fedprofit.backbone.engine import Engine
 from fedprofit.core.types import ClientWork
 from fedprofit.local import solver as module
+from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, Sgd
 from fedprofit.local.reference import solve_one
+from fedprofit.local.solver import Vectorized
 from fedprofit.personalization.finetune import FineTune
 from fedprofit.personalization.interpolate import interpolate
 
@@ -35,7 +37,7 @@ def settings(**values):
 
 
 def tuned(engine, start, clients=CLIENTS, seed=0, **values):
-    return settings(**values).build(engine)(start, clients, DATA.__getitem__, seed)
+    return settings(**values).build(Vectorized(engine))(start, clients, DATA.__getitem__, seed)
 
 
 def test_points_are_the_shorter_trainings(engine, start):
@@ -100,7 +102,9 @@ def test_each_client_is_trained_as_the_reference_does(monkeypatch, engine, start
     done = tuned(engine, start, pull=pull)
     for number, client in enumerate(CLIENTS):
         own = [[by_id[key] for key in batch] for batch in batches[client]]
-        params, losses = solve_one(engine.backbone, start, ClientWork(client, own, 1), Adam(rate=0.02), pull)
+        anchor = {key: tensor[None] for key, tensor in start.items()}
+        terms = [Proximal(pull, anchor)] if pull else []
+        params, losses = solve_one(engine.backbone, start, ClientWork(client, own, 1), Adam(rate=0.02), terms)
         torch.testing.assert_close(done.points[5]["prompt"][number], params["prompt"], rtol=1e-4, atol=1e-4)
         assert done.result.losses[number] == pytest.approx(losses, abs=1e-4)
 

@@ -7,6 +7,7 @@ import pytest
 from tiny_run import tiny_config
 
 import fedprofit
+from fedprofit.algorithm.base import Context
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.clients import mean_loss
 from fedprofit.evaluate.results import SCHEMA, Condition, Score
@@ -61,7 +62,7 @@ def test_the_least_validation_loss_of_the_last_round_chooses(run):
     for method, entries in config.training.methods.items():
         losses = {}
         for entry in entries:
-            algorithm = entry.build(bench.engine)
+            algorithm = entry.build(Context(bench.solver))
             state = algorithm.init(bench.start)
             for number in (1, 2, 3):
                 cohort = bench.dataset.clients("train")
@@ -86,12 +87,12 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
         losses = {}
         for entry in entries:
             if name == "central":
-                tuned = entry.build(bench.engine)(bench.start, ["pool"], lambda _: pool, config.seed)
+                tuned = entry.build(bench.solver)(bench.start, ["pool"], lambda _: pool, config.seed)
                 losses[entry.name] = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.validation)
                 continue
             sums = []
             for client in clients:  # one at a time, weighed by their target tokens
-                tuned = entry.build(bench.engine)(bench.start, [client], bench.train_examples, config.seed)
+                tuned = entry.build(bench.solver)(bench.start, [client], bench.train_examples, config.seed)
                 own = bench.dataset.examples(client, "validation")
                 tokens = sum(len(example.target) for example in own)
                 sums.append((mean_loss(bench.engine, tuned.points[2][KEY][0], own) * tokens, tokens))
@@ -106,9 +107,9 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
         chosen = next(entry for entry in entries if entry.name == best)
         test = bench.sets.clients[0]
         tuned = (
-            chosen.build(bench.engine)(bench.start, ["pool"], lambda _: pool, config.seed)
+            chosen.build(bench.solver)(bench.start, ["pool"], lambda _: pool, config.seed)
             if name == "central"
-            else chosen.build(bench.engine)(bench.start, [test], bench.train_examples, config.seed)
+            else chosen.build(bench.solver)(bench.start, [test], bench.train_examples, config.seed)
         )
         found = own.filter(client=test, scope="local", metric="loss", step=2)["value"][0]
         wanted = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.sets.local[test])

@@ -1,0 +1,66 @@
+"""The contract of local solvers: K clients' parameters in, K clients' parameters out.
+
+Two solvers fulfil it: `solver.py` trains all clients at once, `reference.py` one after the other. A test
+holds them equal for every client optimizer and objective term.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
+from fedprofit.local.objective import Term
+from fedprofit.local.optimizer import ClientOptimizerSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of K clients' losses on one batch each."""
+
+    gradients: Params  # stacked
+    losses: "Tensor"  # [clients], mean per target token; 0 for a client without a batch
+    tokens: list[int]  # by client, counted as if it ran alone
+
+
+class LocalSolver(Protocol):
+    """Computes what clients compute on their own data."""
+
+    def gradients(self, params: Params, batches: Sequence[Batch]) -> Gradients:
+        """Compute each client's mean loss per target token on its batch, and its gradient.
+
+        Args:
+            params: stacked parameters, `[clients, ...]`.
+            batches: one a client; an empty one gives loss 0 and gradient 0.
+        """
+        ...
+
+    def solve(
+        self,
+        params: Params,
+        work: Sequence[ClientWork],
+        optimizer: ClientOptimizerSettings,
+        terms: Sequence[Term] = (),
+        snapshots: Sequence[int] = (),
+    ) -> tuple[LocalResult, dict[int, Params]]:
+        """Train every client on its own batches from its own start.
+
+        The objective of client k at step s is its mean loss per target token on batch s, plus the `terms`.
+        Clients may have different numbers of batches, or none. A client whose loss, gradient or next
+        parameters are not finite stops there, keeps its last finite parameters, and is named in the result;
+        the others continue.
+
+        Args:
+            params: where each client starts, stacked `[clients, ...]`.
+            work: each client's batches, one a step.
+            optimizer: the client optimizer; its state starts fresh.
+            terms: what the objective has beside the loss.
+            snapshots: steps after which all clients' parameters are kept.
+
+        Returns:
+            The result, and the stacked parameters after each step of `snapshots`. Clients that finish early
+            keep their final parameters in later snapshots.
+        """
+        ...
