@@ -108,8 +108,10 @@ def _fields(component: type[Component]) -> Table:
 
 
 def _default(name: str, field: FieldInfo) -> str:
+    if name == "name":
+        return "its kind"
     if field.is_required():
-        return "its kind" if name == "name" else "needed"
+        return "needed"
     default = field.get_default(call_default_factory=True)
     return str({"kind": default.kind} if isinstance(default, Component) else default)
 

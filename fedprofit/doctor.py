@@ -24,10 +24,11 @@ from fedprofit.core.processes import usable_cores
 from fedprofit.data import store
 from fedprofit.local.solver import gradients
 from fedprofit.runs.bench import Bench, prepare
+from fedprofit.runs.cost import TRAINED, expected_bytes
 from fedprofit.runs.environment import PACKAGES, package_version, processor
 from fedprofit.runs.estimate import reading_speed
-from fedprofit.runs.plan import TRAINED, expected_bytes, stages
 from fedprofit.runs.progress import duration
+from fedprofit.runs.stages import stages_of
 from fedprofit.tuner.prompt import KEY
 
 EXTRAS = {
@@ -122,7 +123,7 @@ def estimate(config: Config) -> Table:
     bench = prepare(config)
     speed = reading_speed(bench)
     _fill_budget(bench)
-    plan = stages(bench)
+    plan = {stage.name: stage.cost for stage in stages_of(bench)}
     table = Table(title=f"Estimate for {config.name}", title_justify="left", show_header=False)
     table.add_row(
         "backbone", f"{bench.engine.backbone.name}, {bench.engine.backbone.dtype}, {bench.engine.reason}"

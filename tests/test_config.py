@@ -220,8 +220,13 @@ def test_trials_of_baselines_have_names_of_their_own():
         ("baselines.local={name: l, epochs: 1, steps: 1}", "'baselines.local': give either steps or epochs"),
         (
             "baselines.central={name: c, steps: 1, interpolation: [0.5]}",
-            "'baselines': central: there is no prompt to interpolate with, leave out interpolation",
+            "unknown key 'baselines.central.interpolation' (known: batch_size",
         ),
+        (
+            "baselines.centrl={steps: 1}",
+            "'baselines.centrl.kind': there is no baseline 'centrl' (did",
+        ),
+        ("baselines.central=[]", "'baselines': central is an empty list. Give it a trial, or"),
         ("baselines.central=3", "'baselines.central': should be a section with keys of its own (found 3)"),
     ],
 )
@@ -248,15 +253,15 @@ def test_entries_are_named_after_their_kind_by_default():
     config = from_mapping(mapping)
     assert [one.name for one in config.training.algorithms] == ["avg", "fedsgd"]
     assert config.personalization[0].name == "finetune"
-    assert config.baselines.central.name == "central"
+    assert config.baselines["central"].name == "central"
 
 
 def test_overrides_change_the_kind_of_a_section_with_other_keys(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(from_mapping(BASE)).partition("baselines:")[0], encoding="utf-8")
     config = load_config(path, ["baselines.local.client.kind=sgd"])
-    assert config.baselines.local.steps == 40
-    assert config.baselines.local.client == Sgd()
+    assert config.baselines["local"].steps == 40
+    assert config.baselines["local"].client == Sgd()
 
 
 def test_overrides_reach_lists_and_make_sections():

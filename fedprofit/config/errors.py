@@ -75,7 +75,7 @@ def locate(model: type[BaseModel], location: Sequence[int | str], given: Any = N
     options: list[Any] = [model]
     union, known = None, list(model.model_fields)
     for part in location:
-        models = [_component(option, held(given, keys)) for option in options if _is_model(option)]
+        models = [_component(option, held(given, keys), keys) for option in options if _is_model(option)]
         lists = [option for option in options if get_origin(option) is tuple]
         if models and lists:  # a section or a list of such: the part says which
             options = lists if part == SEVERAL else models
@@ -106,11 +106,13 @@ def held(given: Any, keys: Sequence[int | str]) -> Any:
     return given
 
 
-def _component(option: type[BaseModel], given: Any) -> type[BaseModel]:
+def _component(option: type[BaseModel], given: Any, keys: Sequence[int | str]) -> type[BaseModel]:
     """Return the component that a section is, where a family's base stands for any of its components."""
     if not (issubclass(option, Component) and option.is_base and isinstance(given, dict)):
         return option
-    return option.family.find(given.get("kind", option.family.default)) or option
+    named = [key for key in keys if isinstance(key, str)]  # baselines have their kind as key
+    kind = given.get("kind", option.family.default or (named[-1] if named else None))
+    return option.family.find(kind) or option
 
 
 def _is_model(option: Any) -> bool:

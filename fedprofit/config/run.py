@@ -8,17 +8,17 @@ and how it is shown are arguments of the command. `file.py` reads and writes it.
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, Tag, model_validator
+from pydantic import BeforeValidator, Tag, model_validator
 
 from fedprofit.algorithm.base import AlgorithmSettings
 from fedprofit.backbone.settings import BackboneConfig
+from fedprofit.baseline.base import BaselineSettings
+from fedprofit.baseline.local import Central, Local
 from fedprofit.config.base import ONE, SEVERAL, Count, Name, OneOrSeveral, Positive, Section
 from fedprofit.core.files import content_hash
 from fedprofit.data.settings import DataConfig
 from fedprofit.evaluate.settings import EvaluationConfig
-from fedprofit.local.optimizer import Adam
 from fedprofit.personalization.base import PersonalizationSettings
-from fedprofit.personalization.finetune import FineTune
 from fedprofit.plugins import load_modules
 from fedprofit.tuner.settings import TunerConfig
 
@@ -50,41 +50,35 @@ class TrainingConfig(Section):
         return found
 
 
-# One training, or several trials of it, of which the validation clients choose one.
-Baseline = Annotated[
-    Annotated[FineTune, Tag(ONE)] | Annotated[tuple[FineTune, ...], Field(min_length=1), Tag(SEVERAL)],
+# One baseline, or several trials of it, of which the validation clients select one.
+Trials = Annotated[
+    Annotated[BaselineSettings, Tag(ONE)] | Annotated[tuple[BaselineSettings, ...], Tag(SEVERAL)],
     OneOrSeveral,
 ]
+DEFAULT_BASELINES: dict[str, BaselineSettings | tuple[BaselineSettings, ...] | None] = {
+    "local": Local(name="local", steps=40),
+    "central": Central(name="central", steps=40, batch_size=32),
+}
 
 
-class BaselineConfig(Section):
-    """The baselines that need training; the base model and the federated prompt need none."""
+def _completed(given: Any) -> Any:
+    """Fill in the kind and name of each baseline, and the defaults of those that are left out."""
+    if not isinstance(given, dict):
+        return given
 
-    local: Baseline | None = FineTune(name="local", steps=40, client=Adam(rate=0.03))
-    central: Baseline | None = FineTune(name="central", steps=40, batch_size=32, client=Adam(rate=0.03))
+    def named(key: str, one: Any) -> Any:
+        return {"kind": key, "name": key, **one} if isinstance(one, dict) else one
 
-    @model_validator(mode="before")
-    @classmethod
-    def _named_after_their_keys(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {key: {"name": key, **one} if isinstance(one, dict) else one for key, one in given.items()}
+    if empty := [key for key, one in given.items() if one in ([], ())]:
+        raise ValueError(f"{empty[0]} is an empty list. Give it a trial, or leave it out with null")
+    found = {
+        key: tuple(named(key, entry) for entry in one) if isinstance(one, list | tuple) else named(key, one)
+        for key, one in given.items()
+    }
+    return {**DEFAULT_BASELINES, **found}
 
-    @model_validator(mode="after")
-    def _central_lies_between_nothing(self) -> Self:
-        if any(entry.interpolation for entry in self.trials.get("central", ())):
-            raise ValueError("central: there is no prompt to interpolate with, leave out interpolation")
-        return self
 
-    @property
-    def trials(self) -> dict[str, list[FineTune]]:
-        """The entries of each baseline that is asked for."""
-        found = {name: getattr(self, name) for name in BaselineConfig.model_fields}
-        return {
-            name: [entry] if isinstance(entry, FineTune) else list(entry)
-            for name, entry in found.items()
-            if entry is not None
-        }
+Baselines = Annotated[dict[str, Trials | None], BeforeValidator(_completed)]
 
 
 class Config(Section):
@@ -98,7 +92,8 @@ class Config(Section):
     training: TrainingConfig
     plugins: tuple[str, ...] = ()  # modules that bring components of their own
     personalization: tuple[PersonalizationSettings, ...] = ()
-    baselines: BaselineConfig = BaselineConfig()
+    # By kind; the base model and the federated prompt are always scored. null leaves one out.
+    baselines: Baselines = DEFAULT_BASELINES
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="before")
@@ -153,9 +148,18 @@ class Config(Section):
         return [one for one in self.personalization if one.algorithms is None or method in one.algorithms]
 
     @property
+    def baseline_trials(self) -> dict[str, list[BaselineSettings]]:
+        """The trials of each baseline that is asked for."""
+        return {
+            name: [one] if isinstance(one, BaselineSettings) else list(one)
+            for name, one in self.baselines.items()
+            if one is not None
+        }
+
+    @property
     def trained(self) -> list[str]:
         """The names of all that leaves a record: the algorithms, and the trials of baselines with several."""
-        several = [trials for trials in self.baselines.trials.values() if len(trials) > 1]
+        several = [trials for trials in self.baseline_trials.values() if len(trials) > 1]
         return [one.name for one in self.training.algorithms] + [one.name for each in several for one in each]
 
     def in_type(self, dtype: str) -> "Config":

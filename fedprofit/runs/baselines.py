@@ -1,88 +1,51 @@
-"""The baselines that are trained: each client alone, and one prompt on the pooled data.
+"""How a run tries, trains and scores its baselines.
 
-Both are held to what the algorithms are: where those have trials, these have as many, and the validation
-clients choose.
+They are treated as the algorithms are: where those have trials, these have as many, and the validation
+clients select one.
 """
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from math import isfinite
-from pathlib import Path
 
+from fedprofit.baseline.base import BaselineContext, BaselineSettings
 from fedprofit.core.files import write_with
 from fedprofit.core.sealed import write_record
-from fedprofit.core.types import ClientId
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.evaluate.score import Job, Mean, score
-from fedprofit.personalization.base import Personalized, stopped_before
-from fedprofit.personalization.finetune import FineTune
+from fedprofit.evaluate.score import Job, Mean
+from fedprofit.evaluate.score import score as score_jobs
+from fedprofit.personalization.base import stopped_before
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.conditions import load_points, metrics_at, save_points, score_points, score_prompts
 from fedprofit.runs.folder import TRY, RunFolder
 from fedprofit.tuner.prompt import KEY
 
 
-def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
-    """Let each client train alone, from the common initialization, and score it along its steps.
+def context_of(bench: Bench) -> BaselineContext:
+    """Return what a run gives to its baselines."""
+    pool = bench.dataset.pooled("train", "train")
+    return BaselineContext(bench.solver, bench.start, bench.train_examples, pool, bench.config.seed)
 
-    Where it was `tried`, what trials differ in is not what the baseline is: the rows say neither name nor
-    rate, so that runs that chose otherwise are still compared.
+
+def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
+    """Record how well one trial does on the validation examples of the validation clients.
+
+    Parameters that all clients share are scored on the set that the algorithms' trials are selected by, and
+    kept. Else every client's are scored on the client's own examples.
     """
-    tuned = _trained_alone(bench, settings, bench.sets.clients)
-    save_points(folder.prompts("local"), tuned)
-    own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.pull)
-    what = Condition("local", setting="local") if tried else own
-    return score_points(bench, bench.start, tuned, settings, what)
-
-
-def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
-    """Train one prompt on the train clients' pooled data and score it along its steps; `tried` as above.
-
-    What a trial has trained is not trained again.
-    """
-    kept = folder.prompts("central")
-    if tried:
-        write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{settings.name}")))
-    else:
-        save_points(kept, _trained_centrally(bench, settings))
-    points, facts = load_points(kept, bench.engine.backbone.device)
-    own = Condition("central", setting=settings.name, rate=settings.client.rate)
-    what, scores = Condition("central", setting="central") if tried else own, []
-    for step, params in points.items():
-        metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
-        stopped = stopped_before(step, facts).values()
-        notes = {client: reason for reason in stopped for client in bench.sets.clients}
-        scores += score_prompts(bench, params, replace(what, step=step), metrics, notes)
-    return scores
-
-
-def try_alone(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score]:
-    """Record how well the validation clients train alone by one trial: on their own validation examples."""
-    record = folder.history(settings.name)
-    if not record.exists():
-        clients = bench.dataset.clients("validation")
-        tuned = _trained_alone(bench, settings, clients)
-        own = [Job(place, bench.dataset.examples(one, "validation")) for place, one in enumerate(clients)]
-        _record(bench, record, tuned, own)
-    return []
-
-
-def try_centrally(bench: Bench, folder: RunFolder, settings: FineTune) -> list[Score]:
-    """Record how well one trial's prompt does on the set that the algorithms' trials are chosen by."""
-    record, kept = folder.history(settings.name), folder.prompts(f"{TRY}{settings.name}")
-    if not record.exists() or not kept.exists():
-        tuned = _trained_centrally(bench, settings)
+    record, kept = folder.history(entry.name), folder.prompts(f"{TRY}{entry.name}")
+    if record.exists() and (kept.exists() or not entry.is_shared):
+        return
+    clients = bench.dataset.clients("validation")
+    tuned = entry.train(context_of(bench), clients)
+    jobs = [Job(0, bench.validation)]
+    if entry.is_shared:
         save_points(kept, tuned)
-        _record(bench, record, tuned, [Job(0, bench.validation)])
-    return []
-
-
-def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]) -> None:
-    """Write the history of a trial: its last step alone, as of an algorithm's last round."""
+    else:
+        jobs = [Job(k, bench.dataset.examples(client, "validation")) for k, client in enumerate(clients)]
     last = max(tuned.points)
-    found = score(bench.engine, tuned.points[last][KEY], jobs, ["loss"])
+    found = score_jobs(bench.engine, tuned.points[last][KEY], jobs, ["loss"])
     loss = reduce(Mean.merge, (means["loss"] for means in found)).value
     row = {
         "round": last,
@@ -92,14 +55,34 @@ def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]
     write_record(record, [row])
 
 
-def _trained_alone(bench: Bench, settings: FineTune, clients: Sequence[ClientId]) -> Personalized:
-    return settings.build(bench.solver)(bench.start, clients, bench.train_examples, bench.config.seed)
+def score(bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool) -> list[Score]:
+    """Train the selected entry of a baseline, keep its parameters, and score them along its steps.
+
+    Where several were `tried`, what they differ in is not what the baseline is: the rows have neither its
+    name nor its rate, so that runs that selected otherwise are still compared.
+    """
+    rate = getattr(getattr(entry, "client", None), "rate", None)
+    what = Condition(name, setting=name) if tried else Condition(name, setting=entry.name, rate=rate)
+    if entry.is_shared:
+        return _score_shared(bench, folder, name, entry, tried, what)
+    tuned = entry.train(context_of(bench), bench.sets.clients)
+    save_points(folder.prompts(name), tuned)
+    return score_points(bench, bench.start, tuned, entry, what if tried else replace(what, pull=0.0))
 
 
-def _trained_centrally(bench: Bench, settings: FineTune) -> Personalized:
-    pool = bench.dataset.pooled("train", "train")
-    return settings.build(bench.solver)(bench.start, ["pool"], lambda _: pool, bench.config.seed)
-
-
-# How each baseline is tried, and how the chosen one is trained and scored.
-BASELINES = {"local": (try_alone, alone), "central": (try_centrally, centrally)}
+def _score_shared(
+    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool, what: Condition
+) -> list[Score]:
+    kept = folder.prompts(name)
+    if tried:  # what a trial has trained is not trained again
+        write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{entry.name}")))
+    else:
+        save_points(kept, entry.train(context_of(bench), bench.sets.clients))
+    points, facts = load_points(kept, bench.engine.backbone.device)
+    scores = []
+    for step, params in points.items():
+        metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
+        stopped = stopped_before(step, facts).values()
+        notes = {client: reason for reason in stopped for client in bench.sets.clients}
+        scores += score_prompts(bench, params, replace(what, step=step), metrics, notes)
+    return scores

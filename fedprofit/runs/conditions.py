@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fedprofit.baseline.base import BaselineSettings
 from fedprofit.core.types import Params
 from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
@@ -50,7 +51,11 @@ def personalized(
 
 
 def score_points(
-    bench: Bench, start: Params, tuned: Personalized, settings: PersonalizationSettings, what: Condition
+    bench: Bench,
+    start: Params,
+    tuned: Personalized,
+    settings: PersonalizationSettings | BaselineSettings,
+    what: Condition,
 ) -> list[Score]:
     """Score the clients' prompts at every evaluation point, and between there and the start."""
     last, generate = max(tuned.points), bench.config.evaluation.generate

@@ -5,7 +5,7 @@ import time
 from fedprofit.core.types import Batch
 from fedprofit.local.solver import gradients
 from fedprofit.runs.bench import Bench
-from fedprofit.runs.plan import measure
+from fedprofit.runs.cost import measure
 
 MOST_ROWS = 4  # of a client, in the steps that the speed is measured by
 

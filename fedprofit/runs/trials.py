@@ -33,7 +33,7 @@ class Outcome:
 def check_trials(config: Config) -> None:
     """Raise UserError unless every baseline has as many trials as every algorithm."""
     wanted = max(len(trials) for trials in config.training.methods.values())
-    for name, trials in config.baselines.trials.items():
+    for name, trials in config.baseline_trials.items():
         if len(trials) != wanted:
             raise UserError(
                 f"{config.name}: baselines.{name}: give as many trials as each algorithm has ({wanted}, not "
@@ -49,7 +49,7 @@ def outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
 
 def baseline_outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
     """Return what the baselines' trials came to; one by itself is none, since nothing chose it."""
-    tried = [(name, trials) for name, trials in config.baselines.trials.items() if len(trials) > 1]
+    tried = [(name, trials) for name, trials in config.baseline_trials.items() if len(trials) > 1]
     return [one for name, trials in tried for one in outcomes_of(folder, name, [t.name for t in trials])]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.estimate import reading_speed
-from fedprofit.runs.plan import stages
+from fedprofit.runs.stages import stages_of
 from fedprofit.studies.spec import PlannedRun
 from fedprofit.studies.watch import in_turn
 
@@ -25,7 +25,7 @@ def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[flo
     """
     threads = torch.get_num_threads()
     looked = [(prepare(run.config), like_it) for run, like_it in typical(runs)]
-    work = sum(like_it * sum(stages(bench).values()) for bench, like_it in looked)
+    work = sum(like_it * sum(stage.cost for stage in stages_of(bench)) for bench, like_it in looked)
     work /= sum(like_it for _, like_it in looked)
     torch.set_num_threads(1)
     try:

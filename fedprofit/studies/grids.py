@@ -5,7 +5,6 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from fedprofit.config.run import BaselineConfig
 from fedprofit.core.errors import UserError, cut
 
 GRID, PICK = "grid", "pick"
@@ -33,8 +32,9 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
             if last == "algorithms":
                 section[last] = [made for entry in section[last] for made in _trials(entry, place)]
     baselines = result.get("baselines")
-    for name in BaselineConfig.model_fields:
-        if isinstance(baselines, dict) and isinstance(baselines.get(name), dict):
+    for name in list(baselines) if isinstance(baselines, dict) else ():
+        assert isinstance(baselines, dict)
+        if isinstance(baselines[name], dict):
             trials = _picked(baselines[name], place)
             baselines[name] = trials if len(trials) > 1 else trials[0]
     return result

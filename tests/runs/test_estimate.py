@@ -10,8 +10,8 @@ from tiny_run import tiny_config
 import fedprofit
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.runs.bench import prepare
-from fedprofit.runs.estimate import LOOKED_AT, typical
-from fedprofit.runs.plan import TRAINED, measure
+from fedprofit.runs.cost import TRAINED, measure
+from fedprofit.studies.estimate import LOOKED_AT, typical
 from fedprofit.studies.spec import PlannedRun, load_study
 
 PAPER = Path(__file__).parents[2] / "studies" / "paper"

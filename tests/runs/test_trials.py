@@ -11,6 +11,7 @@ from fedprofit.algorithm.base import Context
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.clients import mean_loss
 from fedprofit.evaluate.results import SCHEMA, Condition, Score
+from fedprofit.runs.baselines import context_of
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.checkpoint import load_tensors
 from fedprofit.runs.conditions import best_step
@@ -82,17 +83,16 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
     bench = prepare(config)
     trials = json.loads(folder.summary.read_text())["trials"]
     clients, results = bench.dataset.clients("validation"), fedprofit.read_results(folder.path)
-    pool = bench.dataset.pooled("train", "train")
-    for name, entries in config.baselines.trials.items():
+    for name, entries in config.baseline_trials.items():
         losses = {}
         for entry in entries:
             if name == "central":
-                tuned = entry.build(bench.solver)(bench.start, ["pool"], lambda _: pool, config.seed)
+                tuned = entry.train(context_of(bench), ["pool"])
                 losses[entry.name] = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.validation)
                 continue
             sums = []
             for client in clients:  # one at a time, weighed by their target tokens
-                tuned = entry.build(bench.solver)(bench.start, [client], bench.train_examples, config.seed)
+                tuned = entry.train(context_of(bench), [client])
                 own = bench.dataset.examples(client, "validation")
                 tokens = sum(len(example.target) for example in own)
                 sums.append((mean_loss(bench.engine, tuned.points[2][KEY][0], own) * tokens, tokens))
@@ -106,11 +106,7 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
         assert own.select("setting", "rate").unique().rows() == [(name, None)]
         chosen = next(entry for entry in entries if entry.name == best)
         test = bench.sets.clients[0]
-        tuned = (
-            chosen.build(bench.solver)(bench.start, ["pool"], lambda _: pool, config.seed)
-            if name == "central"
-            else chosen.build(bench.solver)(bench.start, [test], bench.train_examples, config.seed)
-        )
+        tuned = chosen.train(context_of(bench), [test])
         found = own.filter(client=test, scope="local", metric="loss", step=2)["value"][0]
         wanted = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.sets.local[test])
         assert found == pytest.approx(wanted, rel=1e-5)
@@ -135,7 +131,7 @@ def test_the_central_prompt_is_the_chosen_trials(run):
     config, folder = run
     trials = json.loads(folder.summary.read_text())["trials"]
     (best,) = [one["trial"] for one in trials if one["method"] == "central" and one["chosen"]]
-    tried = {one.name: folder.prompts(f"try-{one.name}").read_bytes() for one in config.baselines.central}
+    tried = {one.name: folder.prompts(f"try-{one.name}").read_bytes() for one in config.baselines["central"]}
     assert len(set(tried.values())) == len(tried), "trials differ"
     assert folder.prompts("central").read_bytes() == tried[best]
 
@@ -210,7 +206,7 @@ def test_every_baseline_needs_as_many_trials_as_the_methods(tmp_path, name):
         fedprofit.run(settings, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     config["baselines"][name] = None
-    assert name not in fedprofit.from_mapping(expand_grids(config, "here")).baselines.trials
+    assert name not in fedprofit.from_mapping(expand_grids(config, "here")).baseline_trials
 
 
 @pytest.mark.parametrize("asked", ["trials", "validation"])
@@ -235,5 +231,5 @@ def test_a_single_value_to_pick_keeps_the_name(tmp_path):
         "avg": ["avg"],
         "sgd": ["sgd"],
     }
-    for name, (alone,) in settings.baselines.trials.items():
+    for name, (alone,) in settings.baseline_trials.items():
         assert (alone.name, alone.client.rate) == (name, 0.1)

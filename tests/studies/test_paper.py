@@ -42,7 +42,7 @@ def test_each_size_compares_what_the_claims_need(name):
         assert all((one.steps, one.client) == (few.steps, few.client) for one in pulled)
         assert few.steps < min(entry.steps for entry in tuned)
         assert list(config.training.methods) == ["fedavg-adam", "fedavg-sgd", "fedsgd"]
-        assert set(config.baselines.trials) == {"local", "central"}
+        assert set(config.baseline_trials) == {"local", "central"}
         assert config.data.clients.test >= clients
         assert config.evaluation.global_examples >= examples
         assert set(config.evaluation.metrics) == {"loss", "rouge_l", "exact_match"}
@@ -59,9 +59,9 @@ def test_methods_take_equal_budgets_and_trials(name):
         for entry in trials:
             steps = 1 if entry.kind == "fedsgd" else entry.steps
             examples.add(config.training.rounds * config.training.cohort * steps * entry.batch_size)
-    for entry in config.baselines.trials["central"]:
+    for entry in config.baseline_trials["central"]:
         examples.add(entry.steps * entry.batch_size)
-    assert all(len(trials) == 3 for trials in config.baselines.trials.values())
+    assert all(len(trials) == 3 for trials in config.baseline_trials.values())
     assert len(examples) == 1
 
 

@@ -1,0 +1,61 @@
+"""A run does what its list of stages says, stage by stage."""
+
+import polars as pl
+from tiny_run import tiny_config
+
+import fedprofit
+from fedprofit.core.reading import read_json
+from fedprofit.runs.bench import prepare
+from fedprofit.runs.progress import Quiet
+from fedprofit.runs.stages import stages_of
+
+
+class Told(Quiet):
+    """Remembers what a run reports."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.done = [], {}
+
+    def begin(self, stage):
+        self.begun.append(stage)
+        super().begin(stage)
+
+    def advance(self, work, message=""):
+        self.done[self.begun[-1]] = self.done.get(self.begun[-1], 0.0) + work
+        super().advance(work, message)
+
+
+def test_stages_run_as_they_are_planned(tmp_path):
+    mapping = tiny_config(tmp_path)
+    mapping["evaluation"] |= {"validation": True}
+    mapping["training"] |= {"rounds": 2}
+    two = [{"kind": "fedsgd", "name": f"s{n}", "method": "s", "server": {"rate": 0.1 * n}} for n in (1, 2)]
+    mapping["training"]["algorithms"] = two
+    mapping["baselines"] = {
+        name: [{"name": f"{name}{n}", "steps": n} for n in (1, 2)] for name in ("local", "central")
+    }
+    config = fedprofit.from_mapping(mapping)
+    planned, told = stages_of(prepare(config)), Told()
+    folder = fedprofit.run(config, tmp_path / "out", report=told)
+    names = [stage.name for stage in planned]
+    assert told.begun == names
+    assert list(read_json(folder.timing, "")) == names
+    assert told.done == {stage.name: stage.cost for stage in planned}
+    assert all(stage.cost > 0 for stage in planned)
+    for stage in planned:
+        assert folder.part(stage.name).exists() == bool(stage.table), stage.name
+    for table, path in (("results", folder.results), ("validation", folder.validation)):
+        parts = [folder.part(stage.name) for stage in planned if stage.table == table]
+        assert pl.read_parquet(path).height == sum(pl.read_parquet(part).height for part in parts) > 0
+
+
+def test_stages_cost_what_is_asked_for(tmp_path):
+    mapping = tiny_config(tmp_path)
+    few, more = ({**mapping, "training": {**mapping["training"], "rounds": rounds}} for rounds in (2, 4))
+    costs = [
+        {stage.name: stage.cost for stage in stages_of(prepare(fedprofit.from_mapping(one)))}
+        for one in (few, more)
+    ]
+    assert costs[1]["train-avg"] == 2 * costs[0]["train-avg"]
+    assert costs[1]["base"] == costs[0]["base"]
