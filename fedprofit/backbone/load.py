@@ -198,7 +198,7 @@ def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch
     with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-            _check_causal(name, config)
+            check_causal(name, config)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, trust_remote_code=False, output_loading_info=True
             )
@@ -211,7 +211,7 @@ def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch
         _check_weights(name, config, model, info)
         tokenizer = _load_tokenizer(name, source)
         folder = Path(source) if local else Path(str(cached_file(source, "config.json"))).parent
-    _check_fit(name, model, tokenizer)
+    check_fit(name, model, tokenizer)
     model.requires_grad_(False).eval().to(device)
     return Backbone(name, model, tokenizer, device, dtype, fingerprint_folder(folder, tokenizer))
 
@@ -230,7 +230,7 @@ def _check_folder(name: str, folder: Path) -> None:
         )
 
 
-def _check_causal(name: str, config: Any) -> None:
+def check_causal(name: str, config: Any) -> None:
     """Raise unless transformers knows a left-to-right model for the checkpoint, or for its text part."""
     if config.is_encoder_decoder:
         raise UserError(f"The backbone {name!r} is an encoder-decoder ({config.model_type}). {DECODERS}")
@@ -278,7 +278,7 @@ def _check_weights(name: str, config: Any, model: Any, info: dict[str, Any]) -> 
         )
 
 
-def _check_fit(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_fit(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise if the tokenizer is not the model's, or an answer would never end."""
     rows = int(model.get_input_embeddings().weight.shape[0])
     words = max(tokenizer.get_vocab().values()) + 1
