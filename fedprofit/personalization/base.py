@@ -67,8 +67,8 @@ class PersonalizationSettings(
     @property
     def known_pull(self) -> float:
         """The weight of the proximal term, for the tables."""
-        pull = getattr(self, "pull", 0.0)
-        return pull if isinstance(pull, float) else 0.0
+        weight = getattr(self, "proximal", 0.0)
+        return weight if isinstance(weight, float) else 0.0
 
     def build(self, solver: LocalSolver) -> Personalize:
         """Make the function that personalizes.

@@ -17,7 +17,7 @@ class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
 
     client: ClientOptimizerSettings = Adam(rate=0.003)
     """The optimizer of the local steps."""
-    pull: Weight = 0.0
+    proximal: Weight = 0.0
     """The weight lambda of the proximal term lambda / 2 x |params - start|^2."""
 
     def build(self, solver: LocalSolver) -> Personalize:
@@ -42,7 +42,7 @@ class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
             last = max((len(client.batches) for client in work), default=0)
             points = sorted({step for step in self.evaluate_at if step < last} | {last})
             stacked = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in start.items()}
-            terms = [Proximal(self.pull, stacked)] if self.pull else []
+            terms = [Proximal(self.proximal, stacked)] if self.proximal else []
             result, kept = solver.solve(stacked, work, self.client, terms, points)
             return Personalized(list(clients), kept, result)
 

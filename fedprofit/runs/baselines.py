@@ -32,7 +32,7 @@ def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> l
     """
     tuned = _trained_alone(bench, settings, bench.sets.clients)
     save_points(folder.prompts("local"), tuned)
-    own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.pull)
+    own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.known_pull)
     what = Condition("local", setting="local") if tried else own
     return score_points(bench, bench.start, tuned, settings, what)
 

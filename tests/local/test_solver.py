@@ -36,14 +36,14 @@ def proximal(weight, anchor):
 
 @pytest.mark.parametrize(("family", "way"), WAYS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.kind)
-@pytest.mark.parametrize("pull", [0.0, 0.5])
-def test_solver_equals_reference(family, way, optimizer, pull):
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_solver_equals_reference(family, way, optimizer, weight):
     backbone = tiny_backbone(family)
     work, start = ragged_work(), start_of(backbone, 4)
-    expected, losses = solve_sequentially(backbone, start, work, optimizer, proximal(pull, start))
+    expected, losses = solve_sequentially(backbone, start, work, optimizer, proximal(weight, start))
     assert way == "packed" or fuse(backbone.model)
     for budget in (4096, 40):  # one forward pass, and many micro-batches
-        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, proximal(pull, start))
+        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, proximal(weight, start))
         torch.testing.assert_close(result.params, expected, rtol=1e-5, atol=1e-5)
         assert result.steps == [3, 1, 0, 2]
         for ours, theirs in zip(result.losses, losses, strict=True):
