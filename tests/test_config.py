@@ -356,7 +356,12 @@ def test_the_hash_is_of_the_content():
     assert from_mapping(reversed_keys(BASE)).hash == config.hash
     assert from_mapping(changed("training.rounds=10", "seed=0")).hash == config.hash, "a default, written out"
     assert from_mapping(changed("training.algorithms.0.server.rate=1")).hash == config.hash, "1 is 1.0"
-    others = ["seed=1", "training.algorithms.0.steps=3", "personalization.0.proximal=1", "data.unseen_tasks=1"]
+    others = [
+        "seed=1",
+        "training.algorithms.0.steps=3",
+        "personalization.0.proximal=1",
+        "data.unseen_tasks=1",
+    ]
     hashes = {from_mapping(changed(other)).hash for other in others}
     assert len(hashes | {config.hash}) == 5
     swapped = changed(f"training.algorithms={BASE['training']['algorithms'][::-1]}")

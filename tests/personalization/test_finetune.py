@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from ragged import ragged_batch
+from ragged import ragged_batch, solve_one
 from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
@@ -11,7 +11,6 @@ from fedprofit.core.types import ClientWork
 from fedprofit.local import solver as module
 from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, Sgd
-from fedprofit.local.reference import solve_one
 from fedprofit.local.solver import Vectorized
 from fedprofit.personalization.finetune import FineTune
 from fedprofit.personalization.interpolate import interpolate
