@@ -26,7 +26,7 @@ class LastRows(ClientOptimizerSettings, kind="last_rows"):
     """The optimizer of these rows."""
     rows: Positive = 5
     """How many rows move."""
-    moments = property(lambda self: self.inner.moments)  # type: ignore[assignment]
+    moments = property(lambda self: self.inner.moments)
 
     def step(self, parameter: Any, gradient: Any, moments: Any, steps: Any) -> Any:
         """Step by the inner optimizer, then put the other rows back."""
