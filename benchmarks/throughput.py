@@ -31,7 +31,7 @@ from work import (
 )
 
 from fedprofit.backbone.engine import Engine
-from fedprofit.local.reference import solve_sequentially
+from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
 
@@ -48,13 +48,14 @@ SIZES = {
 
 def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, Method]:
     """Build the ways to train, each a function that runs all clients and returns their losses."""
+    reference = Sequential(work.backbone, "eager")
     stacked = {KEY: work.start.expand(len(work.clients), -1, -1)}
     methods: dict[str, Method] = {}
     for name in names:
         if name == "engine":
             methods[name] = lambda: solve(engine, stacked, work.clients, ADAM)[0].losses
         elif name == "sequential":
-            methods[name] = lambda: solve_sequentially(work.backbone, stacked, work.clients, ADAM)[1]
+            methods[name] = lambda: reference.solve(stacked, work.clients, ADAM)[0].losses
         elif name.startswith("peft"):
             from peers.peft_loop import peft_loop
 

@@ -10,7 +10,7 @@ package measures that trade-off. The way of the data, room by room:
     local         K clients trained at once; the sequential reference beside it
     server        cohort, average, server optimizer
     algorithm     FedAvg and FedSGD, as values built from parts
-    personalize   fine-tuning by client, L2 pull, interpolation
+    personalize   fine-tuning by client, proximal term, interpolation
     evaluate      local, global and unseen-task scores; the trade-off
     study         the run: its loop, checkpoints and folder; studies of many runs
     analyze       what they found: curves, fronts, claims, differences, what to ship

@@ -1,8 +1,14 @@
 """Random examples, ragged on purpose: rows, prefixes and targets of many lengths."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from fedprofit.core.types import Batch, ClientWork, Example
+from fedprofit.backbone.load import Backbone
+from fedprofit.core.types import Batch, ClientWork, Example, Params
+from fedprofit.local.objective import Term
+from fedprofit.local.optimizer import ClientOptimizerSettings
+from fedprofit.local.reference import Sequential
 
 
 def example(draw: np.random.Generator, size: int, prefix: np.ndarray) -> Example:
@@ -32,3 +38,16 @@ def ragged_work(seed: int = 0) -> list[ClientWork]:
         )
         for k, sizes in enumerate(plan)
     ]
+
+
+def solve_one(
+    backbone: Backbone,
+    params: Params,
+    work: ClientWork,
+    optimizer: ClientOptimizerSettings,
+    terms: Sequence[Term] = (),
+) -> tuple[Params, list[float]]:
+    """Train one client by the sequential reference, from unstacked parameters; return them and its losses."""
+    start = {key: tensor[None] for key, tensor in params.items()}
+    result, _ = Sequential(backbone).solve(start, [work], optimizer, terms)
+    return {key: tensor[0] for key, tensor in result.params.items()}, result.losses[0]

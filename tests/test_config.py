@@ -87,7 +87,7 @@ def message(mapping):
             "unknown key 'training.algorithms.1.steps' (known: batch_size, kind, method, name, server, "
             "weights)",
         ),
-        ("personalization.0.pul=1", "unknown key 'personalization.0.pul' (did you mean 'pull'?)"),
+        ("personalization.0.proxima=1", "unknown key 'personalization.0.proxima' (did you mean 'proximal'?)"),
         # These are named like the tags that pydantic puts into its locations.
         ("data.table=3", "unknown key 'data.table' (known: bad_rows, clients, examples, "),
         ("training.algorithms.0.hub=3", "unknown key 'training.algorithms.0.hub' (known: batch_size, "),
@@ -321,7 +321,7 @@ def test_scientific_notation_is_a_number(tmp_path, text, value):
         yaml_text.dump(changed("training.algorithms.0.client.rate=7")).replace("rate: 7", f"rate: {text}")
     )
     assert load_config(path).training.algorithms[0].client.rate == value
-    assert load_config(path, [f"personalization.0.pull={text}"]).personalization[0].pull == value
+    assert load_config(path, [f"personalization.0.proximal={text}"]).personalization[0].proximal == value
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,12 @@ def test_the_hash_is_of_the_content():
     assert from_mapping(reversed_keys(BASE)).hash == config.hash
     assert from_mapping(changed("training.rounds=10", "seed=0")).hash == config.hash, "a default, written out"
     assert from_mapping(changed("training.algorithms.0.server.rate=1")).hash == config.hash, "1 is 1.0"
-    others = ["seed=1", "training.algorithms.0.steps=3", "personalization.0.pull=1", "data.unseen_tasks=1"]
+    others = [
+        "seed=1",
+        "training.algorithms.0.steps=3",
+        "personalization.0.proximal=1",
+        "data.unseen_tasks=1",
+    ]
     hashes = {from_mapping(changed(other)).hash for other in others}
     assert len(hashes | {config.hash}) == 5
     swapped = changed(f"training.algorithms={BASE['training']['algorithms'][::-1]}")

@@ -67,7 +67,7 @@ def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
             ],
         },
         "personalization": [
-            {"name": "tune", "steps": 3, "pull": 0.01, "evaluate_at": [1], "interpolation": [0.5]}
+            {"name": "tune", "steps": 3, "proximal": 0.01, "evaluate_at": [1], "interpolation": [0.5]}
         ],
         "baselines": {
             "local": {"name": "local", "steps": 2},

@@ -39,14 +39,45 @@ class Engine:
         Returns:
             Each row's summed negative log-likelihood `[rows]`, and the gradient, shaped as the prompts.
         """
-        losses, gradient = torch.zeros(len(rows), device=prompts.device), torch.zeros_like(prompts)
         rows = share_beginnings(rows)
         batches = self.batches(prompts, rows)
         extras = [(weights[batch],) for batch in batches]
-        for batch, owners, (sums, slopes) in self._compute(paths.gradients, prompts, rows, batches, extras):
-            losses[batch] = sums
+        return self._differentiated(paths.gradients, prompts, rows, batches, extras)
+
+    def divergences(
+        self, prompts: Tensor, reference: Tensor, rows: Sequence[Row], weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Differentiate a weighted sum of the rows' KL divergences from a reference by the prompts.
+
+        Args:
+            prompts: `[clients, length, width]`.
+            reference: the reference prompts, `[clients, any length, width]`.
+            rows: what to read under which prompt.
+            weights: `[rows]`, of each row's divergence in the sum.
+
+        Returns:
+            Each row's KL(reference || current), summed over its target positions, in nats, `[rows]`; and the
+            gradient, shaped as the prompts.
+        """
+        rows = share_beginnings(rows)
+        longer = prompts if prompts.shape[1] > reference.shape[1] else reference
+        batches = self.batches(longer, rows)
+        extras = [(reference[_owners(rows, batch)], weights[batch]) for batch in batches]
+        return self._differentiated(paths.divergence_gradients, prompts, rows, batches, extras)
+
+    def _differentiated(
+        self,
+        function: Callable[..., Task],
+        prompts: Tensor,
+        rows: Sequence[Row],
+        batches: Batches,
+        extras: Sequence[Task],
+    ) -> tuple[Tensor, Tensor]:
+        values, gradient = torch.zeros(len(rows), device=prompts.device), torch.zeros_like(prompts)
+        for batch, owners, (sums, slopes) in self._compute(function, prompts, rows, batches, extras):
+            values[batch] = sums
             gradient[owners] += slopes
-        return losses, gradient
+        return values, gradient
 
     def score(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
         """Return each row's summed negative log-likelihood `[rows]`, float64, without gradient."""
@@ -99,13 +130,17 @@ class Engine:
 
         Yields the batch, its owners' numbers, and `function(backbone, attention, prompts, rows, *extra)`.
         """
-        owners = [sorted({rows[number].owner for number in batch}) for batch in batches]
+        owners = [_owners(rows, batch) for batch in batches]
         tasks: list[Task] = []
         for batch, own, extra in zip(batches, owners, extras, strict=True):
             place = {owner: j for j, owner in enumerate(own)}
             members = [replace(rows[number], owner=place[rows[number].owner]) for number in batch]
             tasks.append((self.attention, prompts[own], members, *extra))
         yield from zip(batches, owners, self._pool.map(function, tasks), strict=True)
+
+
+def _owners(rows: Sequence[Row], batch: Sequence[int]) -> list[int]:
+    return sorted({rows[number].owner for number in batch})
 
 
 def make_engine(

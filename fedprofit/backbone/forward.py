@@ -239,6 +239,7 @@ def row_inputs(backbone: Backbone, prompts: Tensor, row: Row, target: bool = Tru
 
 def single_logits(backbone: Backbone, inputs: Tensor, count: int) -> Tensor:
     """Return the logits `[count, vocabulary]` of the last positions of one row, by the model and no more."""
+    backbone.use_own_attention()
     keep = {"logits_to_keep": count} if _keeps_logits(backbone.model.forward) else {}
     logits: Tensor = backbone.model(inputs_embeds=inputs, use_cache=False, **keep).logits
     return logits[0, -count:].float()
@@ -253,15 +254,47 @@ def single_losses(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> T
     sums = []
     for row in rows:
         target = torch.as_tensor(row.example.target.copy(), dtype=torch.long, device=backbone.device)
-        logits = single_logits(backbone, row_inputs(backbone, prompts, row), len(target))
+        logits = single_target_logits(backbone, prompts, [row])
         sums.append(torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
     return torch.stack(sums)
+
+
+def single_target_logits(backbone: Backbone, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Return the logits `[targets, vocabulary]` of all rows' target positions, one row at a time."""
+    return torch.cat(
+        [single_logits(backbone, row_inputs(backbone, prompts, r), len(r.example.target)) for r in rows]
+    )
 
 
 def plain_losses(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], attention: str = "eager"
 ) -> Tensor:
     """The same as `packed_losses` the obvious way: concatenate, pad on the right, run the model."""
+    logits, first, lengths = _plain_logits(backbone, prompts, rows, attention)
+    labels = torch.full((len(rows), logits.shape[1]), -100, device=backbone.device)
+    for number, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        target = torch.as_tensor(row.example.target.copy(), dtype=torch.long)
+        labels[number, length - len(target) - first : length - first] = target.to(backbone.device)
+    nll = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
+    )
+    return nll.reshape(labels.shape).sum(1)
+
+
+def plain_target_logits(
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], attention: str = "eager"
+) -> Tensor:
+    """Return the logits `[targets, vocabulary]` of all rows' target positions, from one padded batch."""
+    logits, first, lengths = _plain_logits(backbone, prompts, rows, attention)
+    ends = [length - first for length in lengths]
+    counts = [len(row.example.target) for row in rows]
+    return torch.cat([one[end - n : end] for one, end, n in zip(logits, ends, counts, strict=True)])
+
+
+def _plain_logits(
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], attention: str
+) -> tuple[Tensor, int, list[int]]:
+    """Return logits `[rows, kept, vocabulary]`, the position of the first one kept, and the rows' lengths."""
     if backbone.model.config._attn_implementation != attention:
         backbone.model.set_attn_implementation(attention)
     inputs = [row_inputs(backbone, prompts, row)[0] for row in rows]
@@ -276,11 +309,4 @@ def plain_losses(
         logits_to_keep=torch.arange(first, padded.shape[1], device=backbone.device),
     ).logits
     logits = logits[:, first - padded.shape[1] :].float()  # some models ignore what is to be kept
-    labels = torch.full((len(rows), logits.shape[1]), -100, device=backbone.device)
-    for number, (row, length) in enumerate(zip(rows, lengths.tolist(), strict=True)):
-        target = torch.as_tensor(row.example.target.copy(), dtype=torch.long)
-        labels[number, length - len(target) - first : length - first] = target.to(backbone.device)
-    nll = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
-    )
-    return nll.reshape(labels.shape).sum(1)
+    return logits, first, lengths.tolist()

@@ -53,6 +53,11 @@ class Backbone:
         if not self.attention:
             object.__setattr__(self, "attention", self.model.config._attn_implementation)
 
+    def use_own_attention(self) -> None:
+        """Compute attention as the model does by itself, whatever an engine has set."""
+        if self.model.config._attn_implementation != self.attention:
+            self.model.set_attn_implementation(self.attention)
+
     @property
     def width(self) -> int:
         """Width of the input embeddings, hence of a soft prompt's vectors."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedprofit.backbone.divergence import packed_divergences, plain_divergences
 from fedprofit.backbone.forward import Row, packed_losses, plain_losses, single_losses
 from fedprofit.backbone.generate import packed_generate, plain_generate, single_generate
 from fedprofit.backbone.load import Backbone
@@ -36,10 +37,33 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return the rows' losses `[rows]`, and the gradient of their weighted sum, shaped as the prompts."""
     leaf = prompts.detach().requires_grad_()
-    found = losses(backbone, path, leaf, rows)
+    return _differentiated(losses(backbone, path, leaf, rows), weights, leaf)
+
+
+def _differentiated(found: Tensor, weights: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
     torch.autograd.backward((found * weights).sum())
     assert leaf.grad is not None
     return found.detach(), leaf.grad
+
+
+def divergences(
+    backbone: Backbone, path: str, prompts: Tensor, reference: Tensor, rows: Sequence[Row]
+) -> Tensor:
+    """Return each row's KL(reference || current), summed over its target positions `[rows]`.
+
+    Autograd follows the prompts, not the reference.
+    """
+    if path in PACKED:
+        return packed_divergences(backbone, prompts, reference, rows, fused=path == "fused")
+    return plain_divergences(backbone, prompts, reference, rows, None if path == SINGLE else path)
+
+
+def divergence_gradients(
+    backbone: Backbone, path: str, prompts: Tensor, rows: Sequence[Row], reference: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the rows' divergences `[rows]`, and their weighted sum's gradient, shaped as the prompts."""
+    leaf = prompts.detach().requires_grad_()
+    return _differentiated(divergences(backbone, path, leaf, reference, rows), weights, leaf)
 
 
 def score(backbone: Backbone, path: str, prompts: Tensor, rows: Sequence[Row]) -> tuple[Tensor]:

@@ -1,6 +1,8 @@
 """The configuration's part on the backbone."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from fedprofit.config.base import Positive, Section
 
@@ -11,6 +13,9 @@ class BackboneConfig(Section):
     name: str = "smollm2-135m-q4"  # a named backbone, a folder, a .gguf file, or a hub id owner/name
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
+    engine: Literal["vectorized", "reference"] = "vectorized"
+    """vectorized: all clients at once. reference: one client and one row at a time, by autograd and
+    torch.optim; slow, to check results with."""
     # packed: all tokens of all clients in one flat row; fused: packed, and Llama's layers by compiled loops
     # (CPU); eager, sdpa: the model's own padded attention; auto: the first of fused and packed that is
     # verified, at load, to equal the model's own, else eager.
@@ -19,3 +24,11 @@ class BackboneConfig(Section):
     token_budget: Positive = 2048
     # processes that share the budget, one core each; auto: one a core, on a GPU one
     workers: Positive | Literal["auto"] = "auto"
+
+    @model_validator(mode="after")
+    def _reference_is_plain(self) -> Self:
+        if self.engine == "reference" and self.attention != "auto":
+            raise ValueError(
+                f"engine: reference reads one row at a time; leave out attention, which is {self.attention}"
+            )
+        return self

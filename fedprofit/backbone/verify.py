@@ -299,12 +299,7 @@ def _why_not(backbone: Backbone, path: str, probe: Probe, answers: bool = True) 
 def _restore(backbone: Backbone) -> None:
     """Make a model compute as it did when it was loaded."""
     unfuse(backbone.model)
-    _use_own_attention(backbone)
-
-
-def _use_own_attention(backbone: Backbone) -> None:
-    if backbone.model.config._attn_implementation != backbone.attention:
-        backbone.model.set_attn_implementation(backbone.attention)
+    backbone.use_own_attention()
 
 
 def _difference(backbone: Backbone, path: str, probe: Probe) -> str | None:
@@ -332,7 +327,7 @@ def _wrong_answer(backbone: Backbone, path: str, probe: Probe) -> str | None:
     """Follow a path's answers with the plain model: each token must be a greedy choice of it."""
     budget = sum(row.tokens for row in probe.rows) + 1
     _, answers = paths.answer(backbone, path, probe.prompts, probe.rows, NEW, budget)
-    _use_own_attention(backbone)
+    backbone.use_own_attention()
     for row, answer in zip(probe.rows, answers, strict=True):
         inputs = row_inputs(backbone, probe.prompts, row, target=False)
         # A model that reads a longer text otherwise must be followed step by step.

@@ -1,7 +1,7 @@
 """The contract of local solvers: K clients' parameters in, K clients' parameters out.
 
-Two solvers fulfil it: `solver.py` trains all clients at once, `reference.py` one after the other. A test
-holds them equal for every client optimizer and objective term.
+Two solvers fulfil it: `solver.py` trains all clients at once, `reference.py` one after the other. Tests
+compare them for every client optimizer, objective term and personalization.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Gradients of K clients' losses on one batch each."""
+    """Losses (or divergences) of K clients on one batch each, and their gradients."""
 
     gradients: Params  # stacked
-    losses: "Tensor"  # [clients], mean per target token; 0 for a client without a batch
+    losses: "Tensor"  # [clients], mean per target token, in nats; 0 for a client without a batch
     tokens: list[int]  # by client, counted as if it ran alone
 
 
@@ -34,6 +34,19 @@ class LocalSolver(Protocol):
         Args:
             params: stacked parameters, `[clients, ...]`.
             batches: one a client; an empty one gives loss 0 and gradient 0.
+        """
+        ...
+
+    def divergences(self, params: Params, reference: Params, batches: Sequence[Batch]) -> Gradients:
+        """Compute each client's mean KL(reference || current) per target token, and its gradient.
+
+        The distributions are the frozen model's over the vocabulary at the target positions, under the
+        reference parameters and under the current ones.
+
+        Args:
+            params: the current parameters, stacked `[clients, ...]`.
+            reference: the reference parameters, stacked; soft prompts may have another length.
+            batches: one a client; an empty one gives divergence 0 and gradient 0.
         """
         ...
 
@@ -50,17 +63,20 @@ class LocalSolver(Protocol):
         The objective of client k at step s is its mean loss per target token on batch s, plus the `terms`.
         Clients may have different numbers of batches, or none. A client whose loss, gradient or next
         parameters are not finite stops there, keeps its last finite parameters, and is named in the result;
-        the others continue.
+        the others continue. `tokens` counts what the loss reads, not what terms read again.
 
         Args:
             params: where each client starts, stacked `[clients, ...]`.
             work: each client's batches, one a step.
             optimizer: the client optimizer; its state starts fresh.
             terms: what the objective has beside the loss.
-            snapshots: steps after which all clients' parameters are kept.
+            snapshots: steps after which all clients' parameters are kept; 0 keeps the start.
 
         Returns:
             The result, and the stacked parameters after each step of `snapshots`. Clients that finish early
             keep their final parameters in later snapshots.
+
+        Raises:
+            UserError: a term returned wrong names or shapes, or NaN where parameters and loss are finite.
         """
         ...

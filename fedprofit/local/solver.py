@@ -6,16 +6,17 @@ backward pass serves all. Micro-batches only split that sum. `reference.py` says
 a time; tests hold the two equal.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
 from fedprofit.local.base import Gradients
-from fedprofit.local.objective import Term, with_terms
+from fedprofit.local.objective import Step, Term, with_terms
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.stacked import finite_clients
 from fedprofit.tuner.prompt import stacked_prompts
@@ -31,6 +32,13 @@ class Vectorized:
         """Compute each client's mean loss per target token on its batch, and its gradient."""
         return gradients(self.engine, params, batches)
 
+    def divergences(self, params: Params, reference: Params, batches: Sequence[Batch]) -> Gradients:
+        """Compute each client's mean KL divergence per target token from a reference, and its gradient."""
+        before = stacked_prompts(reference).detach()
+        return _differentiated(
+            params, batches, lambda now, rows, share: self.engine.divergences(now, before, rows, share)
+        )
+
     def solve(
         self,
         params: Params,
@@ -45,12 +53,21 @@ class Vectorized:
 
 def gradients(engine: Engine, params: Params, batches: Sequence[Batch]) -> Gradients:
     """Compute each client's mean loss per target token on its batch, and its gradient; see `LocalSolver`."""
+    return _differentiated(params, batches, engine.gradients)
+
+
+def _differentiated(
+    params: Params,
+    batches: Sequence[Batch],
+    compute: Callable[[Tensor, Sequence[Row], Tensor], tuple[Tensor, Tensor]],
+) -> Gradients:
+    """Average what an engine computes of rows over each client's target tokens, and differentiate it."""
     rows = [Row(client, example) for client, batch in enumerate(batches) for example in batch]
     targets = [sum(len(example.target) for example in batch) for batch in batches]
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in params.items()}
     prompts = stacked_prompts(leaves)
     share = torch.tensor([1 / targets[row.owner] for row in rows], device=prompts.device)
-    sums, slopes = engine.gradients(prompts.detach(), rows, share)
+    sums, slopes = compute(prompts.detach(), rows, share)
     torch.autograd.backward(prompts, slopes)
     owner = torch.tensor([row.owner for row in rows], dtype=torch.long, device=prompts.device)
     losses = torch.zeros(len(batches), device=prompts.device).index_add(0, owner, sums * share)
@@ -73,7 +90,9 @@ def solve(
     params = {key: tensor.detach() for key, tensor in params.items()}
     state = rule.init(params)
     losses: list[list[float]] = [[] for _ in work]
-    tokens, stopped, kept = [0] * len(work), {}, {}
+    tokens, stopped = [0] * len(work), dict[str, str]()
+    solver, names = Vectorized(engine), [client.client for client in work]
+    kept = {0: params} if 0 in snapshots else {}
     for step in range(max([len(client.batches) for client in work] + list(snapshots), default=0)):
         batches: list[Batch] = [
             client.batches[step] if step < len(client.batches) and client.client not in stopped else ()
@@ -81,7 +100,7 @@ def solve(
         ]
         if any(batches):
             found = gradients(engine, params, batches)
-            slopes = with_terms(found.gradients, params, terms)
+            slopes = with_terms(Step(params, batches, found, solver), terms, names, step + 1)
             finite, before = finite_clients(found.losses, slopes), state.steps
             active = finite & torch.tensor([bool(batch) for batch in batches], device=finite.device)
             safe = {key: torch.nan_to_num(g) for key, g in slopes.items()}

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedprofit.config.base import Fraction, Name, Positive
-from fedprofit.config.component import Component
+from fedprofit.config.component import Component, where_of
 from fedprofit.config.trial import Named
-from fedprofit.core.types import ClientId, Example, LocalResult, Params
+from fedprofit.core.errors import UserError, cut
+from fedprofit.core.seeding import numpy_generator
+from fedprofit.core.types import ClientId, ClientWork, Example, LocalResult, Params
+from fedprofit.data.batching import BatchPlan
 from fedprofit.local.base import LocalSolver
+from fedprofit.local.objective import Term
+from fedprofit.local.optimizer import ClientOptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -25,10 +30,10 @@ class Personalized:
         return {"clients": self.clients, "steps": self.result.steps, "stopped": self.result.stopped}
 
 
+ExamplesOf = Callable[[ClientId], Sequence[Example]]  # a client's own train examples
+
 # From a start (unstacked), clients, their examples and a seed to the clients' own parameters.
-Personalize = Callable[
-    [Params, Sequence[ClientId], Callable[[ClientId], Sequence[Example]], int], Personalized
-]
+Personalize = Callable[[Params, Sequence[ClientId], ExamplesOf, int], Personalized]
 
 
 class PersonalizationSettings(
@@ -67,8 +72,8 @@ class PersonalizationSettings(
     @property
     def known_pull(self) -> float:
         """The weight of the proximal term, for the tables."""
-        pull = getattr(self, "pull", 0.0)
-        return pull if isinstance(pull, float) else 0.0
+        weight = getattr(self, "proximal", 0.0)
+        return weight if isinstance(weight, float) else 0.0
 
     def build(self, solver: LocalSolver) -> Personalize:
         """Make the function that personalizes.
@@ -88,3 +93,94 @@ def stopped_before(step: int, facts: Mapping[str, Any]) -> dict[ClientId, str]:
     """
     taken = dict(zip(facts["clients"], facts["steps"], strict=True))
     return {client: why for client, why in facts["stopped"].items() if taken[client] < step}
+
+
+def broadcast(params: Params, clients: int) -> Params:
+    """Give every client the same parameters: `[...]` to `[clients, ...]`, without copies."""
+    return {key: tensor.expand(clients, *tensor.shape) for key, tensor in params.items()}
+
+
+def draw_work(
+    plan: BatchPlan, clients: Sequence[ClientId], examples: ExamplesOf, seed: int
+) -> list[ClientWork]:
+    """Draw each client's batches for personalization.
+
+    They depend on seed and client only, so that every start and every rate sees the same ones.
+    """
+    work = []
+    for client in clients:
+        own = examples(client)
+        positions = plan(len(own), numpy_generator(seed, "personalize", client))
+        work.append(ClientWork(client, [[own[p] for p in batch] for batch in positions], len(own)))
+    return work
+
+
+def train_clients(
+    solver: LocalSolver,
+    start: Params,
+    work: Sequence[ClientWork],
+    optimizer: ClientOptimizerSettings,
+    terms: Sequence[Term] = (),
+    evaluate_at: Sequence[int] = (),
+) -> Personalized:
+    """Train every client on its own batches.
+
+    Args:
+        solver: trains all clients at once.
+        start: where each client starts, stacked `[clients, ...]`.
+        work: each client's batches.
+        optimizer: of the local steps.
+        terms: of the objective, beside the loss.
+        evaluate_at: steps to keep, where some client reaches them; the last one is always kept.
+    """
+    last = max((len(client.batches) for client in work), default=0)
+    points = sorted({step for step in evaluate_at if step < last} | {last})
+    result, kept = solver.solve(start, work, optimizer, terms, points)
+    return Personalized([client.client for client in work], kept, result)
+
+
+def personalize(
+    settings: PersonalizationSettings,
+    solver: LocalSolver,
+    start: Params,
+    clients: Sequence[ClientId],
+    examples: ExamplesOf,
+    seed: int,
+) -> Personalized:
+    """Personalize by settings, and check what comes out.
+
+    Raises:
+        UserError: it failed by its own account, or returned other clients, wrong shapes, or parameters that
+            are not finite for a client that has not stopped; the message names the kind.
+    """
+    where = f"{where_of(type(settings))}: the personalization {settings.kind!r} ({settings.name})"
+    try:
+        done = settings.build(solver)(start, clients, examples, seed)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    wrong = _fault(done, start, clients)
+    if wrong is not None:
+        raise UserError(f"{where}: {wrong}. Correct what its build returns.")
+    return done
+
+
+def _fault(done: object, start: Params, clients: Sequence[ClientId]) -> str | None:
+    """Return what is wrong with the parameters of personalized clients, None if nothing is."""
+    from fedprofit.local.stacked import finite_slices
+
+    if not isinstance(done, Personalized):
+        return f"returned {type(done).__name__}, not Personalized"
+    if list(done.clients) != list(clients) or len(done.result.steps) != len(clients):
+        return f"returned {len(done.clients)} clients, not the {len(clients)} given, in their order"
+    if not done.points:
+        return "returned no points; the last step's parameters are needed"
+    wanted = {key: [len(clients), *tensor.shape] for key, tensor in start.items()}
+    sound = bool(finite_slices(broadcast(start, 1)).all())
+    for step, params in done.points.items():
+        shapes = {key: list(tensor.shape) for key, tensor in params.items()}
+        if shapes != wanted:
+            return f"returned shapes {cut(str(shapes))} after step {step}, not {cut(str(wanted))}"
+        for client, finite in zip(clients, finite_slices(params).tolist(), strict=True):
+            if sound and not finite and client not in done.result.stopped:
+                return f"returned parameters that are not finite for client {cut(client)!r} after step {step}"
+    return None

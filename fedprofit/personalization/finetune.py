@@ -1,49 +1,41 @@
 """Fine-tuning of one prompt by many clients at once, each on its own train examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fedprofit.config.base import Weight
-from fedprofit.core.seeding import numpy_generator
-from fedprofit.core.types import ClientId, ClientWork, Example, Params
+from fedprofit.core.types import ClientId, Params
 from fedprofit.data.batching import LocalSteps
 from fedprofit.local.base import LocalSolver
 from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, ClientOptimizerSettings
-from fedprofit.personalization.base import PersonalizationSettings, Personalize, Personalized
+from fedprofit.personalization.base import (
+    ExamplesOf,
+    PersonalizationSettings,
+    Personalize,
+    Personalized,
+    broadcast,
+    draw_work,
+    train_clients,
+)
 
 
 class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
-    """Fine-tuning of a prompt on one client's data, with an L2 penalty to where it started."""
+    """Fine-tuning of a prompt on one client's data, with an L2 penalty on the distance from its start."""
 
     client: ClientOptimizerSettings = Adam(rate=0.003)
     """The optimizer of the local steps."""
-    pull: Weight = 0.0
+    proximal: Weight = 0.0
     """The weight lambda of the proximal term lambda / 2 x |params - start|^2."""
 
     def build(self, solver: LocalSolver) -> Personalize:
-        """Make the function that fine-tunes.
-
-        The batches depend on seed and client only, so that every start and every rate sees the same ones.
-        Points are the steps of `evaluate_at` that some client reaches, and the last.
-        """
-        plan = self.plan()
+        """Make the function that fine-tunes."""
 
         def finetune(
-            start: Params,
-            clients: Sequence[ClientId],
-            examples: Callable[[ClientId], Sequence[Example]],
-            seed: int,
+            start: Params, clients: Sequence[ClientId], examples: ExamplesOf, seed: int
         ) -> Personalized:
-            work = []
-            for client in clients:
-                own = examples(client)
-                positions = plan(len(own), numpy_generator(seed, "personalize", client))
-                work.append(ClientWork(client, [[own[p] for p in batch] for batch in positions], len(own)))
-            last = max((len(client.batches) for client in work), default=0)
-            points = sorted({step for step in self.evaluate_at if step < last} | {last})
-            stacked = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in start.items()}
-            terms = [Proximal(self.pull, stacked)] if self.pull else []
-            result, kept = solver.solve(stacked, work, self.client, terms, points)
-            return Personalized(list(clients), kept, result)
+            anchor = broadcast(start, len(clients))
+            work = draw_work(self.plan(), clients, examples, seed)
+            terms = [Proximal(self.proximal, anchor)] if self.proximal else []
+            return train_clients(solver, anchor, work, self.client, terms, self.evaluate_at)
 
         return finetune

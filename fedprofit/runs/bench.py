@@ -6,6 +6,7 @@ import numpy as np
 
 from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone, load_backbone
+from fedprofit.backbone.paths import SINGLE
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.types import ClientId, Params
@@ -15,6 +16,7 @@ from fedprofit.data.store import Examples
 from fedprofit.evaluate.clients import Sets
 from fedprofit.evaluate.rules import Rules, choose_rules
 from fedprofit.local.base import LocalSolver
+from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import Vectorized
 from fedprofit.runs.trials import check_trials
 from fedprofit.tuner.prompt import initial_prompt
@@ -39,6 +41,8 @@ class Bench:
     @property
     def solver(self) -> LocalSolver:
         """What computes the clients' training."""
+        if self.config.backbone.engine == "reference":
+            return Sequential(self.engine.backbone)
         return Vectorized(self.engine)
 
     def of_validation_clients(self) -> "Bench":
@@ -64,7 +68,8 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, backbone, dataset)
     reach = config.tuner.length + dataset.store.longest() + config.evaluation.max_new_tokens
-    engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers, reach)
+    path = SINGLE if settings.engine == "reference" else settings.attention
+    engine = make_engine(backbone, path, settings.token_budget, settings.workers, reach)
     _check_clients(config, dataset)
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")

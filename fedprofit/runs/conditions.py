@@ -12,7 +12,12 @@ from fedprofit.baseline.base import BaselineSettings
 from fedprofit.core.types import Params
 from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.personalization.base import PersonalizationSettings, Personalized, stopped_before
+from fedprofit.personalization.base import (
+    PersonalizationSettings,
+    Personalized,
+    personalize,
+    stopped_before,
+)
 from fedprofit.personalization.interpolate import interpolate
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import load_tensors, save_tensors
@@ -42,7 +47,7 @@ def personalized(
     """Personalize the federated prompt by each client and score it along its steps and alphas."""
     start: Params = getattr(trained, settings.start)
     clients, seed = bench.sets.clients, bench.config.seed
-    tuned = settings.build(bench.solver)(start, clients, bench.train_examples, seed)
+    tuned = personalize(settings, bench.solver, start, clients, bench.train_examples, seed)
     save_points(keep, tuned)
     what = Condition(
         "personalized", name, settings.name, settings.start, settings.known_rate, settings.known_pull

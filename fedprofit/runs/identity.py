@@ -8,7 +8,7 @@ from fedprofit.core.files import content_hash
 from fedprofit.data.settings import portable
 
 # What says how and where a run is computed, and not what: it may change when a run is gone on with.
-NOT_COMPUTED = ("device", "attention", "token_budget", "workers")
+NOT_COMPUTED = ("device", "engine", "attention", "token_budget", "workers")
 
 
 def identity(config: Config) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ragged import ragged_batch, ragged_work
+from ragged import ragged_batch, ragged_work, solve_one
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
 from fedprofit.algorithm.base import Context
@@ -17,7 +17,6 @@ from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.load import Backbone
 from fedprofit.core.types import ClientWork, Example
 from fedprofit.local.optimizer import Adam, Sgd
-from fedprofit.local.reference import solve_one
 from fedprofit.local.solver import Vectorized
 from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
 

@@ -11,7 +11,7 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.fused import fuse
 from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, AdamW, ClientOptimizerSettings, Momentum, Sgd
-from fedprofit.local.reference import solve_sequentially
+from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import gradients, solve
 
 OPTIMIZERS = [
@@ -36,17 +36,18 @@ def proximal(weight, anchor):
 
 @pytest.mark.parametrize(("family", "way"), WAYS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.kind)
-@pytest.mark.parametrize("pull", [0.0, 0.5])
-def test_solver_equals_reference(family, way, optimizer, pull):
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_solver_equals_reference(family, way, optimizer, weight):
     backbone = tiny_backbone(family)
     work, start = ragged_work(), start_of(backbone, 4)
-    expected, losses = solve_sequentially(backbone, start, work, optimizer, proximal(pull, start))
+    expected, _ = Sequential(backbone, "eager").solve(start, work, optimizer, proximal(weight, start))
     assert way == "packed" or fuse(backbone.model)
     for budget in (4096, 40):  # one forward pass, and many micro-batches
-        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, proximal(pull, start))
-        torch.testing.assert_close(result.params, expected, rtol=1e-5, atol=1e-5)
-        assert result.steps == [3, 1, 0, 2]
-        for ours, theirs in zip(result.losses, losses, strict=True):
+        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, proximal(weight, start))
+        torch.testing.assert_close(result.params, expected.params, rtol=1e-5, atol=1e-5)
+        assert result.steps == expected.steps == [3, 1, 0, 2]
+        assert result.tokens == expected.tokens
+        for ours, theirs in zip(result.losses, expected.losses, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-5)
     assert torch.equal(result.params["prompt"][2], start["prompt"][2]), "a client without data must not move"
 

@@ -1,9 +1,9 @@
-"""Fine-tuning by clients: points, batches, the pull, and interpolation."""
+"""Fine-tuning by clients: points, batches, the proximal term, and interpolation."""
 
 import numpy as np
 import pytest
 import torch
-from ragged import ragged_batch
+from ragged import ragged_batch, solve_one
 from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
@@ -11,7 +11,6 @@ from fedprofit.core.types import ClientWork
 from fedprofit.local import solver as module
 from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, Sgd
-from fedprofit.local.reference import solve_one
 from fedprofit.local.solver import Vectorized
 from fedprofit.personalization.finetune import FineTune
 from fedprofit.personalization.interpolate import interpolate
@@ -81,7 +80,7 @@ def works(monkeypatch, engine, start, **values):
 def test_the_batches_are_the_same_for_every_rate_start_and_company(monkeypatch, engine, start):
     first = works(monkeypatch, engine, start)
     other = {"prompt": start["prompt"] + 1}
-    assert works(monkeypatch, engine, other, client=Sgd(rate=1.0), pull=0.5) == first
+    assert works(monkeypatch, engine, other, client=Sgd(rate=1.0), proximal=0.5) == first
     alone = works(monkeypatch, engine, start, clients=["bob"])
     assert alone == {"bob": first["bob"]}
     longer = works(monkeypatch, engine, start, steps=9)
@@ -95,24 +94,24 @@ def test_the_batches_are_the_same_for_every_rate_start_and_company(monkeypatch, 
     assert {number for batch in first["ann"][:4] for number in batch} == own, "an epoch reads all once"
 
 
-@pytest.mark.parametrize("pull", [0.0, 2.0])
-def test_each_client_is_trained_as_the_reference_does(monkeypatch, engine, start, pull):
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_each_client_is_trained_as_the_reference_does(monkeypatch, engine, start, weight):
     batches = works(monkeypatch, engine, start)
     by_id = {id(example): example for data in DATA.values() for example in data}
-    done = tuned(engine, start, pull=pull)
+    done = tuned(engine, start, proximal=weight)
     for number, client in enumerate(CLIENTS):
         own = [[by_id[key] for key in batch] for batch in batches[client]]
         anchor = {key: tensor[None] for key, tensor in start.items()}
-        terms = [Proximal(pull, anchor)] if pull else []
+        terms = [Proximal(weight, anchor)] if weight else []
         params, losses = solve_one(engine.backbone, start, ClientWork(client, own, 1), Adam(rate=0.02), terms)
         torch.testing.assert_close(done.points[5]["prompt"][number], params["prompt"], rtol=1e-4, atol=1e-4)
         assert done.result.losses[number] == pytest.approx(losses, abs=1e-4)
 
 
-def test_a_strong_pull_keeps_near_the_start(engine, start):
+def test_strong_proximal_term_keeps_near_the_start(engine, start):
     far = [
-        (tuned(engine, start, steps=20, pull=pull, client=Sgd(rate=0.005)).points[20]["prompt"])
-        for pull in (0.0, 1.0, 100.0)
+        (tuned(engine, start, steps=20, proximal=weight, client=Sgd(rate=0.005)).points[20]["prompt"])
+        for weight in (0.0, 1.0, 100.0)
     ]
     distance = [(prompt[:2] - start["prompt"]).flatten(1).norm(dim=1) for prompt in far]
     assert (distance[0] > distance[1]).all()

@@ -36,10 +36,10 @@ def test_each_size_compares_what_the_claims_need(name):
         assert spread[-1] / spread[0] >= 100
         assert all(len(entry.evaluate_at) >= 2 for entry in tuned)
         few = next(entry for entry in config.personalization if entry.name == "few")
-        pulled = [entry for entry in config.personalization if entry.pull]
+        proximal = [entry for entry in config.personalization if entry.proximal]
         assert len(few.interpolation) >= 2
-        assert len(pulled) >= 2
-        assert all((one.steps, one.client) == (few.steps, few.client) for one in pulled)
+        assert len(proximal) >= 2
+        assert all((one.steps, one.client) == (few.steps, few.client) for one in proximal)
         assert few.steps < min(entry.steps for entry in tuned)
         assert list(config.training.methods) == ["fedavg-adam", "fedavg-sgd", "fedsgd"]
         assert set(config.baseline_trials) == {"local", "central"}
