@@ -90,9 +90,9 @@ class Server:
     chain: Chain
     optimizer: ServerOptimizer
 
-    def init(self, params: Params) -> ServerState:
-        """Return the state before the first round."""
-        return replace(self.optimizer.init(params), extra=self.chain.init(params))
+    def init(self, params: Params, **extra: Params) -> ServerState:
+        """Return the state before the first round; `extra` is what else the algorithm keeps, by name."""
+        return replace(self.optimizer.init(params), extra={**self.chain.init(params), **extra})
 
     def step(
         self,
@@ -101,6 +101,7 @@ class Server:
         result: LocalResult,
         deltas: Params,
         context: Context,
+        beside: Params | None = None,
     ) -> tuple[ServerState, RoundReport]:
         """Aggregate the clients' updates, apply them and report the round.
 
@@ -110,18 +111,19 @@ class Server:
             state: of the server.
             work: of the cohort.
             result: what the local solver returned.
-            deltas: what the clients send, stacked `[clients, ...]`: the way that they want to go.
+            deltas: what the clients send, stacked `[clients, ...]`: the steps that they propose.
             context: of the round.
+            beside: tensors, unstacked, of which the clients receive and send as many, to be accounted for.
         """
-        examples = examples_of(work, result)
+        examples, down = examples_of(work, result), size_of(state.params) + size_of(beside or {})
         if not any(examples):
-            summary = report(work, result, examples, state.params, 0)
-            return replace(state, round=state.round + 1), summary
+            return replace(state, round=state.round + 1), report(work, result, examples, down, 0)
         names = [client.client for client in work]
         found = self.chain.update(
             deltas, names, examples, state.extra, context.seed, context.round, context.clients
         )
-        summary = report(work, result, self.chain.weigh(examples), state.params, found.bytes_up)
+        up = found.bytes_up + size_of(beside or {}) * sum(count > 0 for count in examples)
+        summary = report(work, result, self.chain.weigh(examples), down, up)
         return replace(self.optimizer.apply(state, found.delta), extra=found.states), summary
 
 
@@ -150,6 +152,13 @@ def examples_of(work: Sequence[ClientWork], result: LocalResult) -> list[float]:
     ]
 
 
+def zeros_like(params: Params) -> Params:
+    """Return zeros of the same shapes."""
+    import torch
+
+    return {key: torch.zeros_like(tensor) for key, tensor in params.items()}
+
+
 def size_of(params: Params) -> int:
     """Return the bytes of all tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in params.values())
@@ -159,12 +168,12 @@ def report(
     work: Sequence[ClientWork],
     result: LocalResult,
     weights: Sequence[float],
-    params: Params,
+    down: int,
     bytes_up: int,
 ) -> RoundReport:
     """Account for a round: its loss, weighted like the clients' updates, and what it cost.
 
-    The parameters go down to every client of the cohort; `bytes_up` is what the clients sent.
+    Each client of the cohort receives `down` bytes; `bytes_up` is what all of them sent.
     """
     means = [
         (sum(losses) / len(losses), weight)
@@ -177,7 +186,7 @@ def report(
         clients=len(work),
         steps=sum(result.steps),
         tokens=sum(result.tokens),
-        bytes_down=size_of(params) * len(work),
+        bytes_down=down * len(work),
         bytes_up=bytes_up,
         stopped=result.stopped,
     )

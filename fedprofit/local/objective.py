@@ -48,6 +48,25 @@ class Proximal:
         return self.weight / 2 * sum(squares[1:], squares[0])
 
 
+@dataclass(frozen=True)
+class Correction:
+    """A given gradient, added at every step: <correction, params>.
+
+    SCAFFOLD adds the difference of its control variates (Karimireddy et al. 2020, arXiv 1910.06378).
+    """
+
+    correction: Params  # stacked, `[clients, ...]`
+
+    def gradient(self, params: Params) -> Params:
+        """Return the correction."""
+        return {key: self.correction[key] for key in params}
+
+    def value(self, params: Params, client: int) -> "Tensor":
+        """Return the term for one client."""
+        products = [(self.correction[key][client] * tensor).sum() for key, tensor in params.items()]
+        return sum(products[1:], products[0])
+
+
 def with_terms(gradients: Params, params: Params, terms: Sequence[Term]) -> Params:
     """Add the gradients of all terms to those of the loss, stacked each."""
     for term in terms:

@@ -15,6 +15,7 @@ from fedprofit.personalization.base import PersonalizationSettings
 from fedprofit.personalization.finetune import FineTune
 from fedprofit.runs.bench import Bench, typical_tokens
 from fedprofit.runs.folder import TRAIN, TRY
+from fedprofit.runs.personal import has_personal
 
 # A token trained on costs two tokens read, as the frozen weights have no gradient: there and back is two
 # products of each. Measured: 1.75 to 2.3 on a core without bfloat16, with SmolLM2-135M in float32. A token
@@ -65,6 +66,11 @@ class Work:
         """Work of scoring one prompt that all clients share, or the base model."""
         checks = self.scored(self.clients * self.checked, 0)
         return self.answered(config, self.clients * self.local + self.shared, trained) + checks
+
+    def each(self, config: Config) -> float:
+        """Work of scoring one prompt of each client."""
+        own = self.clients * (self.local + self.shared)
+        return self.answered(config, own) + self.scored(self.clients * self.checked, 0)
 
     def tuned(self, config: Config, settings: PersonalizationSettings) -> float:
         """Work of fine-tuning by every client and scoring it along its steps and alphas."""
@@ -125,6 +131,8 @@ def stages(bench: Bench) -> dict[str, float]:
             plan[f"{TRAIN}{trial.name}"] = _training(bench, work, trial)
         for group, own in groups.items():
             plan[f"{group}federated-{method}"] = 2 * own.once(config)
+            if has_personal(bench, trials[0]):
+                plan[f"{group}personal-{method}"] = own.each(config)
             for settings in config.personalizations(method):
                 plan[f"{group}personalized-{method}-{settings.name}"] = own.tuned(config, settings)
     return plan | _baselines(bench, work)

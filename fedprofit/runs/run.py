@@ -42,6 +42,7 @@ from fedprofit.runs.folder import (
     read_timing,
     remove_damaged,
 )
+from fedprofit.runs.personal import score_personal
 from fedprofit.runs.plan import stages
 from fedprofit.runs.progress import Quiet, Reporter, duration, logged
 from fedprofit.runs.summary import write_summary
@@ -191,6 +192,9 @@ def all_stages(
         save_trained(folder.prompts(f"federated-{method}"), chosen)
         for group, its_bench in groups.items():
             yield f"{group}federated-{method}", partial(federated, its_bench, method, chosen)
+            if chosen.personal is not None:
+                name = f"{group}personal-{method}"
+                yield name, partial(score_personal, its_bench, folder.prompts(name), method, chosen)
             for settings in config.personalizations(method):
                 name = f"{group}personalized-{method}-{settings.name}"
                 yield name, partial(personalized, its_bench, folder.prompts(name), method, chosen, settings)

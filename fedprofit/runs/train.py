@@ -36,8 +36,8 @@ class Trained:
         best: those of the round with the least validation loss.
         rounds: how many there were.
         best_round: the number of the best one.
-        personal: from clients' work of one round to their personal parameters, stacked, after the last
-            round; None for methods without personal parameters.
+        personal: from clients to their personal parameters, stacked, after the last round; None for methods
+            without personal parameters.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Trained:
     best: Params
     rounds: int
     best_round: int
-    personal: Callable[[Sequence[ClientWork]], Params] | None = None
+    personal: Callable[[Sequence[ClientId]], Params] | None = None
 
 
 def train(
@@ -100,20 +100,21 @@ def train(
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.
         best, facts["best_round"] = state.params, state.round
-    personal = partial(_personal, algorithm, state, context.at(state.round)) if algorithm.personal else None
+    found = partial(_personal, bench, algorithm, state, context.at(state.round))
+    personal = found if algorithm.personal else None
     return Trained(name, state.params, best, state.round, facts["best_round"], personal)
 
 
 def _personal(
-    algorithm: Algorithm, state: ServerState, context: Context, work: Sequence[ClientWork]
+    bench: Bench, algorithm: Algorithm, state: ServerState, context: Context, clients: Sequence[ClientId]
 ) -> Params:
-    """Return the clients' personal parameters, checked."""
+    """Return the clients' personal parameters, checked; a new client's work is that of one more round."""
     assert algorithm.personal is not None
     with named_errors(f"algorithm {algorithm.name!r}: personal parameters"):
-        found = algorithm.personal(state, work, context)
-        like = stacked(state.params, len(work))
-        check_tensors("personal", found, like, [client.client for client in work])
-    return found
+        work = [client_work(bench, algorithm, client, context.round + 1) for client in clients]
+        params = algorithm.personal(state, work, context)
+        check_tensors("after the last round", params, stacked(state.params, len(work)), clients)
+    return params
 
 
 def checked_round(
