@@ -35,10 +35,11 @@ def engine_rounds(settings: Settings, rounds: int) -> list[float]:
         making = beside.submit(lambda: work.engine)
         clients, engine = work.clients, making.result()
     parts = {"steps": settings.steps, "batch_size": settings.rows, "client": ADAM}
-    algorithm = FedAvg(**parts).build(Context(Vectorized(engine)))
+    context = Context(Vectorized(engine))
+    algorithm = FedAvg(**parts).build(context)
     state, losses = algorithm.init({KEY: work.start}), []
     for _ in range(rounds):
-        state, report = algorithm.round(state, clients)
+        state, report = algorithm.round(state, clients, context.at(state.round + 1))
         losses.append(report.loss)
     return losses
 

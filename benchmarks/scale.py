@@ -82,13 +82,14 @@ def take_rounds(
         "opened": time.perf_counter() - begin,
         "dtype": str(bench.engine.backbone.dtype).removeprefix("torch."),
     }
-    method = config.training.algorithms[0].build(Context(bench.solver))
+    context = Context(bench.solver)
+    method = config.training.algorithms[0].build(context)
     state = method.init(bench.start)
     for number, _ in enumerate(wanted, 1):
         begin = time.perf_counter()
         cohort = draw_cohort(bench.dataset.clients("train"), point["cohort"], 0, number)
         work = [client_work(bench, method, client, number) for client in cohort]
-        state, report = method.round(state, work)
+        state, report = method.round(state, work, context.at(number))
         yield {
             "seconds": time.perf_counter() - begin,
             "tokens": report.tokens,

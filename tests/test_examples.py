@@ -62,12 +62,13 @@ def test_fedavg_plain_computes_what_the_package_computes(plain):
         return Example(np.zeros(0, np.int32), source, target, "", tuple(example.references))
 
     settings = FedAvg(name="f", steps=2, client=Adam(rate=0.03))
-    algorithm = settings.build(Context(Vectorized(Engine(backbone, "packed"))))
+    context = Context(Vectorized(Engine(backbone, "packed")))
+    algorithm = settings.build(context)
     work = [
         ClientWork(str(k), [[ours(e) for e in batch] for batch in batches], sum(map(len, batches)))
         for k, batches in enumerate(clients)
     ]
-    state, _ = algorithm.round(algorithm.init({"prompt": start}), work)
+    state, _ = algorithm.round(algorithm.init({"prompt": start}), work, context.at(1))
 
     backbone.model.set_attn_implementation("sdpa")  # the model's own again, as a reader's would be
     ends = [plain.train(backbone, start, batches, 0.03) for batches in clients]

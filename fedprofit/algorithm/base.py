@@ -5,17 +5,67 @@ returns an `Algorithm`. `fedavg.py` is the shortest to read.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
+from fedprofit.config.base import Section
 from fedprofit.config.component import Component
 from fedprofit.config.trial import Trial
 from fedprofit.core.types import ClientWork, LocalResult, Params, RoundReport, ServerState
 from fedprofit.data.batching import BatchPlan
 from fedprofit.local.base import LocalSolver
+from fedprofit.server.optimizer import PlainServer, ServerOptimizer, ServerOptimizerSettings
+from fedprofit.server.steps.mean import Mean
+from fedprofit.server.store import ClientStore
+from fedprofit.server.update import Chain, Steps
 
-if TYPE_CHECKING:
-    from fedprofit.server.optimizer import ServerOptimizer
+
+@dataclass(frozen=True)
+class Context:
+    """What a run gives to an algorithm.
+
+    Attributes:
+        solver: computes what clients compute, for a whole cohort at once.
+        seed: of the run.
+        population: how many train clients there are; 0 if unknown.
+        clients: what each client keeps between rounds.
+        round: the round that is computed, from 1; 0 before the first.
+    """
+
+    solver: LocalSolver
+    seed: int = 0
+    population: int = 0
+    clients: ClientStore = field(default_factory=ClientStore)
+    round: int = 0
+
+    def at(self, round: int) -> "Context":
+        """Return the context of a round."""
+        return replace(self, round=round)
+
+
+Round = Callable[[ServerState, Sequence[ClientWork], Context], tuple[ServerState, RoundReport]]
+Personal = Callable[[ServerState, Sequence[ClientWork], Context], Params]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A federated algorithm.
+
+    Attributes:
+        name: its name in results.
+        plan: how a client's examples become this round's batches.
+        init: the server's state from the common initialization.
+        round: one round: `(state, work of the cohort, context) -> (state, report)`.
+        personal: the clients' personal parameters, stacked `[clients, ...]`, after the last round:
+            `(state, their work of one round, context) -> params`. Of a client that took part, what training
+            left in the client store; of a new client, what the method's own rule makes of its work. None
+            for methods without personal parameters.
+    """
+
+    name: str
+    plan: BatchPlan
+    init: Callable[[Params], ServerState]
+    round: Round
+    personal: Personal | None = None
 
 
 class AlgorithmSettings(Trial, Component, family="algorithm", package="fedprofit.algorithm"):
@@ -28,71 +78,103 @@ class AlgorithmSettings(Trial, Component, family="algorithm", package="fedprofit
         """
         return 1, examples
 
-    def build(self, context: "Context") -> "Algorithm":
+    def build(self, context: Context) -> Algorithm:
         """Make the algorithm from what a run gives it."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a run gives to an algorithm.
+class Server:
+    """The server's half of a round: aggregate what the clients returned, then apply it."""
 
-    Attributes:
-        solver: computes what clients compute, for a whole cohort at once.
-    """
+    chain: Chain
+    optimizer: ServerOptimizer
 
-    solver: LocalSolver
+    def init(self, params: Params, **extra: Params) -> ServerState:
+        """Return the state before the first round; `extra` is what else the algorithm keeps, by name."""
+        return replace(self.optimizer.init(params), extra={**self.chain.init(params), **extra})
+
+    def step(
+        self,
+        state: ServerState,
+        work: Sequence[ClientWork],
+        result: LocalResult,
+        deltas: Params,
+        context: Context,
+        beside: Params | None = None,
+    ) -> tuple[ServerState, RoundReport]:
+        """Aggregate the clients' updates, apply them and report the round.
+
+        A round in which no client returned anything changes no parameters and no moments.
+
+        Args:
+            state: of the server.
+            work: of the cohort.
+            result: what the local solver returned.
+            deltas: what the clients send, stacked `[clients, ...]`: the steps that they propose.
+            context: of the round.
+            beside: tensors, unstacked, of which the clients receive and send as many, to be accounted for.
+        """
+        examples, down = examples_of(work, result), size_of(state.params) + size_of(beside or {})
+        if not any(examples):
+            return replace(state, round=state.round + 1), report(work, result, examples, down, 0)
+        names = [client.client for client in work]
+        found = self.chain.update(
+            deltas, names, examples, state.extra, context.seed, context.round, context.clients
+        )
+        up = found.bytes_up + size_of(beside or {}) * sum(count > 0 for count in examples)
+        summary = report(work, result, self.chain.weigh(examples), down, up)
+        return replace(self.optimizer.apply(state, found.delta), extra=found.states), summary
 
 
-@dataclass(frozen=True)
-class Algorithm:
-    """A federated algorithm.
+class WithServer(Section):
+    """The server's half of an algorithm's settings."""
 
-    Attributes:
-        name: how results name it.
-        plan: how a client's examples become this round's batches.
-        init: the server's state from the common initialization.
-        round: one round: `(state, work of the cohort) -> (state, report)`.
-    """
+    aggregate: Steps = (Mean(),)
+    """The steps from the clients' updates to the server's, in order."""
+    server: ServerOptimizerSettings = PlainServer()
+    """The optimizer that applies the aggregated update."""
 
-    name: str
-    plan: BatchPlan
-    init: Callable[[Params], ServerState]
-    round: Callable[[ServerState, Sequence[ClientWork]], tuple[ServerState, RoundReport]]
+    def build_server(self) -> Server:
+        """Make the server's half of a round."""
+        return Server(Chain(self.aggregate), self.server.build())
 
 
-def effective_weights(work: Sequence[ClientWork], result: LocalResult, uniform: bool) -> list[float]:
-    """Weigh clients by examples, or all the same; those without data or stopped weigh nothing."""
+def stacked(params: Params, clients: int) -> Params:
+    """Repeat parameters for each client, without copying them: `[...]` to `[clients, ...]`."""
+    return {key: tensor.expand(clients, *tensor.shape) for key, tensor in params.items()}
+
+
+def examples_of(work: Sequence[ClientWork], result: LocalResult) -> list[float]:
+    """Return each client's number of examples; 0 for those without data and those that stopped."""
     return [
-        (1.0 if uniform else client.weight) if client.batches and client.client not in result.stopped else 0.0
-        for client in work
+        client.weight if client.batches and client.client not in result.stopped else 0.0 for client in work
     ]
 
 
-def next_state(
-    server: "ServerOptimizer", state: ServerState, deltas: Params, weights: Sequence[float]
-) -> ServerState:
-    """Average what the clients returned, `[clients, ...]` each, and let the server apply it.
+def zeros_like(params: Params) -> Params:
+    """Return zeros of the same shapes."""
+    import torch
 
-    A round in which none returned anything moves nothing, whatever moments the server has.
-    """
-    from fedprofit.server.aggregate import weighted_mean
+    return {key: torch.zeros_like(tensor) for key, tensor in params.items()}
 
-    if not any(weights):
-        return replace(state, round=state.round + 1)
-    return server.apply(state, weighted_mean(deltas, weights))
+
+def size_of(params: Params) -> int:
+    """Return the bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in params.values())
 
 
 def report(
-    work: Sequence[ClientWork], result: LocalResult, weights: Sequence[float], params: Params
+    work: Sequence[ClientWork],
+    result: LocalResult,
+    weights: Sequence[float],
+    down: int,
+    bytes_up: int,
 ) -> RoundReport:
-    """Account for a round: its loss and what it cost.
+    """Account for a round: its loss, weighted like the clients' updates, and what it cost.
 
-    Bytes are those of the parameters, down to every client of the cohort and up from those that
-    returned something.
+    Each client of the cohort receives `down` bytes; `bytes_up` is what all of them sent.
     """
-
-    size = sum(tensor.numel() * tensor.element_size() for tensor in params.values())
     means = [
         (sum(losses) / len(losses), weight)
         for losses, weight in zip(result.losses, weights, strict=True)
@@ -104,7 +186,7 @@ def report(
         clients=len(work),
         steps=sum(result.steps),
         tokens=sum(result.tokens),
-        bytes_down=size * len(work),
-        bytes_up=size * len(means),
+        bytes_down=down * len(work),
+        bytes_up=bytes_up,
         stopped=result.stopped,
     )

@@ -9,29 +9,17 @@ FedAvg with one local SGD step of rate 1 and the same server is the same thing: 
 from collections.abc import Sequence
 from typing import Literal
 
-from fedprofit.algorithm.base import (
-    Algorithm,
-    AlgorithmSettings,
-    Context,
-    effective_weights,
-    next_state,
-    report,
-)
+from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, Context, WithServer, stacked
 from fedprofit.config.base import Positive
 from fedprofit.core.types import ClientWork, LocalResult, RoundReport, ServerState
 from fedprofit.data.batching import one_batch
-from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
 
 
-class FedSgd(AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv 1602.05629"):
+class FedSgd(WithServer, AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv 1602.05629"):
     """Federated SGD: one gradient a client and round, averaged, a server optimizer."""
 
     batch_size: Positive | Literal["full"] = 16
-    """Examples that each client's gradient is of; full: all it has."""
-    server: ServerOptimizerSettings = PlainServer()
-    """The optimizer that applies the averaged gradient."""
-    weights: Literal["examples", "uniform"] = "examples"
-    """Whether clients count by their examples or all the same."""
+    """Examples that each client's gradient is computed on; full: all it has."""
 
     def per_client(self, examples: float) -> tuple[float, float]:
         """Return one step, and how many rows it reads of a client with that many examples."""
@@ -41,10 +29,12 @@ class FedSgd(AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv
         """Build FedSGD from its parts."""
         from fedprofit.local.stacked import finite_clients
 
-        server = self.server.build()
+        server = self.build_server()
 
-        def one_round(state: ServerState, work: Sequence[ClientWork]) -> tuple[ServerState, RoundReport]:
-            here = {key: tensor.expand(len(work), *tensor.shape) for key, tensor in state.params.items()}
+        def one_round(
+            state: ServerState, work: Sequence[ClientWork], context: Context
+        ) -> tuple[ServerState, RoundReport]:
+            here = stacked(state.params, len(work))
             batches = [client.batches[0] if client.batches else () for client in work]
             found = context.solver.gradients(here, batches)
             finite = finite_clients(found.losses, found.gradients).tolist()
@@ -60,8 +50,7 @@ class FedSgd(AlgorithmSettings, kind="fedsgd", paper="McMahan et al. 2017, arXiv
                     if not ok
                 },
             )
-            weights = effective_weights(work, result, self.weights == "uniform")
             deltas = {key: -gradient for key, gradient in found.gradients.items()}
-            return next_state(server, state, deltas, weights), report(work, result, weights, state.params)
+            return server.step(state, work, result, deltas, context)
 
         return Algorithm(self.name, one_batch(self.batch_size), server.init, one_round)

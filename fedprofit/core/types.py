@@ -62,6 +62,7 @@ class ServerState:
     params: Params  # unstacked
     optimizer: dict[str, Params] = field(default_factory=dict)  # moments, by name
     round: int = 0
+    extra: dict[str, Params] = field(default_factory=dict)  # whatever else an algorithm keeps, by name
 
 
 @dataclass(frozen=True)

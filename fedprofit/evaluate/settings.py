@@ -16,6 +16,10 @@ class EvaluationConfig(Section):
     rouge_tokenizer: Literal["auto", "rouge-score", "unicode"] = "auto"
     # sni: without case and punctuation; strict: with both; numeric: numbers by value, all else as strict.
     exact_match: Literal["auto", "sni", "strict", "numeric"] = "auto"
+    # new: the test clients, which took no part in training. participating: train clients, on test examples of
+    # their own that no client trained on.
+    regime: Literal["new", "participating"] = "new"
+    participants: Positive | None = None  # train clients that are scored, drawn by seed; all if not given
     max_new_tokens: Positive = 128
     global_examples: Positive = 64
     unseen_examples: Count = 32
@@ -25,6 +29,12 @@ class EvaluationConfig(Section):
     # Also personalize the validation clients and score them as the test clients are, on test examples of
     # their own and of their pool, into a table of its own: what a choice among settings may be made by.
     validation: bool = False
+
+    @model_validator(mode="after")
+    def _participants_participate(self) -> Self:
+        if self.participants and self.regime != "participating":
+            raise ValueError("participants: only regime: participating scores train clients")
+        return self
 
     @model_validator(mode="after")
     def _metrics_are_distinct(self) -> Self:

@@ -19,6 +19,7 @@ from fedprofit.local.base import LocalSolver
 from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import Vectorized
 from fedprofit.runs.trials import check_trials
+from fedprofit.server.cohort import draw_cohort
 from fedprofit.tuner.prompt import initial_prompt
 
 
@@ -75,15 +76,34 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
     start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
     rules = choose_rules(config.evaluation, config.data.source, *dataset.store.unread_targets())
-    return Bench(config, engine, dataset, start, draw_sets(dataset, "test", config), validation, rules)
+    scored = scored_group(config)
+    return Bench(config, engine, dataset, start, draw_sets(dataset, scored, config), validation, rules)
+
+
+def scored_group(config: Config) -> Group:
+    """Return the group of clients that results are about, by the regime."""
+    return "test" if config.evaluation.regime == "new" else "train"
+
+
+def _participants(dataset: FederatedDataset, config: Config) -> list[ClientId]:
+    """Draw the train clients that are scored: those with test examples, or some of them by seed."""
+    names = dataset.clients("train")
+    tested = [client for client in names if len(dataset.examples(client, "test"))]
+    if not tested:
+        raise UserError(
+            "evaluation.regime: participating scores train clients, and none has test examples. Set "
+            "data.partition.hold_out to all, or data.examples.test above 0."
+        )
+    return draw_cohort(tested, config.evaluation.participants or len(tested), config.seed, 0)
 
 
 def draw_sets(dataset: FederatedDataset, group: Group, config: Config) -> Sets:
     """Draw what the clients of a group are scored on."""
-    evaluation, seed, clients = config.evaluation, config.seed, list(dataset.clients(group))
+    evaluation, seed = config.evaluation, config.seed
+    clients = _participants(dataset, config) if group == "train" else list(dataset.clients(group))
     purpose = "global" if group == "test" else f"global of {group} clients"
     shared = {"global": stratified(dataset.pooled(group, "test"), evaluation.global_examples, seed, purpose)}
-    if group == "test":
+    if group == scored_group(config):
         shared["unseen"] = stratified(dataset.unseen, evaluation.unseen_examples, seed, "unseen")
     return Sets(
         clients=clients,
@@ -103,7 +123,7 @@ def typical_tokens(bench: Bench) -> tuple[float, float, float]:
 
 def _check_clients(config: Config, dataset: FederatedDataset) -> None:
     train, validation, test = (len(dataset.clients(group)) for group in SPLITS)
-    if not train or not test:
+    if not train or (scored_group(config) == "test" and not test):
         raise UserError(
             f"data.clients: there are {train} train and {test} test clients; a run needs at least one of "
             "each."

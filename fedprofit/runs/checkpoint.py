@@ -37,23 +37,24 @@ def load_tensors(
 
 def save_state(path: Path, state: ServerState, best: Params, facts: dict[str, Any]) -> None:
     """Write the server's state, the best parameters so far, and facts such as the history."""
-    tensors = {f"params/{key}": tensor for key, tensor in state.params.items()}
-    tensors |= {f"best/{key}": tensor for key, tensor in best.items()}
-    for name, moment in state.optimizer.items():
-        tensors |= {f"optimizer/{name}/{key}": tensor for key, tensor in moment.items()}
+    groups = {"params": state.params, "best": best}
+    for section, named in (("optimizer", state.optimizer), ("extra", state.extra)):
+        groups |= {f"{section}/{name}": tensors for name, tensors in named.items()}
+    tensors = {f"{group}/{key}": tensor for group, params in groups.items() for key, tensor in params.items()}
     save_tensors(path, tensors, {**facts, "round": state.round})
 
 
 def load_state(path: Path, device: torch.device) -> tuple[ServerState, Params, dict[str, Any]]:
     """Read what `save_state` wrote."""
     tensors, facts = load_tensors(path, device)
-    groups: dict[str, Params] = {"params": {}, "best": {}}
-    for name, tensor in tensors.items():
-        group, _, key = name.rpartition("/")
-        groups.setdefault(group, {})[key] = tensor
-    moments = {
-        name.removeprefix("optimizer/"): value
-        for name, value in groups.items()
-        if name.startswith("optimizer/")
-    }
-    return ServerState(groups["params"], moments, facts["round"]), groups["best"], facts
+    plain: dict[str, Params] = {"params": {}, "best": {}}
+    named: dict[str, dict[str, Params]] = {"optimizer": {}, "extra": {}}
+    for path_inside, tensor in tensors.items():
+        section, _, key = path_inside.partition("/")
+        if section in plain:
+            plain[section][key] = tensor
+        else:
+            name, _, key = key.partition("/")
+            named[section].setdefault(name, {})[key] = tensor
+    state = ServerState(plain["params"], named["optimizer"], facts["round"], named["extra"])
+    return state, plain["best"], facts

@@ -65,6 +65,11 @@ class Sizes:
         checks = self.scored(self.clients * self.checked, 0)
         return self.answered(config, self.clients * self.local + self.shared, trained) + checks
 
+    def each(self, config: Config) -> float:
+        """Cost of scoring one prompt of each client."""
+        own = self.clients * (self.local + self.shared)
+        return self.answered(config, own) + self.scored(self.clients * self.checked, 0)
+
     def tuned(self, config: Config, settings: PersonalizationSettings | BaselineSettings) -> float:
         """Cost of fine-tuning by every client and scoring it along its steps and alphas."""
         steps, rows = settings.per_client(self.train_examples)

@@ -48,6 +48,7 @@ def environment(config: Config, engine: "Engine", data_fingerprint: str) -> dict
         },
         "seed": config.seed,
         "config_hash": config.hash,
+        "regime": config.evaluation.regime,
         "data_hash": data_fingerprint,
         "data_content": content(config.data.source),
         "model": {"name": backbone.name, "hash": backbone.fingerprint, "dtype": str(backbone.dtype)},

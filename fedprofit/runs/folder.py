@@ -3,6 +3,7 @@
 config.yaml           the configuration as run, defaults included
 environment.json      versions, machine, seed, hashes of data and model
 checkpoints/          the server's state after each round; what --resume goes on from
+client-states/        what clients keep between rounds, of algorithms that have such state
 prompts/              federated and personalized prompts (safetensors)
 parts/                results by stage, and the history of each algorithm and each baseline's trial
 plan.json             the work of each stage, by which to tell how far the run is
@@ -145,6 +146,10 @@ class RunFolder(Folder):
     def checkpoint(self, algorithm: str) -> Path:
         """Return the server's latest state of an algorithm."""
         return self.path / "checkpoints" / f"{algorithm}.safetensors"
+
+    def client_states(self, algorithm: str) -> Path:
+        """Return the folder of what an algorithm's clients keep between rounds."""
+        return self.path / "client-states" / algorithm
 
     def prompts(self, stage: str) -> Path:
         """Return the prompts that a stage made."""

@@ -21,6 +21,7 @@ from fedprofit.runs import baselines, cost
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.conditions import federated, personalized, score_shared
 from fedprofit.runs.folder import TRAIN, TRY, RunFolder, Stopwatch
+from fedprofit.runs.personal import has_personal, score_personal
 from fedprofit.runs.progress import Reporter
 from fedprofit.runs.train import Trained, save_trained, train
 from fedprofit.runs.trials import chosen_of
@@ -111,7 +112,17 @@ def _of_method(bench: Bench, sizes: cost.Sizes, group: str, method: str) -> Iter
     def personalize(name: str, settings: PersonalizationSettings, running: Running) -> list[Score]:
         return personalized(bench, running.folder.prompts(name), method, selected(running), settings)
 
+    def score_own(name: str, running: Running) -> list[Score]:
+        return score_personal(bench, running.folder.prompts(name), method, selected(running))
+
     yield Stage(f"{group}federated-{method}", 2 * sizes.once(config), score_federated, table)
+    if has_personal(bench, config.training.methods[method][0]):
+        yield Stage(
+            f"{group}personal-{method}",
+            sizes.each(config),
+            partial(score_own, f"{group}personal-{method}"),
+            table,
+        )
     for settings in config.personalizations(method):
         name = f"{group}personalized-{method}-{settings.name}"
         yield Stage(name, sizes.tuned(config, settings), partial(personalize, name, settings), table)

@@ -30,6 +30,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
             "name": config.name,
             "seed": config.seed,
             "config_hash": config.hash,
+            "regime": config.evaluation.regime,
             "model": bench.engine.backbone.name,
             "attention": bench.engine.attention,
             "data": {

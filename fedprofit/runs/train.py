@@ -2,32 +2,50 @@
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedprofit.algorithm.base import Algorithm
+from fedprofit.algorithm.base import Algorithm, Context, stacked
+from fedprofit.core.errors import UserError
 from fedprofit.core.sealed import write_record
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.core.types import ClientId, ClientWork, Params
+from fedprofit.core.types import ClientId, ClientWork, Params, RoundReport, ServerState
 from fedprofit.evaluate.clients import mean_loss
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import load_state, save_state, save_tensors
+from fedprofit.runs.client_files import FACT, ClientFiles
 from fedprofit.runs.folder import RunFolder, Stopwatch
 from fedprofit.runs.progress import Reporter
+from fedprofit.server.check import check_tensors
 from fedprofit.server.cohort import draw_cohort
+from fedprofit.server.store import ClientStore
 from fedprofit.tuner.prompt import KEY
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What federated training leaves: the prompts of the last and the best-on-validation round."""
+    """What federated training leaves.
+
+    Attributes:
+        name: of the algorithm.
+        last: the parameters after the last round.
+        best: those of the round with the least validation loss.
+        rounds: how many there were.
+        best_round: the number of the best one.
+        personal: from clients to their personal parameters, stacked, after the last round; None for methods
+            without personal parameters.
+    """
 
     name: str
     last: Params
     best: Params
     rounds: int
     best_round: int
+    personal: Callable[[Sequence[ClientId]], Params] | None = None
 
 
 def train(
@@ -38,26 +56,30 @@ def train(
     work_a_round: float,
     watch: Stopwatch,
 ) -> Trained:
-    """Train from the common initialization, or go on from the folder's checkpoint.
+    """Train from the common initialization, or resume from the folder's checkpoint.
 
-    After every round the server's state is on disk, and the seconds it took, so that a run killed at any
-    moment repeats at most one round, to the same bits: cohort and batches depend on seed, round and client
-    alone.
+    After every round the state of the server and of the clients is on disk, and the seconds it took. A run
+    killed at any moment repeats at most one round, to the same bits: cohort and batches depend on seed,
+    round and client only.
     """
-    path, settings = folder.checkpoint(algorithm.name), bench.config.training
+    path, settings, name = folder.checkpoint(algorithm.name), bench.config.training, algorithm.name
     if path.exists():
         state, best, facts = load_state(path, bench.engine.backbone.device)
     else:
         state = algorithm.init(bench.start)
         best, facts = state.params, {"history": [], "best_round": 0, "best_loss": None}
+    remedy = f"Delete {path} to train {name!r} again from its first round, and resume with --resume."
+    files = ClientFiles(folder.client_states(name), name, state.round, facts, remedy)
+    clients = bench.dataset.clients("train")
+    context = Context(bench.solver, bench.config.seed, len(clients), ClientStore(files))
     report.skip(work_a_round * state.round)
     while state.round < settings.rounds:
         number = state.round + 1
-        cohort = draw_cohort(bench.dataset.clients("train"), settings.cohort, bench.config.seed, number)
+        cohort = draw_cohort(clients, settings.cohort, bench.config.seed, number)
         began = time.monotonic()
-        state, done = algorithm.round(
-            state, [client_work(bench, algorithm, client, number) for client in cohort]
-        )
+        with named_errors(f"algorithm {name!r}: round {number}"):
+            work = [client_work(bench, algorithm, client, number) for client in cohort]
+            state, done = checked_round(algorithm, state, work, context.at(number))
         row: dict[str, Any] = {"round": number, **done.to_mapping(), "loss": _known(done.loss)}
         if number % settings.evaluate_every == 0 or number == settings.rounds:
             row["validation_loss"] = _known(mean_loss(bench.engine, state.params[KEY], bench.validation))
@@ -65,18 +87,59 @@ def train(
                 best = state.params
                 facts |= {"best_round": number, "best_loss": row["validation_loss"]}
         facts["history"] = [*facts["history"], row]
-        save_state(path, state, best, facts)
+        files.save(number)  # first: the checkpoint says up to which round client states count
+        save_state(path, state, best, {**facts, FACT: None, **files.facts})
+        files.tidy()
         watch.lap()
         for client, reason in done.stopped.items():
             report.log(f"round {number}: client {client} stopped: {reason}")
         speed = done.tokens / (time.monotonic() - began)
         figures = f"round {number}/{settings.rounds}, loss {done.loss:.3f}, {speed:.0f} tokens/s"
         report.advance(work_a_round, figures)
-    write_record(folder.history(algorithm.name), facts["history"])
+    write_record(folder.history(name), facts["history"])
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.
         best, facts["best_round"] = state.params, state.round
-    return Trained(algorithm.name, state.params, best, state.round, facts["best_round"])
+    found = partial(_personal, bench, algorithm, state, context.at(state.round))
+    personal = found if algorithm.personal else None
+    return Trained(name, state.params, best, state.round, facts["best_round"], personal)
+
+
+def _personal(
+    bench: Bench, algorithm: Algorithm, state: ServerState, context: Context, clients: Sequence[ClientId]
+) -> Params:
+    """Return the clients' personal parameters, checked; a new client's work is that of one more round."""
+    assert algorithm.personal is not None
+    with named_errors(f"algorithm {algorithm.name!r}: personal parameters"):
+        work = [client_work(bench, algorithm, client, context.round + 1) for client in clients]
+        params = algorithm.personal(state, work, context)
+        check_tensors("after the last round", params, stacked(state.params, len(work)), clients)
+    return params
+
+
+def checked_round(
+    algorithm: Algorithm, state: ServerState, work: Sequence[ClientWork], context: Context
+) -> tuple[ServerState, RoundReport]:
+    """Compute a round; UserError if it returns other shapes, or numbers that are not finite."""
+    after, done = algorithm.round(state, work, context)
+    check_tensors("parameters", after.params, state.params)
+    for what, groups in (("optimizer", after.optimizer), ("extra", after.extra)):
+        for name, tensors in groups.items():
+            if "/" in name:
+                raise UserError(f"{what} {name!r}: has a slash. Choose a name without one.")
+            check_tensors(f"{what} {name!r}", tensors, (getattr(state, what)).get(name))
+    if after.round != context.round:
+        raise UserError(f"returned the state of round {after.round}. Add 1 to the round, once.")
+    return after, done
+
+
+@contextmanager
+def named_errors(what: str) -> Iterator[None]:
+    """Put component and round before a UserError's message."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
 
 
 def save_trained(path: Path, trained: Trained) -> None:

@@ -19,6 +19,7 @@ from fedprofit.core.types import ClientWork, Example
 from fedprofit.local.optimizer import Adam, Sgd
 from fedprofit.local.solver import Vectorized
 from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
+from fedprofit.server.steps.mean import Mean
 
 LENGTH = 4
 SGD = Sgd(rate=1.0)
@@ -46,11 +47,28 @@ def start(backbone):
 
 
 def fedavg(engine, **settings):
-    return FedAvg(name="avg", steps=1, **settings).build(Context(Vectorized(engine)))
+    return built(FedAvg(name="avg", steps=1, **with_weights(settings)), engine)
 
 
 def fedsgd(engine, **settings):
-    return FedSgd(name="sgd", **settings).build(Context(Vectorized(engine)))
+    return built(FedSgd(name="sgd", **with_weights(settings)), engine)
+
+
+def with_weights(settings):
+    """Replace `weights` by the aggregation that has them."""
+    weights = settings.pop("weights", "examples")
+    return {"aggregate": (Mean(weights=weights),), **settings}
+
+
+def built(settings, engine):
+    """Build an algorithm whose rounds bring their own context."""
+    context = Context(Vectorized(engine))
+    algorithm = settings.build(context)
+
+    def one_round(state, work):
+        return algorithm.round(state, work, context.at(state.round + 1))
+
+    return dataclasses.replace(algorithm, round=one_round)
 
 
 def rounds(algorithm, start, works):

@@ -63,11 +63,13 @@ def test_the_least_validation_loss_of_the_last_round_chooses(run):
     for method, entries in config.training.methods.items():
         losses = {}
         for entry in entries:
-            algorithm = entry.build(Context(bench.solver))
+            context = Context(bench.solver)
+            algorithm = entry.build(context)
             state = algorithm.init(bench.start)
             for number in (1, 2, 3):
                 cohort = bench.dataset.clients("train")
-                state, _ = algorithm.round(state, [client_work(bench, algorithm, c, number) for c in cohort])
+                work = [client_work(bench, algorithm, c, number) for c in cohort]
+                state, _ = algorithm.round(state, work, context.at(number))
             losses[entry.name] = mean_loss(bench.engine, state.params[KEY], bench.validation)
         own = [one for one in trials if one["method"] == method]
         assert {one["trial"]: one["loss"] for one in own} == pytest.approx(losses, rel=1e-5)

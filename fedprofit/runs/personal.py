@@ -1,0 +1,29 @@
+"""The condition "personal": the parameters that a method's own training leaves to each client."""
+
+from pathlib import Path
+
+from fedprofit.algorithm.base import AlgorithmSettings, Context
+from fedprofit.evaluate.results import Condition, Score
+from fedprofit.runs.bench import Bench
+from fedprofit.runs.checkpoint import save_tensors
+from fedprofit.runs.conditions import metrics_at, score_prompts
+from fedprofit.runs.train import Trained
+from fedprofit.tuner.prompt import KEY
+
+PERSONAL = "personal"
+
+
+def has_personal(bench: Bench, settings: AlgorithmSettings) -> bool:
+    """Tell whether a method has personal parameters."""
+    return settings.build(Context(bench.solver)).personal is not None
+
+
+def score_personal(bench: Bench, keep: Path, method: str, trained: Trained) -> list[Score]:
+    """Score the clients' personal parameters, which are new clients' or participating ones' by the regime."""
+    assert trained.personal is not None
+    clients = bench.sets.clients
+    params = trained.personal(clients)
+    facts = {"clients": list(clients), "steps": [trained.rounds] * len(clients), "stopped": {}}
+    save_tensors(keep, {f"step-{trained.rounds}.{KEY}": params[KEY]}, facts)
+    condition = Condition(PERSONAL, method, setting=PERSONAL, step=trained.rounds)
+    return score_prompts(bench, params, condition, metrics_at(bench, generate=True))
