@@ -14,8 +14,9 @@ from pathlib import Path
 from fedprofit.core.files import write_with
 from fedprofit.core.sealed import write_record
 from fedprofit.core.types import ClientId
+from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.evaluate.score import Job, Mean, score
+from fedprofit.evaluate.score import Job, score
 from fedprofit.personalization.base import Personalized, stopped_before
 from fedprofit.personalization.finetune import FineTune
 from fedprofit.runs.bench import Bench
@@ -82,8 +83,8 @@ def try_centrally(bench: Bench, folder: RunFolder, settings: FineTune) -> list[S
 def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]) -> None:
     """Write the history of a trial: its last step alone, as of an algorithm's last round."""
     last = max(tuned.points)
-    found = score(bench.engine, tuned.points[last][KEY], jobs, ["loss"])
-    loss = reduce(Mean.merge, (means["loss"] for means in found)).value
+    found = score(bench.engine, tuned.points[last][KEY], jobs, [LOSS])
+    loss = reduce(lambda one, other: one.merge(other), (each.values[LOSS.name] for each in found)).value
     row = {
         "round": last,
         "validation_loss": loss if isfinite(loss) else None,
