@@ -15,7 +15,7 @@ from fedprofit.core.errors import UserError
 from fedprofit.core.files import cache_folder
 from fedprofit.core.processes import arrow_without_pandas, end_quickly, usable_cores
 from fedprofit.core.terminal import Terminal
-from fedprofit.evaluate.metric import METRICS
+from fedprofit.evaluate.metric import known_metrics
 from fedprofit.runs.libraries import load_libraries
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Overrides = Annotated[
 Out = Annotated[Path | None, typer.Option(help="The run's folder.  [default: runs/NAME-HASH]")]
 MetricName = Annotated[
     str | None,
-    typer.Option(help=f"One that was scored, as {', '.join(METRICS)}.  [default: the first of them]"),
+    typer.Option(help=f"One that was scored, as {', '.join(known_metrics())}.  [default: the first of them]"),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
 

@@ -13,7 +13,7 @@ from fedprofit.analyze.tradeoff import label
 from fedprofit.config.file import changed
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.rules import recorded_rules
+from fedprofit.evaluate.rules import recorded_variant
 from fedprofit.runs.folder import RunFolder
 from fedprofit.studies.ledger import MADE_WITH, RUN
 
@@ -90,14 +90,14 @@ class ScoredOtherwise(UserError):
 def _check_rules(first: Tables, other: Tables, metric: str) -> None:
     """Raise ScoredOtherwise where answers were scored by other rules, as far as is known."""
     used = [
-        sorted({recorded_rules(environment).variant(metric) for environment in tables.environments.values()})
+        sorted({recorded_variant(environment, metric).name for environment in tables.environments.values()})
         for tables in (first, other)
     ]
     if all(used) and used[0] != used[1]:
         was, now = (" and ".join(variants) for variants in used)
         raise ScoredOtherwise(
-            f"{other.path}: was scored with {now}, {first.path} with {was}, which do not compare. Set "
-            "evaluation.rouge_tokenizer and evaluation.exact_match to the same in both."
+            f"{other.path}: was scored with {now}, {first.path} with {was}, which do not compare. Give the "
+            "metric the same settings in both (evaluation.metrics)."
         )
 
 

@@ -11,8 +11,9 @@ import polars as pl
 from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json, read_parquet
-from fedprofit.evaluate.metric import in_order
+from fedprofit.evaluate.metric import in_order, remember
 from fedprofit.evaluate.results import read_results
+from fedprofit.evaluate.rules import recorded_facts
 from fedprofit.runs.folder import open_folder, read_timing
 from fedprofit.studies.ledger import (
     RUN,
@@ -93,7 +94,10 @@ def open_tables(path: Path) -> Tables:
     belong together.
     """
     study = StudyFolder(path)
-    return with_one_end(_of_study(study) if study.facts.exists() else _of_run(path))
+    found = _of_study(study) if study.facts.exists() else _of_run(path)
+    for environment in found.environments.values():
+        remember(recorded_facts(environment))
+    return with_one_end(found)
 
 
 def with_one_end(tables: Tables) -> Tables:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from fedprofit.evaluate.metric import LOWER_IS_BETTER
+from fedprofit.evaluate.metric import lower_ones
 
 KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
 SCOPES = ("local", "global", "unseen")
@@ -44,7 +44,8 @@ def by_client(results: pl.DataFrame) -> pl.DataFrame:
     )
     pair = ["seed", "algorithm", "start", "client", "metric"]
     wide = wide.join(before, on=pair, how="left", maintain_order="left")
-    sign = pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-1.0).otherwise(1.0)
+    lower = lower_ones(wide["metric"].unique())
+    sign = pl.when(pl.col("metric").is_in(lower)).then(-1.0).otherwise(1.0)
     return wide.with_columns(
         gain=sign * (pl.col("local") - pl.col("local_before")),
         forgetting=sign * (pl.col("global_before") - pl.col("global")),
@@ -114,9 +115,8 @@ def summarize(results: pl.DataFrame) -> pl.DataFrame:
 
 def averaged(clients: pl.DataFrame) -> pl.DataFrame:
     """Average the rows of `units_of` as `summarize` says."""
-    quality = (
-        pl.when(pl.col("metric").is_in(LOWER_IS_BETTER)).then(-pl.col("local")).otherwise(pl.col("local"))
-    )
+    lower = lower_ones(clients["metric"].unique())
+    quality = pl.when(pl.col("metric").is_in(lower)).then(-pl.col("local")).otherwise(pl.col("local"))
     # What is no number is the worst there is.
     worst_first = pl.col("local").sort_by(quality.fill_nan(float("-inf")), nulls_last=True)
     tenth = (pl.len() / 10).ceil().cast(pl.Int64)

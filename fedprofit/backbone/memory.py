@@ -1,6 +1,7 @@
 """A backbone from a model and a tokenizer that are in memory, as a notebook has them."""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ def backbone_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
     name = name or str(model.config.name_or_path) or type(model).__name__
     check_causal(name, model.config)
     check_fit(name, model, tokenizer)
-    model.requires_grad_(False).eval()
+    frozen: Any = model
+    frozen.requires_grad_(False).eval()
     parameter = next(model.parameters())
     return Backbone(name, model, tokenizer, parameter.device, parameter.dtype, _fingerprint(model, tokenizer))
 

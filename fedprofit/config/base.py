@@ -1,6 +1,6 @@
 """What every section of the configuration is made of: a strict record, and the types of its values."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validator
 
@@ -10,7 +10,6 @@ Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # 1 would never forget, nor ever learn
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Metric = Literal["loss", "rouge_l", "exact_match"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
 ONE, SEVERAL = "one", "several"  # tags of a value that is a section or a list of sections

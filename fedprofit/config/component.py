@@ -21,12 +21,15 @@ configuration is checked before torch is loaded.
 import inspect
 import json
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar
 
 from pydantic import (
+    ConfigDict,
     GetCoreSchemaHandler,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -42,6 +45,7 @@ from fedprofit.core.errors import UserError, cut, nearest
 UNKNOWN_KIND, MISSING_KIND = "unknown_kind", "missing_kind"  # types of pydantic errors
 MORE = "Plug-ins bring more: name their modules under plugins, or give their file with --plugin"
 BUILT_IN = "fedprofit."
+_READING_RECORDS = ContextVar("reading records", default=False)
 
 
 @dataclass
@@ -178,7 +182,7 @@ def _any_of(base: type[Component]) -> CoreSchema:
     def validate(value: Any, info: ValidationInfo) -> Component:
         if isinstance(value, base):
             return value
-        component = chosen(base.family, value)
+        component = _recorded(base, value) or chosen(base.family, value)
         # Through JSON: strict types, yet a list may become a tuple.
         return component.model_validate_json(json.dumps(value)) if info.mode == "json" else component(**value)
 
@@ -190,6 +194,31 @@ def _any_of(base: type[Component]) -> CoreSchema:
     return core_schema.with_info_plain_validator_function(
         validate, serialization=core_schema.plain_serializer_function_ser_schema(dump, info_arg=True)
     )
+
+
+@contextmanager
+def reading_records() -> Iterator[None]:
+    """Accept components whose plug-in is not loaded: what a run recorded can be shown without it."""
+    token = _READING_RECORDS.set(True)
+    try:
+        yield
+    finally:
+        _READING_RECORDS.reset(token)
+
+
+def _recorded(base: type[Component], value: Any) -> type[Component] | None:
+    """Return a class that keeps all fields of a recorded component whose kind is unknown; else None."""
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not _READING_RECORDS.get() or not isinstance(kind, str) or base.family.find(kind):
+        return None
+
+    class Recorded(base):  # type: ignore[misc, valid-type]
+        """A component whose plug-in is not loaded."""
+
+        model_config = ConfigDict(extra="allow")
+
+    Recorded.kind = kind  # only now: a class that is defined with a kind is registered
+    return Recorded
 
 
 def chosen(family: Family, value: Any) -> type[Component]:

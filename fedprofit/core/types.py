@@ -30,6 +30,7 @@ class Example:
     target: Tokens  # the first reference, then end of sequence
     task: str
     references: tuple[str, ...]
+    row: int = -1  # of the data set's store; -1 for an example from elsewhere
 
 
 Batch = Sequence[Example]

@@ -103,6 +103,7 @@ class ExampleStore:
             target=self._tokens[cut:stop],
             task=self.tasks[self.task_of[row]],
             references=tuple(self._references[row].as_py()),
+            row=row,
         )
 
     @property

@@ -1,18 +1,23 @@
 """Local, global and unseen-task scores of clients' prompts: the one evaluator of every method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.core.types import ClientId, Example
+from fedprofit.evaluate.accumulate import Accumulator
+from fedprofit.evaluate.checks import checked_value, guarded
+from fedprofit.evaluate.metrics.base import Metric
+from fedprofit.evaluate.metrics.loss import LOSS
+from fedprofit.evaluate.records import SHARED, ClientRecord, Record, Scored
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.evaluate.rules import EARLIER, Rules
-from fedprofit.evaluate.score import Job, Mean, score
+from fedprofit.evaluate.score import Job, score
 
-Parts = dict[tuple[str, str], dict[str, Mean]]  # means by metric, by scope and task
+Parts = dict[tuple[str, str], Mapping[str, Accumulator]]  # accumulators by metric, by scope and task
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,10 @@ def score_clients(
     prompts: Tensor,
     sets: Sets,
     condition: Condition,
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     max_new_tokens: int,
     notes: Mapping[ClientId, str] | None = None,
-    rules: Rules = EARLIER,
-) -> list[Score]:
+) -> Scored:
     """Score prompts for every client on its own examples and on the shared sets.
 
     Args:
@@ -45,11 +49,11 @@ def score_clients(
         metrics: see `score`.
         max_new_tokens: of generated answers.
         notes: why a client stopped, by client.
-        rules: how answers are compared with references.
 
     Returns:
         A row per client, scope and metric, and, where a shared set has several tasks, for each task's part
-        of it. A shared prompt's score on a shared set is computed once and stands in every client's rows.
+        of it. A shared prompt's score on a shared set is computed once and stands in every client's rows;
+        its records are returned once, with client `SHARED`.
     """
     own = _own_jobs(prompts, sets, sets.local)
     owners = [job.owner for job in own]
@@ -60,15 +64,18 @@ def score_clients(
         for task, examples in _by_task(whole).items()
     ]
     jobs = [*own, *(job for job, _, _ in parts)]
-    found = score(engine, prompts, jobs, metrics, max_new_tokens, rules)
+    found = score(engine, prompts, jobs, metrics, max_new_tokens)
+    names = list(sets.clients) if len(prompts) > 1 else [SHARED]
     shared: dict[int, Parts] = {owner: {} for owner in owners}
-    for (job, scope, task), means in zip(parts, found[len(own) :], strict=True):
-        shared[job.owner][scope, task] = means
+    records = _records(condition, sets.clients, "local", (one.records for one in found))
+    for (job, scope, task), one in zip(parts, found[len(own) :], strict=True):
+        shared[job.owner][scope, task] = one.values
+        records += _records(condition, [names[job.owner]], scope, [one.records])
     held = [
-        {("local", ""): means, **_with_totals(shared[job.owner])}
-        for means, job in zip(found[: len(own)], own, strict=True)
+        {("local", ""): one.values, **_with_totals(shared[job.owner], metrics)}
+        for one, job in zip(found, own, strict=False)
     ]
-    return _rows(sets, condition, held, notes)
+    return Scored(_rows(sets, condition, held, metrics, notes), records)
 
 
 def check_clients(
@@ -77,13 +84,15 @@ def check_clients(
     sets: Sets,
     condition: Condition,
     notes: Mapping[ClientId, str] | None = None,
-) -> list[Score]:
+) -> Scored:
     """Score prompts for every client by loss on its own validation examples; arguments as above.
 
     Returns a row per client that has such examples, of scope "validation".
     """
-    found = score(engine, prompts, _own_jobs(prompts, sets, sets.validation), ["loss"])
-    return _rows(sets, condition, [{("validation", ""): means} for means in found], notes)
+    found = score(engine, prompts, _own_jobs(prompts, sets, sets.validation), [LOSS])
+    held: list[Parts] = [{("validation", ""): one.values} for one in found]
+    records = _records(condition, sets.clients, "validation", (one.records for one in found))
+    return Scored(_rows(sets, condition, held, [LOSS], notes), records)
 
 
 def _own_jobs(prompts: Tensor, sets: Sets, examples: Mapping[ClientId, Sequence[Example]]) -> list[Job]:
@@ -92,17 +101,32 @@ def _own_jobs(prompts: Tensor, sets: Sets, examples: Mapping[ClientId, Sequence[
     return [Job(0 if shared else place, examples[client]) for place, client in enumerate(sets.clients)]
 
 
+def _records(
+    condition: Condition, clients: Sequence[ClientId], scope: str, found: Iterable[Sequence[Record]]
+) -> list[ClientRecord]:
+    """Name client and scope of each client's records."""
+    pairs = zip(clients, found, strict=False)
+    return [ClientRecord(condition, client, scope, one) for client, records in pairs for one in records]
+
+
 def _rows(
-    sets: Sets, condition: Condition, held: Sequence[Parts], notes: Mapping[ClientId, str] | None
+    sets: Sets,
+    condition: Condition,
+    held: Sequence[Parts],
+    metrics: Sequence[Metric],
+    notes: Mapping[ClientId, str] | None,
 ) -> list[Score]:
-    """Return a row for each mean over something, client by client."""
-    return [
-        Score(condition, client, scope, metric, mean.value, mean.count, (notes or {}).get(client, ""), task)
-        for client, parts in zip(sets.clients, held, strict=True)
-        for (scope, task), means in parts.items()
-        for metric, mean in means.items()
-        if mean.count
-    ]
+    """Return a row for each value of a set that is not empty, client by client."""
+    rows = []
+    for client, parts in zip(sets.clients, held, strict=True):
+        for (scope, task), values in parts.items():
+            where = f"client {client!r}, scope {scope}{task and f' {task!r}'}"
+            for metric in metrics:
+                value, count = checked_value(metric, values[metric.name], where)
+                if count:
+                    note = (notes or {}).get(client, "")
+                    rows.append(Score(condition, client, scope, metric.name, value, count, note, task))
+    return rows
 
 
 def _by_task(examples: Sequence[Example]) -> dict[str, list[Example]]:
@@ -112,17 +136,23 @@ def _by_task(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return parts
 
 
-def _with_totals(parts: Parts) -> Parts:
+def _with_totals(parts: Parts, metrics: Sequence[Metric]) -> Parts:
     """Merge the tasks of each shared set; keep them apart too, as scope "task", where there are several."""
-    totals: Parts = {}
-    for (scope, _), means in parts.items():
+    totals: dict[tuple[str, str], dict[str, Accumulator]] = {}
+    for (scope, task), values in parts.items():
         before = totals.setdefault((scope, ""), {})
-        for metric, mean in means.items():
-            before[metric] = mean.merge(before[metric]) if metric in before else mean
+        for metric in metrics:
+            name, one = metric.name, values[metric.name]
+            before[name] = guarded(metric, f"task {task!r}", partial(_merged, one, before.get(name)))
     several = len(parts) > len(totals)
-    return totals | {("task", task): means for (_, task), means in parts.items() if several}
+    return {**totals, **{("task", task): values for (_, task), values in parts.items() if several}}
+
+
+def _merged(one: Accumulator, before: Accumulator | None) -> Accumulator:
+    return one if before is None else one.merge(before)
 
 
 def mean_loss(engine: Engine, prompt: Tensor, examples: Sequence[Example]) -> float:
     """Return one prompt's `[length, width]` loss per target token on one set; NaN of an empty set."""
-    return score(engine, torch.unsqueeze(prompt, 0), [Job(0, examples)], ["loss"])[0]["loss"].value
+    (found,) = score(engine, torch.unsqueeze(prompt, 0), [Job(0, examples)], [LOSS])
+    return found.values[LOSS.name].value

@@ -1,96 +1,65 @@
-"""Facts about metrics: what each is called, its unit, which direction is better, how it is rounded.
+"""Facts of metrics by the names that results have, and the order in which metrics are shown.
 
-This table is the only such list. Everything that shows, ranks or compares scores asks it, so that a metric
-it does not know is still shown: under its own name, with higher values taken as better.
+Known are the facts that opened results recorded, and those of registered metrics. Another metric is still
+shown: under its own name, with higher values taken as better.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Iterable, Mapping
+
+from fedprofit.evaluate.facts import MetricFacts
+from fedprofit.evaluate.metrics.base import Metric
+
+_recorded: dict[str, MetricFacts] = {}  # by name, as the results that were opened last have them
 
 
-@dataclass(frozen=True)
-class Metric:
-    """What readers and reports need to know of a metric."""
-
-    name: str  # as results have it
-    title: str
-    unit: str = ""
-    scale: str = ""
-    lower_is_better: bool = False
-    direction: str = ""  # said in headings; by default what `lower_is_better` says
-    digits: int = 1  # behind the decimal point
-    bounds: tuple[float, float] = (0.0, 100.0)
-    counted: str = "examples"  # what a score is a mean over
-    stands_in: str = ""  # the metric that takes its place where there is room for few
-
-    @property
-    def named(self) -> str:
-        """Title and unit.
-
-        >>> metric_of("loss").named
-        'Loss in nats per target token'
-        """
-        return f"{self.title} in {self.unit}" if self.unit else self.title
-
-    @property
-    def heading(self) -> str:
-        """Title, unit, scale and direction.
-
-        >>> metric_of("rouge_l").heading
-        'ROUGE-L, 0 to 100, higher is better'
-        """
-        direction = self.direction or f"{'lower' if self.lower_is_better else 'higher'} is better"
-        return ", ".join(filter(None, (self.named, self.scale, direction)))
-
-    @property
-    def sign(self) -> float:
-        """Return -1 where lower is better, else 1."""
-        return -1.0 if self.lower_is_better else 1.0
+def remember(facts: Mapping[str, MetricFacts]) -> None:
+    """Let `metric_of` return the facts that results recorded: their plug-ins may not be loaded here."""
+    _recorded.update(facts)
 
 
-# The most informative first: reports begin with it, and `recommend` chooses by it.
-METRICS = {
-    one.name: one
-    for one in (
-        Metric("rouge_l", "ROUGE-L", scale="0 to 100"),
-        Metric("exact_match", "Exact match", "percent", stands_in="rouge_l"),
-        Metric(
-            "loss",
-            "Loss",
-            "nats per target token",
-            lower_is_better=True,
-            digits=2,
-            bounds=(0.0, inf),
-            counted="target tokens",
-        ),
-    )
-}
-LOWER_IS_BETTER = tuple(one.name for one in METRICS.values() if one.lower_is_better)
+def known_metrics() -> list[str]:
+    """Return the kinds of all registered metrics, the most informative first."""
+    return in_order(Metric.family.all_kinds())
 
 
-def metric_of(name: str) -> Metric:
+def metric_of(name: str) -> MetricFacts:
     """Return what is known of a metric.
 
+    >>> metric_of("loss").heading
+    'Loss in nats per target token, lower is better'
     >>> metric_of("bleu").heading
     'bleu, higher is taken to be better'
     """
-    unknown = Metric(name, name, direction="higher is taken to be better", digits=2, bounds=(-inf, inf))
-    return METRICS.get(name, unknown)
+    if name in _recorded:
+        return _recorded[name]
+    registered = Metric.family.all_kinds().get(name)
+    if registered is None:
+        return MetricFacts(name, name, direction="higher is taken to be better", digits=2)
+    one = registered.model_construct(name=name)  # its own settings may have no defaults
+    assert isinstance(one, Metric)
+    return one.facts()
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sort metrics: the known ones as the table has them, then the others by name.
+    """Sort metrics, the most informative first. Reports begin with it, and `recommend` selects by it.
 
     >>> in_order(["loss", "chrf", "rouge_l", "bleu"])
     ['rouge_l', 'loss', 'bleu', 'chrf']
     """
-    found = set(names)
-    return [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
+    return sorted(set(names), key=lambda name: (metric_of(name).rank, name))
+
+
+def lower_ones(names: Iterable[str]) -> list[str]:
+    """Return the metrics of which lower values are better.
+
+    >>> lower_ones(["rouge_l", "loss"])
+    ['loss']
+    """
+    return [name for name in names if metric_of(name).lower_is_better]
 
 
 def main_ones(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split metrics into those to show where there is room for few, and the others, which are to be named.
+    """Split metrics into those to show where there is space for few, and the others, which are to be named.
 
     >>> main_ones(["loss", "exact_match", "rouge_l"]), main_ones(["loss", "exact_match"])
     ((['rouge_l', 'loss'], ['exact_match']), (['exact_match', 'loss'], []))

@@ -1,104 +1,66 @@
-"""Which variants of ROUGE-L and exact match a run uses: decided once for its data set, and recorded.
+"""What a run's metrics decide once for its data set, how it is recorded, and how records are read.
 
-The rule of `auto`:
-
-- ROUGE-L: the tokenizer "rouge-score" where it can read all targets of the data set, else "unicode". It can
-  read a target that holds a letter or digit of a to z and 0 to 9 (whatever its case) and no letter, digit or
-  combining mark besides; punctuation and symbols do not matter. Of Super-NaturalInstructions, whose own
-  evaluation this is, half of the targets suffice.
-- Exact match: "sni" for Super-NaturalInstructions and the lexicon, "strict" for users' tables and data sets
-  of the hub.
-
-All references of all rows count, also of rows that no client has, so that neither the partition nor the seed
-of the clients matters.
+A metric decides its own `auto` settings (`Metric.resolve`) and says which variant it is (`Metric.describe`).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fedprofit.data.settings import Source
-from fedprofit.evaluate.settings import EvaluationConfig
+from fedprofit.evaluate.facts import DataFacts, MetricFacts, Variant
+from fedprofit.evaluate.metrics.base import Metric
+from fedprofit.evaluate.metrics.exact_match import ExactMatch
+from fedprofit.evaluate.metrics.rouge_l import RougeL
 
-SCORING = "scoring"  # the section of environment.json and summary.json that has the rules
-MEANING = {
-    "sni": "ignores case and punctuation",
-    "strict": "case and punctuation count",
-    "numeric": "numbers by value; else case and punctuation count",
-}
+METRICS = "metrics"  # the section of environment.json and summary.json that has the facts of metrics
+EARLIER = "scoring"  # the section of earlier versions, on variants only
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How answers are compared with references; by default as earlier versions always did."""
+class Scoring:
+    """The metrics of a run, with nothing left to decide, and the data set that they decided by."""
 
-    rouge_tokenizer: str = "rouge-score"
-    exact_match: str = "sni"
-    targets: int = 0  # of the data set
-    unread_targets: int = 0  # those of them that rouge-score's tokenizer cannot read, or not as a whole
+    metrics: tuple[Metric, ...]
+    data: DataFacts
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the rules as plain values."""
-        return asdict(self)
-
-    def variant(self, metric: str) -> str:
-        """Return what tells one way to compute a metric from another; "" where there is but one."""
-        return {"rouge_l": self.rouge_tokenizer, "exact_match": self.exact_match}.get(metric, "")
-
-    def describe(self, metric: str, at_most: bool = False) -> str:
-        """Say which variant of a metric was used, in a sentence without period; "" where there is but one.
-
-        `at_most` says that other data sets had fewer targets that cannot be read.
-
-        >>> Rules("unicode", "strict").describe("rouge_l")
-        'ROUGE-L: tokenizer unicode'
-        >>> Rules(targets=9, unread_targets=2).describe("rouge_l")
-        'ROUGE-L: tokenizer rouge-score, which cannot read all of 2 of the 9 targets'
-        >>> Rules("unicode", "strict").describe("exact_match")
-        'Exact match: strict (case and punctuation count)'
-        """
-        if metric == "exact_match":
-            return f"Exact match: {self.exact_match} ({MEANING.get(self.exact_match, 'unknown')})"
-        if metric != "rouge_l":
-            return ""
-        said = f"ROUGE-L: tokenizer {self.rouge_tokenizer}"
-        if self.rouge_tokenizer != "rouge-score" or not self.unread_targets:
-            return said
-        count = f"{'up to ' * at_most}{self.unread_targets} of the {self.targets} targets"
-        return f"{said}, which cannot read all of {count}"
+        """Return the facts of each metric as plain values."""
+        return {one.name: {"kind": one.kind, **one.facts(self.data).to_mapping()} for one in self.metrics}
 
 
-EARLIER = Rules()
+def decide(metrics: Sequence[Metric], data: DataFacts) -> Scoring:
+    """Let each metric decide what its settings leave open.
 
-
-def choose_rules(settings: EvaluationConfig, source: Source, targets: int, unread: int) -> Rules:
-    """Decide what the settings leave open.
-
-    Args:
-        settings: how to score.
-        source: where the data set comes from.
-        targets: how many references it has.
-        unread: how many of them `rouge-score` cannot read (see `ExampleStore.unread_targets`).
-
-    >>> from fedprofit.data.settings import TableSource
-    >>> own = TableSource(kind="table", path="own.csv")
-    >>> choose_rules(EvaluationConfig(), own, targets=100, unread=1).rouge_tokenizer
-    'unicode'
+    >>> scoring = decide([RougeL()], DataFacts("table", targets=100, unread_targets=1))
+    >>> scoring.to_mapping()["rouge_l"]["variant"]["text"]
+    'ROUGE-L: tokenizer unicode'
     """
-    tokenizer, variant = settings.rouge_tokenizer, settings.exact_match
-    if tokenizer == "auto":
-        most = targets / 2 if source.kind == "sni" else 0
-        tokenizer = "unicode" if unread > most else "rouge-score"
-    if variant == "auto":
-        variant = "sni" if source.kind in ("sni", "lexicon") else "strict"
-    return Rules(tokenizer, variant, targets, unread)
+    return Scoring(tuple(one.resolve(data) for one in metrics), data)
 
 
-def recorded_rules(record: Mapping[str, Any]) -> Rules:
-    """Read the rules of a run's environment; of earlier versions, which recorded none, what they did.
+def recorded_facts(record: Mapping[str, Any]) -> dict[str, MetricFacts]:
+    """Read the facts of metrics from a run's environment; those of the built-in ones for earlier versions.
 
-    >>> recorded_rules({"versions": {}}) == Rules()
-    True
+    >>> recorded_facts({"versions": {}})["exact_match"].variant.name
+    'sni'
     """
-    found = record.get(SCORING, {})
-    return Rules(**{name: found[name] for name in Rules.__dataclass_fields__ if name in found})
+    found = record.get(METRICS)
+    if found is None:
+        return _earlier(record.get(EARLIER, {}))
+    return {name: MetricFacts.from_mapping({**facts, "name": name}) for name, facts in found.items()}
+
+
+def recorded_variant(record: Mapping[str, Any], metric: str) -> Variant:
+    """Read from a run's environment how a metric was computed."""
+    facts = recorded_facts(record).get(metric)
+    return facts.variant if facts else Variant()
+
+
+def _earlier(found: Mapping[str, Any]) -> dict[str, MetricFacts]:
+    """Return the facts that earlier versions recorded; the first ones recorded none, and knew one variant."""
+    data = DataFacts("", found.get("targets", 0), found.get("unread_targets", 0))
+    used = (
+        RougeL(tokenizer=found.get("rouge_tokenizer", "rouge-score")),
+        ExactMatch(variant=found.get("exact_match", "sni")),
+    )
+    return {one.name: one.facts(data) for one in used}

@@ -1,42 +1,18 @@
 """Score many prompts on many sets of examples at once, every method by this same code."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
 from fedprofit.core.types import Example
-from fedprofit.evaluate.rules import EARLIER, Rules
-from fedprofit.evaluate.text import exact_match, rouge_l
-
-# By answer, references, and the variant that the rules say.
-TEXT_METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
-    "rouge_l": rouge_l,
-    "exact_match": exact_match,
-}
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean that can be merged with others of the same kind.
-
-    >>> Mean(1.0, 1).merge(Mean(5.0, 3)).value
-    1.5
-    """
-
-    total: float
-    count: int
-
-    @property
-    def value(self) -> float:
-        """The mean; NaN of nothing."""
-        return self.total / self.count if self.count else float("nan")
-
-    def merge(self, other: "Mean") -> "Mean":
-        """Return the mean over both."""
-        return Mean(self.total + other.total, self.count + other.count)
+from fedprofit.evaluate.accumulate import Accumulator
+from fedprofit.evaluate.checks import checked_score, guarded, merged
+from fedprofit.evaluate.metrics.base import Answer, Metric
+from fedprofit.evaluate.records import Record
 
 
 @dataclass(frozen=True)
@@ -47,48 +23,74 @@ class Job:
     examples: Sequence[Example]
 
 
+@dataclass(frozen=True)
+class JobScores:
+    """The scores of a job.
+
+    Attributes:
+        records: one an example, in the order of the job's examples.
+        values: by name of the metric, the accumulator of the whole set, computed from the records.
+    """
+
+    records: Sequence[Record]
+    values: Mapping[str, Accumulator]
+
+
 def score(
     engine: Engine,
     prompts: Tensor,
     jobs: Sequence[Job],
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     max_new_tokens: int = 128,
-    rules: Rules = EARLIER,
-) -> list[dict[str, Mean]]:
-    """Score prompts on sets of examples; ValueError for a metric that is none of those below.
+) -> list[JobScores]:
+    """Score prompts on sets of examples.
 
     Args:
         engine: the frozen backbone.
         prompts: `[prompts, length, width]`.
         jobs: which prompt on which examples.
-        metrics: "loss" (nats per target token, over all tokens of a set), "rouge_l", "exact_match"
-            (0 to 100, mean over instances). Without the latter two nothing is generated.
+        metrics: nothing is generated unless one of them needs text.
         max_new_tokens: of generated answers.
-        rules: how answers are compared with references.
 
     Returns:
-        For each job, each metric's mean.
+        For each job, its records and each metric's accumulator.
+
+    Raises:
+        UserError: a metric raises, or returns anything but a number within its bounds.
     """
-    unknown = sorted({*metrics} - {"loss", *TEXT_METRICS})
-    if unknown:
-        raise ValueError(f"metric {unknown[0]!r} is not known")
     rows = [Row(job.owner, example) for job in jobs for example in job.examples]
-    job_of = [number for number, job in enumerate(jobs) for _ in job.examples]
-    results: list[dict[str, Mean]] = [{metric: Mean(0.0, 0) for metric in metrics} for _ in jobs]
+    answers = iter(_answers(engine, prompts, rows, max_new_tokens if _need_text(metrics) else 0))
+    return [judge(islice(answers, len(job.examples)), metrics) for job in jobs]
 
-    def add(job: int, metric: str, total: float, count: int) -> None:
-        results[job][metric] = results[job][metric].merge(Mean(total, count))
 
-    wanted = [metric for metric in metrics if metric in TEXT_METRICS]
-    if wanted:
+def judge(answers: Iterable[Answer], metrics: Sequence[Metric]) -> JobScores:
+    """Score the answers of one set by each metric."""
+    values = {metric.name: guarded(metric, "an empty set", metric.start) for metric in metrics}
+    records = []
+    for answer in answers:
+        scores: dict[str, float] = {}
+        for metric in metrics:
+            one = checked_score(metric, answer)
+            values[metric.name] = merged(metric, values[metric.name], answer, one)
+            if one is not None:
+                scores[metric.name] = one
+        example = answer.example
+        records.append(Record(example.row, example.task, answer.loss, answer.tokens, answer.text, scores))
+    return JobScores(records, values)
+
+
+def _need_text(metrics: Sequence[Metric]) -> bool:
+    return any(metric.needs_text for metric in metrics)
+
+
+def _answers(engine: Engine, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int) -> list[Answer]:
+    """Read each row's loss, and generate its answer if `max_new_tokens` is not 0."""
+    texts: Sequence[str | None] = [None] * len(rows)
+    if max_new_tokens:
         losses, answers = engine.answer(prompts, rows, max_new_tokens)
         decode = engine.backbone.tokenizer.decode
         texts = [str(decode(answer, skip_special_tokens=True)).strip() for answer in answers]
     else:
-        losses, texts = engine.score(prompts, rows), [""] * len(rows)
-    for job, row, loss, text in zip(job_of, rows, losses.tolist(), texts, strict=True):
-        if "loss" in metrics:
-            add(job, "loss", loss, len(row.example.target))
-        for metric in wanted:
-            add(job, metric, TEXT_METRICS[metric](text, row.example.references, rules.variant(metric)), 1)
-    return results
+        losses = engine.score(prompts, rows)
+    found = zip(rows, losses.tolist(), texts, strict=True)
+    return [Answer(row.example, loss, text) for row, loss, text in found]

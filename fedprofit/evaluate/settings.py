@@ -1,34 +1,57 @@
 """The configuration's part on what is scored."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
-from fedprofit.config.base import Count, Metric, Positive, Section
+from fedprofit.config.base import Count, Positive, Section
+from fedprofit.evaluate.metrics.base import Metric
+from fedprofit.evaluate.metrics.exact_match import ExactMatch
+from fedprofit.evaluate.metrics.loss import Loss
+from fedprofit.evaluate.metrics.rouge_l import RougeL
+
+MOVED = {  # keys of earlier versions
+    "rouge_tokenizer": "metrics: [{kind: rouge_l, tokenizer: …}]",
+    "exact_match": "metrics: [{kind: exact_match, variant: …}]",
+}
 
 
 class EvaluationConfig(Section):
     """What is scored, and on how much."""
 
-    metrics: tuple[Metric, ...] = ("loss", "rouge_l", "exact_match")
-    # What ROUGE-L and exact match compare; `evaluate/rules.py` says what auto chooses, once for a data set.
-    # rouge-score: words of a to z and 0 to 9, stemmed; unicode: words of any script, else the same.
-    rouge_tokenizer: Literal["auto", "rouge-score", "unicode"] = "auto"
-    # sni: without case and punctuation; strict: with both; numeric: numbers by value, all else as strict.
-    exact_match: Literal["auto", "sni", "strict", "numeric"] = "auto"
-    # new: the test clients, which took no part in training. participating: train clients, on test examples of
-    # their own that no client trained on.
+    metrics: tuple[Metric, ...] = (Loss(), RougeL(), ExactMatch())
+    """The metrics; a name stands for the metric of that kind with its defaults."""
     regime: Literal["new", "participating"] = "new"
-    participants: Positive | None = None  # train clients that are scored, drawn by seed; all if not given
+    """Who is scored. new: the test clients, which took no part in training. participating: train clients, on
+    test examples of their own that no client trained on."""
+    participants: Positive | None = None
+    """Train clients that are scored, drawn by seed; all if not given."""
     max_new_tokens: Positive = 128
+    """Of each generated answer."""
     global_examples: Positive = 64
+    """Examples of the global test set, drawn evenly from the tasks."""
     unseen_examples: Count = 32
-    # Text metrics at the last evaluation point; also at the one with the least local validation loss, over
-    # all clients; or at all. Loss is scored at all.
+    """Examples of the tasks that no client trains on."""
     generate: Literal["last", "best", "all"] = "last"
-    # Also personalize the validation clients and score them as the test clients are, on test examples of
-    # their own and of their pool, into a table of its own: what a choice among settings may be made by.
+    """Where text is generated: at the last evaluation point; also at the one with the least local validation
+    loss, over all clients; or at all. Loss is scored at all."""
     validation: bool = False
+    """Also personalize the validation clients and score them as the test clients are, on test examples of
+    their own and of their pool, into another table: what settings may be selected by."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_moved_keys(cls, given: Any) -> Any:
+        for key in MOVED.keys() & (given.keys() if isinstance(given, dict) else set()):
+            raise ValueError(f"{key} is a setting of the metric now. Write {MOVED[key]}")
+        return given
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _name_stands_for_defaults(cls, given: Any) -> Any:
+        if not isinstance(given, list | tuple):
+            return given
+        return tuple({"kind": one} if isinstance(one, str) else one for one in given)
 
     @model_validator(mode="after")
     def _participants_participate(self) -> Self:
@@ -38,6 +61,10 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _metrics_are_distinct(self) -> Self:
-        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
-            raise ValueError("metrics: name at least one, and each once")
+        names = [metric.name for metric in self.metrics]
+        if not names or len(set(names)) < len(names):
+            raise ValueError("metrics: list at least one, and give each a name of its own")
+        for metric in self.metrics:
+            if metric.name != metric.kind and metric.name in Metric.family.all_kinds():
+                raise ValueError(f"metrics: {metric.name!r} is another metric's kind; rename {metric.kind!r}")
         return self

@@ -6,8 +6,9 @@ import polars as pl
 from rich.console import Console
 
 from fedprofit.analyze.tables import Tables, place_of
+from fedprofit.evaluate.facts import Variant
 from fedprofit.evaluate.metric import in_order, titles
-from fedprofit.evaluate.rules import Rules, recorded_rules
+from fedprofit.evaluate.rules import recorded_facts
 from fedprofit.studies.ledger import RUN
 
 
@@ -30,13 +31,14 @@ def _variants(tables: Tables) -> Iterable[str]:
         str(row[RUN]): place_of(row, tables.axes)
         for row in tables.results.select(RUN, *tables.axes).unique(maintain_order=True).to_dicts()
     }
-    rules = {run: recorded_rules(tables.environments[run]) for run in places if run in tables.environments}
+    known = {run: recorded_facts(tables.environments[run]) for run in places if run in tables.environments}
     for metric in tables.metrics:
+        variants = {run: facts[metric].variant for run, facts in known.items() if metric in facts}
         found: dict[str, list[str]] = {}  # runs by variant
-        for run, its in rules.items():
-            found.setdefault(its.variant(metric), []).append(run)
+        for run, variant in variants.items():
+            found.setdefault(variant.name, []).append(run)
         found.pop("", None)
-        said = [_described([rules[run] for run in runs], metric) for runs in found.values()]
+        said = [_described([variants[run] for run in runs]) for runs in found.values()]
         if len(found) > 1:
             at = [" and at ".join(dict.fromkeys(places[run] for run in runs)) for runs in found.values()]
             said = [f"{what} at {where}" for what, where in zip(said, at, strict=True)]
@@ -45,10 +47,10 @@ def _variants(tables: Tables) -> Iterable[str]:
             yield f"{said[0]}."
 
 
-def _described(rules: Sequence[Rules], metric: str) -> str:
-    """Describe runs of one variant by the run with the largest share of targets that cannot be read."""
-    worst = max(rules, key=lambda its: its.unread_targets / max(1, its.targets))
-    return worst.describe(metric, at_most=len({its.unread_targets for its in rules}) > 1)
+def _described(variants: Sequence[Variant]) -> str:
+    """Describe runs of one variant by the run with the largest share of affected targets."""
+    worst = max(variants, key=lambda its: its.affected / max(1, its.targets))
+    return worst.describe(at_most=len({its.affected for its in variants}) > 1)
 
 
 def _without_local(tables: Tables) -> Iterable[str]:

@@ -12,8 +12,9 @@ from math import isfinite
 from fedprofit.baseline.base import BaselineContext, BaselineSettings
 from fedprofit.core.files import write_with
 from fedprofit.core.sealed import write_record
+from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.evaluate.score import Job, Mean
+from fedprofit.evaluate.score import Job
 from fedprofit.evaluate.score import score as score_jobs
 from fedprofit.personalization.base import stopped_before
 from fedprofit.runs.bench import Bench
@@ -45,8 +46,8 @@ def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
     else:
         jobs = [Job(k, bench.dataset.examples(client, "validation")) for k, client in enumerate(clients)]
     last = max(tuned.points)
-    found = score_jobs(bench.engine, tuned.points[last][KEY], jobs, ["loss"])
-    loss = reduce(Mean.merge, (means["loss"] for means in found)).value
+    found = score_jobs(bench.engine, tuned.points[last][KEY], jobs, [LOSS])
+    loss = reduce(lambda one, other: one.merge(other), (each.values[LOSS.name] for each in found)).value
     row = {
         "round": last,
         "validation_loss": loss if isfinite(loss) else None,

@@ -13,8 +13,10 @@ from fedprofit.core.types import ClientId, Params
 from fedprofit.data.federated import FederatedDataset, Group, open_dataset, prepare_clients, stratified
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
+from fedprofit.evaluate.checks import rehearse
 from fedprofit.evaluate.clients import Sets
-from fedprofit.evaluate.rules import Rules, choose_rules
+from fedprofit.evaluate.facts import DataFacts
+from fedprofit.evaluate.rules import Scoring, decide
 from fedprofit.local.base import LocalSolver
 from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import Vectorized
@@ -33,7 +35,7 @@ class Bench:
     start: Params  # the one initialization of every prompt
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
-    rules: Rules  # how answers are compared with references
+    scoring: Scoring  # the metrics, as decided for the data set
 
     def train_examples(self, client: ClientId) -> Examples:
         """Return a client's own train examples."""
@@ -75,9 +77,11 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
     start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
-    rules = choose_rules(config.evaluation, config.data.source, *dataset.store.unread_targets())
-    scored = scored_group(config)
-    return Bench(config, engine, dataset, start, draw_sets(dataset, scored, config), validation, rules)
+    facts = DataFacts(config.data.source.kind, *dataset.store.unread_targets())
+    scoring = decide(config.evaluation.metrics, facts)
+    rehearse(scoring.metrics, [dataset.store[0]])
+    sets = draw_sets(dataset, scored_group(config), config)
+    return Bench(config, engine, dataset, start, sets, validation, scoring)
 
 
 def scored_group(config: Config) -> Group:

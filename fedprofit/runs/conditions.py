@@ -11,6 +11,7 @@ import torch
 from fedprofit.baseline.base import BaselineSettings
 from fedprofit.core.types import Params
 from fedprofit.evaluate.clients import check_clients, score_clients
+from fedprofit.evaluate.metrics.base import Metric
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.personalization.base import (
     PersonalizationSettings,
@@ -93,32 +94,30 @@ def best_step(scores: Sequence[Score], last: int) -> int:
     return min(means, key=lambda step: means[step] if isfinite(means[step]) else inf, default=last)
 
 
-def metrics_at(bench: Bench, generate: bool) -> list[str]:
-    """Return the metrics of a point: all of them, or the loss alone."""
-    return [metric for metric in bench.config.evaluation.metrics if generate or metric == "loss"]
+def metrics_at(bench: Bench, generate: bool) -> list[Metric]:
+    """Return the metrics of a point: all of them, or those that need no text."""
+    return [metric for metric in bench.scoring.metrics if generate or not metric.needs_text]
 
 
 def score_prompts(
     bench: Bench,
     params: Params,
     condition: Condition,
-    metrics: Sequence[str],
+    metrics: Sequence[Metric],
     notes: dict[str, str] | None = None,
     checks: Sequence[Score] | None = None,
 ) -> list[Score]:
     """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
-    scores = score_clients(
-        bench.engine, params[KEY], bench.sets, condition, metrics, most, notes, bench.rules
-    )
-    return [*scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
+    found = score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+    return [*found.scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
 
 
 def check_prompts(
     bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
 ) -> list[Score]:
     """Score prompts on the clients' own validation examples, by loss."""
-    return check_clients(bench.engine, params[KEY], bench.sets, condition, notes)
+    return list(check_clients(bench.engine, params[KEY], bench.sets, condition, notes).scores)
 
 
 def save_points(path: Path, tuned: Personalized) -> None:

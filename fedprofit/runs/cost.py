@@ -54,7 +54,7 @@ class Sizes:
 
     def answered(self, config: Config, examples: float, trained: bool = True) -> float:
         """Cost of scoring that many examples by every metric."""
-        if all(metric == "loss" for metric in config.evaluation.metrics):
+        if not any(metric.needs_text for metric in config.evaluation.metrics):
             return self.scored(examples, 0)
         # Trained prompts answer at about the length of the references; the base model runs on.
         most = config.evaluation.max_new_tokens

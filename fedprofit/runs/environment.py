@@ -16,7 +16,7 @@ from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json
 from fedprofit.core.sealed import write_record
 from fedprofit.data.settings import LexiconSource
-from fedprofit.evaluate.rules import recorded_rules
+from fedprofit.evaluate.rules import recorded_variant
 from fedprofit.plugins import used_plugins
 from fedprofit.runs.folder import ENVIRONMENT, RunFolder
 
@@ -107,13 +107,12 @@ def check_environment(folder: RunFolder, config: Config, facts: dict[str, Any]) 
                 f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
                 f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
             )
-    rules = [recorded_rules(each) for each in (before, facts)]
     for metric in config.evaluation.metrics:
-        was, now = (each.variant(metric) for each in rules)
+        was, now = (recorded_variant(each, metric.name).name for each in (before, facts))
         if was != now:
             raise UserError(
-                f"{folder.path}: {metric} was scored with {was!r} when the run was begun, and would be with "
-                f"{now!r} now; these do not compare. Resume with the version that began it. {BEGIN_ANEW}"
+                f"{folder.path}: {metric.name} was scored with {was!r} when the run was begun, and would be "
+                f"with {now!r} now; these do not compare. Resume with the version that began it. {BEGIN_ANEW}"
             )
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedprofit.config.component import reading_records
 from fedprofit.config.file import from_mapping, to_yaml
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
@@ -124,7 +125,8 @@ class RunFolder(Folder):
 
     def read_config(self) -> Config:
         """Read the configuration as run; UserError if it is not as the run wrote it."""
-        return from_mapping(parse_yaml(self.read_config_text(), self.config), str(self.config))
+        with reading_records():  # a report needs no plug-in
+            return from_mapping(parse_yaml(self.read_config_text(), self.config), str(self.config))
 
     def again(self, damaged: str = "it") -> str:
         """Say how a run whose file is damaged is mended."""

@@ -17,7 +17,7 @@ from fedprofit.core.places import ANEW, numba_folder
 from fedprofit.core.reading import read_parquet
 from fedprofit.core.sealed import write_record
 from fedprofit.evaluate.results import to_frame, write_frame
-from fedprofit.evaluate.rules import SCORING
+from fedprofit.evaluate.rules import METRICS
 from fedprofit.runs.bench import Bench, prepare
 from fedprofit.runs.environment import check_content, check_environment, environment, write_environment
 from fedprofit.runs.folder import (
@@ -71,7 +71,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
         # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
         bench = prepare(config, folder.dtype)
         facts = environment(config, bench.engine, bench.dataset.fingerprint)
-        facts[SCORING] = bench.rules.to_mapping()
+        facts[METRICS] = bench.scoring.to_mapping()
         check_environment(folder, config, facts)
         # Only now: a configuration that cannot run leaves no folder behind.
         with alone_in(folder.path):

@@ -9,8 +9,9 @@ from fedprofit.analyze.tradeoff import summarize
 from fedprofit.core.reading import read_rows
 from fedprofit.core.sealed import write_record
 from fedprofit.data.describe import describe
+from fedprofit.evaluate.metric import remember
 from fedprofit.evaluate.results import write_frame
-from fedprofit.evaluate.rules import SCORING
+from fedprofit.evaluate.rules import METRICS
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.trials import baseline_outcomes, outcomes
@@ -22,6 +23,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
     """Write who has what, and the summary: the last file of a run, so that where it is, all is."""
     config, facts = bench.config, describe(bench.dataset)
     write_frame(folder.clients, facts.to_frame())
+    remember({one.name: one.facts() for one in bench.scoring.metrics})
     rows, trials = summarize(results).to_dicts(), outcomes(folder, config)
     every = [*trials, *baseline_outcomes(folder, config)]
     write_record(
@@ -41,7 +43,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
                 "global_examples": len(bench.sets.shared["global"]),
                 "unseen_examples": len(bench.sets.shared["unseen"]),
             },
-            SCORING: bench.rules.to_mapping(),
+            METRICS: bench.scoring.to_mapping(),
             "budget": {one.method: _budget(folder, one.trial) for one in trials if one.chosen},
             "trials": [vars(one) for one in every],
             "conditions": [_clean(row) for row in rows],

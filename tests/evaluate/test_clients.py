@@ -11,10 +11,15 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.evaluate import clients as clients_module
 from fedprofit.evaluate.clients import Sets, check_clients, mean_loss, score_clients
+from fedprofit.evaluate.metrics.exact_match import ExactMatch
+from fedprofit.evaluate.metrics.loss import LOSS
+from fedprofit.evaluate.metrics.rouge_l import RougeL
+from fedprofit.evaluate.records import SHARED
 from fedprofit.evaluate.results import SCHEMA, Condition, to_frame, write_frame
 
 CLIENTS = ["ann", "bob", "cid"]
-METRICS = ["loss", "rouge_l", "exact_match"]
+NAMES = ["loss", "rouge_l", "exact_match"]
+METRICS = [LOSS, RougeL(), ExactMatch()]
 CONDITION = Condition("personalized", "avg", "slow", "last", rate=0.1, step=4)
 
 
@@ -47,7 +52,7 @@ def sets():
 
 def run(engine, prompts, sets, metrics=METRICS, **more):
     scores = score_clients(engine, prompts, sets, CONDITION, metrics, 3, **more)
-    return scores + check_clients(engine, prompts, sets, CONDITION, **more)
+    return [*scores.scores, *check_clients(engine, prompts, sets, CONDITION, **more).scores]
 
 
 def table(scores):
@@ -64,7 +69,7 @@ def loss(engine, prompt, examples):
 
 def test_every_client_has_its_own_rows(engine, prompts, sets):
     found = table(run(engine, prompts, sets))
-    scopes = [(c, s, m) for c in CLIENTS for s in ("local", "global", "unseen") for m in METRICS]
+    scopes = [(c, s, m) for c in CLIENTS for s in ("local", "global", "unseen") for m in NAMES]
     # Ann has no validation examples, hence no row: a mean over nothing is no score.
     assert set(found) == {*scopes, ("bob", "validation", "loss"), ("cid", "validation", "loss")}
     for number, client in enumerate(CLIENTS):
@@ -104,19 +109,19 @@ def test_one_prompt_scores_as_equal_prompts_do_and_shared_sets_once(engine, prom
 def test_what_is_not_there_is_not_scored(engine, prompts, sets):
     bare = dataclasses.replace(sets, shared={"global": sets.shared["global"], "unseen": ()})
     for stack in (prompts, prompts[:1]):
-        found = table(run(engine, stack, bare, ["loss"]))
+        found = table(run(engine, stack, bare, [LOSS]))
         assert {scope for _, scope, _ in found} == {"local", "global", "validation"}
         assert {metric for _, _, metric in found} == {"loss"}
 
 
 def test_the_base_model_has_no_prompt(engine, prompts, sets):
-    found = table(run(engine, prompts[:1, :0], sets, ["loss"]))
+    found = table(run(engine, prompts[:1, :0], sets, [LOSS]))
     value, _ = found["bob", "local", "loss"]
     assert value == pytest.approx(loss(engine, prompts[0, :0], sets.local["bob"]), rel=1e-5)
 
 
 def test_notes_stand_with_their_client(engine, prompts, sets):
-    scores = run(engine, prompts, sets, ["loss"], notes={"bob": "stopped at step 2"})
+    scores = run(engine, prompts, sets, [LOSS], notes={"bob": "stopped at step 2"})
     assert {s.client for s in scores if s.note} == {"bob"}
     assert all(s.note == "stopped at step 2" for s in scores if s.client == "bob")
 
@@ -132,7 +137,7 @@ def test_mean_loss(engine, prompts):
 def test_the_table_keeps_every_field(engine, prompts, sets, tmp_path):
     import polars
 
-    scores = run(engine, prompts, sets, ["loss"], notes={"bob": "note"})
+    scores = run(engine, prompts, sets, [LOSS], notes={"bob": "note"})
     frame = to_frame(7, scores)
     assert dict(frame.schema) == {name: kind() for name, kind in SCHEMA.items()}
     write_frame(tmp_path / "results.parquet", frame)
@@ -143,3 +148,25 @@ def test_the_table_keeps_every_field(engine, prompts, sets, tmp_path):
             "rate": 0.1, "pull": None, "alpha": None, "step": 4, "client": s.client, "scope": s.scope,
             "task": s.task, "metric": "loss", "value": s.value, "count": s.count, "note": s.note,
         }  # fmt: skip
+
+
+def test_records_give_every_score_again(engine, prompts, sets):
+    """Each aggregated value against plain sums over the records that the same call returns."""
+    for stack in (prompts, prompts[:1]):
+        found = score_clients(engine, stack, sets, CONDITION, METRICS, 3)
+        keys = [(one.client, one.scope, one.record.task) for one in found.records]
+        owners = {client for client, scope, _ in keys if scope != "local"}
+        assert owners == ({*CLIENTS} if len(stack) > 1 else {SHARED})
+        for score in found.scores:
+            owner = score.client if score.scope == "local" or len(stack) > 1 else SHARED
+            rows = [o.record for o in found.records if (o.client, o.scope) == (owner, score.scope)]
+            if score.metric == "loss":
+                expected = sum(row.loss for row in rows) / sum(row.tokens for row in rows)
+            else:
+                expected = sum(row.scores[score.metric] for row in rows) / len(rows)
+            assert score.value == pytest.approx(expected, rel=1e-12)
+    assert all(isinstance(one.record.answer, str) for one in found.records)
+    checks = check_clients(engine, prompts, sets, CONDITION).records
+    assert [(one.client, one.scope, one.record.answer) for one in checks] == [
+        (client, "validation", None) for client in ("bob", "cid", "cid")
+    ]

@@ -1,5 +1,6 @@
 """How a data set's targets decide by which variants answers are scored, and what is said of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,27 +15,29 @@ from fedprofit.config.file import from_mapping
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import write_json
 from fedprofit.data.pool import POOL_SCHEMA
-from fedprofit.data.settings import HubSource, LexiconSource, SniSource, TableSource, TemplateConfig
+from fedprofit.data.settings import TemplateConfig
 from fedprofit.data.store import ExampleStore, write_store
 from fedprofit.data.template import Template
-from fedprofit.evaluate.rules import SCORING, Rules, choose_rules, recorded_rules
-from fedprofit.evaluate.settings import EvaluationConfig
+from fedprofit.evaluate.facts import DataFacts
+from fedprofit.evaluate.metrics.exact_match import ExactMatch
+from fedprofit.evaluate.metrics.loss import LOSS
+from fedprofit.evaluate.metrics.rouge_l import RougeL
+from fedprofit.evaluate.rules import EARLIER, METRICS, decide, recorded_facts, recorded_variant
 from fedprofit.report.notes import scoring_notes
 from fedprofit.runs.environment import check_environment
 from fedprofit.runs.folder import RunFolder
 
-SNI = SniSource(kind="sni", path="tasks")
-OWN = TableSource(kind="table", path="own.csv")
-LEXICON = LexiconSource(kind="lexicon")
-HUB = HubSource(kind="hub", name="owner/name")
+OWN, HUB, SNI, LEXICON = "table", "hub", "sni", "lexicon"
 
 
-def chosen(source, targets=10, unread=0, **settings):
-    rules = choose_rules(EvaluationConfig(**settings), source, targets, unread)
-    return rules.rouge_tokenizer, rules.exact_match
+def chosen(source, targets=10, unread=0, tokenizer="auto", variant="auto"):
+    metrics = [LOSS, RougeL(tokenizer=tokenizer), ExactMatch(variant=variant)]
+    loss, rouge, exact = decide(metrics, DataFacts(source, targets, unread)).metrics
+    assert loss == LOSS
+    return rouge.tokenizer, exact.variant
 
 
-def test_the_source_and_its_targets_choose_the_variants():
+def test_source_and_targets_decide_the_variants():
     for source in (OWN, HUB):
         assert chosen(source) == ("rouge-score", "strict")
         assert chosen(source, unread=1) == ("unicode", "strict")
@@ -44,8 +47,8 @@ def test_the_source_and_its_targets_choose_the_variants():
 
 
 def test_settings_force_the_variants():
-    assert chosen(SNI, rouge_tokenizer="unicode", exact_match="numeric") == ("unicode", "numeric")
-    assert chosen(OWN, unread=10, rouge_tokenizer="rouge-score", exact_match="sni") == ("rouge-score", "sni")
+    assert chosen(SNI, tokenizer="unicode", variant="numeric") == ("unicode", "numeric")
+    assert chosen(OWN, unread=10, tokenizer="rouge-score", variant="sni") == ("rouge-score", "sni")
 
 
 @pytest.mark.parametrize(
@@ -65,37 +68,43 @@ def test_a_store_counts_the_targets_that_rouge_score_cannot_read(tmp_path, targe
     assert ExampleStore(tmp_path / "store").unread_targets() == (sum(map(len, targets)), unread)
 
 
-def study(path="here", **rules):
-    """Results of both levels, whose runs are recorded with the rules given by level."""
+def record(tokenizer="rouge-score", variant="sni", targets=0, unread=0):
+    """What a run records of its metrics."""
+    metrics = [LOSS, RougeL(tokenizer=tokenizer), ExactMatch(variant=variant)]
+    return {METRICS: decide(metrics, DataFacts("table", targets, unread)).to_mapping()}
+
+
+def study(path="here", **records):
+    """Results of both levels, whose runs have the records given by level."""
     results = table(plain(lambda *_: 4), seeds=1)
     runs = results.select("run", "heterogeneity").unique().rows()
-    made = {run: {SCORING: rules[level].to_mapping()} if level in rules else {} for run, level in runs}
+    made = {run: records.get(level, {}) for run, level in runs}
     return Tables(Path(path), "made", True, ["heterogeneity"], results, environments=made)
 
 
 def test_notes_name_the_variants_and_where_they_differ():
-    partly = Rules(targets=9, unread_targets=2)
+    partly = record(targets=9, unread=2)
     assert scoring_notes(study(task=partly, iid=partly)) == [
         "ROUGE-L: tokenizer rouge-score, which cannot read all of 2 of the 9 targets."
     ]
-    (note,) = scoring_notes(study(task=partly, iid=Rules(targets=8)))
+    (note,) = scoring_notes(study(task=partly, iid=record(targets=8)))
     assert note.endswith("rouge-score, which cannot read all of up to 2 of the 9 targets.")
     assert scoring_notes(study()) == ["ROUGE-L: tokenizer rouge-score."], "what earlier versions did"
     assert scoring_notes(replace(study(), environments={})) == [], "nothing is known"
-    (note,) = scoring_notes(study(task=Rules("unicode")))
+    (note,) = scoring_notes(study(task=record("unicode")))
     assert "tokenizer unicode at heterogeneity task" in note
     assert "tokenizer rouge-score at heterogeneity iid" in note
     assert note.endswith("do not compare.")
 
 
-def test_scores_of_other_rules_are_not_compared():
-    plainly, otherwise = study(), study("there", task=Rules("unicode"), iid=Rules("unicode"))
-    assert compare([plainly, study("there", task=Rules("rouge-score", "strict"))], "rouge_l")
+def test_scores_of_other_variants_are_not_compared():
+    plainly, otherwise = study(), study("there", task=record("unicode"), iid=record("unicode"))
+    assert compare([plainly, study("there", task=record("rouge-score", "strict"))], "rouge_l")
     with pytest.raises(UserError, match="there: was scored with unicode, here with rouge-score"):
         compare([plainly, otherwise], "rouge_l")
 
 
-def test_a_run_begun_by_other_rules_is_not_resumed(tmp_path):
+def test_run_begun_with_other_variants_is_not_resumed(tmp_path):
     run = {"data": {"source": {"kind": "table", "path": "x.csv"}}, "name": "t"}
     config = from_mapping(run | {"training": {"algorithms": [{"kind": "fedsgd", "name": "a"}]}})
     folder, made = (
@@ -104,11 +113,24 @@ def test_a_run_begun_by_other_rules_is_not_resumed(tmp_path):
     )
     made |= {"versions": {"fedprofit": "0"}, "machine": {}}
     write_json(folder.environment, made)
-    check_environment(folder, config, made | {SCORING: Rules().to_mapping()})
+    check_environment(folder, config, made | record())
     with pytest.raises(UserError, match=r"exact_match was scored with 'sni'.*'strict' now"):
-        check_environment(folder, config, made | {SCORING: Rules(exact_match="strict").to_mapping()})
+        check_environment(folder, config, made | record(variant="strict"))
 
 
-def test_recorded_rules_ignore_what_they_do_not_know():
-    record = {SCORING: {**Rules("unicode").to_mapping(), "later": 1}}
-    assert recorded_rules(record) == Rules("unicode")
+def test_records_survive_json_and_later_versions():
+    stored = json.loads(json.dumps(record("unicode", targets=9, unread=2), allow_nan=False))
+    stored[METRICS]["rouge_l"] |= {"later": 1, "variant": {**stored[METRICS]["rouge_l"]["variant"], "new": 2}}
+    data = DataFacts("table", 9, 2)
+    expected = [LOSS, RougeL(tokenizer="unicode"), ExactMatch(variant="sni")]
+    assert list(recorded_facts(stored).values()) == [one.facts(data) for one in expected]
+
+
+def test_records_of_earlier_versions_are_read():
+    earlier = {EARLIER: {"rouge_tokenizer": "rouge-score", "exact_match": "numeric", "targets": 9,
+                         "unread_targets": 2, "other": 1}}  # fmt: skip
+    assert recorded_variant(earlier, "exact_match").name == "numeric"
+    assert recorded_variant(earlier, "rouge_l").describe() == (
+        "ROUGE-L: tokenizer rouge-score, which cannot read all of 2 of the 9 targets"
+    )
+    assert recorded_variant(earlier, "loss").name == ""

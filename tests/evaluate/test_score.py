@@ -13,10 +13,14 @@ from fedprofit.backbone import paths
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.backbone.generate import plain_generate
-from fedprofit.evaluate.score import Job, Mean, score
+from fedprofit.evaluate.accumulate import Mean
+from fedprofit.evaluate.metrics.exact_match import ExactMatch
+from fedprofit.evaluate.metrics.loss import LOSS
+from fedprofit.evaluate.metrics.rouge_l import RougeL
+from fedprofit.evaluate.score import Job, score
 from fedprofit.evaluate.text import exact_match, rouge_l
 
-METRICS = ["loss", "rouge_l", "exact_match"]
+METRICS = [LOSS, RougeL(tokenizer="rouge-score"), ExactMatch(variant="sni")]
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,9 @@ def jobs():
 
 @pytest.mark.parametrize("budget", [4096, 40])
 def test_loss_is_that_of_plain_losses_per_target_token(backbone, prompts, budget):
-    found = score(Engine(backbone, "packed", budget), prompts, jobs(), ["loss"])
-    for job, result in zip(jobs(), found, strict=True):
+    found = score(Engine(backbone, "packed", budget), prompts, jobs(), [LOSS])
+    for job, scored in zip(jobs(), found, strict=True):
+        result = scored.values
         assert result.keys() == {"loss"}
         sums = [plain_losses(backbone, prompts, [Row(job.owner, e)]).item() for e in job.examples]
         tokens = sum(len(example.target) for example in job.examples)
@@ -70,12 +75,15 @@ def test_generation_metrics_are_those_of_plain_generation(backbone, prompts):
         wanted.append(Job(job.owner, changed))
     found = score(Engine(backbone, "packed"), prompts, wanted, METRICS, max_new_tokens=6)
     seen = set()
-    for job, texts, result in zip(wanted, answers, found, strict=True):
-        assert list(result) == METRICS
+    for job, texts, scored in zip(wanted, answers, found, strict=True):
+        result = scored.values
+        assert [*result] == [metric.name for metric in METRICS]
+        assert [record.answer for record in scored.records] == texts
         for name, metric in (("rouge_l", rouge_l), ("exact_match", exact_match)):
             values = [metric(t, e.references) for t, e in zip(texts, job.examples, strict=True)]
             assert result[name].count == len(values)
             assert result[name].total == pytest.approx(sum(values))
+            assert [record.scores[name] for record in scored.records] == values
             seen.update(values)
     assert {0.0, 100.0} < seen, "right, wrong and half right answers should be among them"
 
@@ -86,16 +94,17 @@ def test_without_text_metrics_nothing_is_generated(backbone, prompts, monkeypatc
 
     monkeypatch.setattr(paths, "packed_generate", never)
     engine = Engine(backbone, "packed")
-    assert len(score(engine, prompts, jobs(), ["loss"])) == 5
+    assert len(score(engine, prompts, jobs(), [LOSS])) == 5
     with pytest.raises(AssertionError, match="generated"):
-        score(engine, prompts, jobs(), ["exact_match"])
+        score(engine, prompts, jobs(), [ExactMatch()])
 
 
 def test_no_jobs_and_empty_sets(backbone, prompts):
     engine = Engine(backbone, "packed")
     assert score(engine, prompts, [], METRICS) == []
     (result,) = score(engine, prompts, [Job(0, ())], METRICS)
-    assert all(mean == Mean(0.0, 0) for mean in result.values())
+    assert result.records == []
+    assert all(mean == Mean(0.0, 0) for mean in result.values.values())
 
 
 def test_means_merge_in_any_grouping():

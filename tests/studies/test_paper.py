@@ -45,7 +45,7 @@ def test_each_size_compares_what_the_claims_need(name):
         assert set(config.baseline_trials) == {"local", "central"}
         assert config.data.clients.test >= clients
         assert config.evaluation.global_examples >= examples
-        assert set(config.evaluation.metrics) == {"loss", "rouge_l", "exact_match"}
+        assert {metric.name for metric in config.evaluation.metrics} == {"loss", "rouge_l", "exact_match"}
 
 
 @pytest.mark.parametrize("name", SIZES)

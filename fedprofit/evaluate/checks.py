@@ -1,0 +1,103 @@
+"""Checks of what metrics return: a metric may come from anywhere, and its values go into results."""
+
+from collections.abc import Callable, Sequence
+from math import isfinite, isnan
+from numbers import Real
+from operator import index
+from typing import Any, TypeVar
+
+from fedprofit.config.component import where_of
+from fedprofit.core.errors import UserError, cut, first_line
+from fedprofit.core.types import Example
+from fedprofit.evaluate.accumulate import Accumulator
+from fedprofit.evaluate.metrics.base import Answer, Metric
+
+ROUNDING = 1e-4  # how far a value may be out of its bounds: losses are rounded in float32
+REMEDY = "Mend the metric, or leave it out of evaluation.metrics."
+
+Result = TypeVar("Result")
+
+
+def guarded(metric: Metric, where: str, call: Callable[[], Result]) -> Result:
+    """Call a function of a metric; UserError that names metric, file and line if it raises."""
+    try:
+        return call()
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = first_line(error, with_type=True)
+        raise UserError(f"{_named(metric)}: fails for {where} ({reason}). {REMEDY}") from error
+
+
+def checked_score(metric: Metric, answer: Answer) -> float | None:
+    """Score one example; UserError for anything but a number within the metric's bounds.
+
+    None is returned only by metrics with an accumulator of their own. A loss that is not finite may give a
+    score that is not finite.
+    """
+    where = place_of(answer.example)
+    score = guarded(metric, where, lambda: metric.score(answer))
+    if score is None and type(metric).accumulate is not Metric.accumulate:
+        return None
+    return _checked(metric, score, f"score {cut(repr(score))} for {where}", not isfinite(answer.loss))
+
+
+def checked_value(metric: Metric, accumulator: Accumulator, where: str) -> tuple[float, int]:
+    """Return the value and count of a set; UserError unless they are numbers, within the metric's bounds."""
+    value, count = guarded(metric, where, lambda: _read(accumulator))
+    if count < 0:
+        raise UserError(f"{_named(metric)}: count {count} for {where} is below 0. {REMEDY}")
+    if not count:
+        return float("nan"), 0
+    return _checked(metric, value, f"value {cut(repr(value))} for {where}", not metric.needs_text), count
+
+
+def _read(accumulator: Accumulator) -> tuple[Any, int]:
+    count = index(accumulator.count)  # TypeError for anything but a whole number
+    return accumulator.value if count else None, count
+
+
+def rehearse(metrics: Sequence[Metric], examples: Sequence[Example]) -> None:
+    """Let each metric score references as answers, so that one that always fails does so before training."""
+    for metric in metrics:
+        total = guarded(metric, "an empty set", metric.start)
+        for example in examples:
+            answer = Answer(example, float(len(example.target)), example.references[0])
+            total = merged(metric, total, answer, checked_score(metric, answer))
+        checked_value(metric, total, f"{len(examples)} examples")
+
+
+def merged(metric: Metric, total: Accumulator, answer: Answer, score: float | None) -> Accumulator:
+    """Return an accumulator with one more example."""
+    return guarded(metric, place_of(answer.example), lambda: total.merge(metric.add(answer, score)))
+
+
+def place_of(example: Example) -> str:
+    """Name an example.
+
+    >>> place_of(Example(None, None, None, "poems", (), 3))
+    "example 3 of task 'poems'"
+    """
+    number = f"example {example.row}" if example.row >= 0 else "an example"
+    return f"{number} of task {cut(repr(example.task))}"
+
+
+def _checked(metric: Metric, value: Any, what: str, may_be_infinite: bool) -> float:
+    """Return a value as a float; UserError unless it is one that the metric may have."""
+    low, high = metric.bounds
+    if not isinstance(value, Real):
+        problem = "no number"
+    elif isnan(value := float(value)):
+        problem = "" if may_be_infinite else "NaN"
+    elif low - ROUNDING <= value <= high + ROUNDING or (may_be_infinite and not isfinite(value)):
+        problem = ""
+    else:
+        problem = f"out of its bounds, {low:g} to {high:g}"
+    if problem:
+        raise UserError(f"{_named(metric)}: {what} is {problem}. {REMEDY}")
+    return float(value)
+
+
+def _named(metric: Metric) -> str:
+    called = "" if metric.name == metric.kind else f", called {metric.name!r}"
+    return f"metric {metric.kind!r}{called} ({where_of(type(metric))})"
