@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprofit.config.file import from_mapping, to_yaml
+from fedprofit.config.legacy import upgraded
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import damage, parse_yaml, read_json, read_yaml_text
@@ -123,7 +124,8 @@ class RunFolder(Folder):
 
     def read_config(self) -> Config:
         """Read the configuration as run; UserError if it is not as the run wrote it."""
-        return from_mapping(parse_yaml(self.read_config_text(), self.config), str(self.config))
+        mapping = parse_yaml(self.read_config_text(), self.config)
+        return from_mapping(upgraded(mapping), str(self.config))
 
     def again(self, damaged: str = "it") -> str:
         """Say how a run whose file is damaged is mended."""
