@@ -14,8 +14,8 @@ OPTIMIZERS = {"client": "client optimizer", "server": "server optimizer"}  # a s
 def upgraded(mapping: Any) -> Any:
     """Return a run's configuration with the keys of this version.
 
-    Earlier versions named an optimizer by `optimizer`, kept the fields of all optimizers beside it, and
-    described a baseline with the fields of a personalization.
+    Earlier versions named an optimizer by `optimizer`, kept the fields of all optimizers beside it, knew one
+    kind of personalization, and described a baseline with the fields of a personalization.
 
     >>> old = {"training": {"algorithms": [{"kind": "fedsgd", "server": {"optimizer": "sgd", "tau": 0.1}}]}}
     >>> upgraded(old)["training"]["algorithms"][0]
@@ -27,11 +27,11 @@ def upgraded(mapping: Any) -> Any:
     result = deepcopy(mapping)
     training = result.get("training")
     baselines = result.get("baselines")
-    for entry in [
-        *_entries(training.get("algorithms") if isinstance(training, dict) else None),
-        *_entries(result.get("personalization")),
-    ]:
+    for entry in _entries(training.get("algorithms") if isinstance(training, dict) else None):
         _upgrade_optimizers(entry)
+    for entry in _entries(result.get("personalization")):
+        _upgrade_optimizers(entry)
+        entry.setdefault("kind", "finetune")
     for kind, value in baselines.items() if isinstance(baselines, dict) else ():
         for entry in _entries(value):
             if _upgrade_optimizers(entry):

@@ -8,6 +8,7 @@ from rich.console import Console
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.core.files import write_text, write_with
 from fedprofit.evaluate.metric import main_ones
+from fedprofit.evaluate.results import axis_column
 from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.overview import Place, places
 from fedprofit.report.table import (
@@ -66,6 +67,10 @@ def _write_tables(tables: Tables, found: list[Place]) -> None:
         ]
         notes = [WRITTEN_EXPLANATION, " ".join(scoring_notes(tables))]
         write_text(tables.path / name, "\n\n".join([*pages, *map(text, filter(None, notes))]) + "\n")
-    rows = [{**place.axes, **row} for place in found for row in place.rows]
+    rows = [
+        {**{axis_column(axis): value for axis, value in place.axes.items()}, **row}
+        for place in found
+        for row in place.rows
+    ]
     table = in_spreadsheet(pl.DataFrame(rows, infer_schema_length=None))
     write_with(tables.path / "table.csv", table.write_csv)

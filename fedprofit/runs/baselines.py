@@ -27,12 +27,12 @@ from fedprofit.tuner.prompt import KEY
 def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
     """Let each client train alone, from the common initialization, and score it along its steps.
 
-    Where it was `tried`, what trials differ in is not what the baseline is: the rows say neither name nor
-    rate, so that runs that chose otherwise are still compared.
+    Where it was `tried`, the trial's name is not the baseline's: the rows name the baseline, so that
+    runs that selected other trials are still compared.
     """
     tuned = _trained_alone(bench, settings, bench.sets.clients)
     save_points(folder.prompts("local"), tuned)
-    own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.pull)
+    own = Condition("local", setting=settings.name)
     what = Condition("local", setting="local") if tried else own
     return score_points(bench, bench.start, tuned, settings, what)
 
@@ -48,7 +48,7 @@ def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) 
     else:
         save_points(kept, _trained_centrally(bench, settings))
     points, facts = load_points(kept, bench.engine.backbone.device)
-    own = Condition("central", setting=settings.name, rate=settings.client.rate)
+    own = Condition("central", setting=settings.name)
     what, scores = Condition("central", setting="central") if tried else own, []
     for step, params in points.items():
         metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")

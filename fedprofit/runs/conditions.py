@@ -43,9 +43,7 @@ def personalized(
     clients, seed = bench.sets.clients, bench.config.seed
     tuned = settings.build(bench.solver)(start, clients, bench.train_examples, seed)
     save_points(keep, tuned)
-    what = Condition(
-        "personalized", name, settings.name, settings.start, settings.known_rate, settings.known_pull
-    )
+    what = Condition("personalized", name, settings.name, settings.start)
     return score_points(bench, start, tuned, settings, what)
 
 

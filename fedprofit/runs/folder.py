@@ -7,6 +7,7 @@ prompts/              federated and personalized prompts (safetensors)
 parts/                results by stage, and the history of each algorithm and each baseline's trial
 plan.json             the work of each stage, by which to tell how far the run is
 results.parquet       the tidy table of all stages
+settings.parquet      all hyperparameters of each scored setting, by the id that results have
 validation.parquet    the same of the validation clients, where asked for: what to choose settings by
 clients.parquet       what each client trains on, by task
 summary.json          means by condition, and the budget
@@ -53,6 +54,11 @@ class Folder:
     def validation(self) -> Path:
         """The tidy table of the validation clients, if they are personalized."""
         return self.path / "validation.parquet"
+
+    @property
+    def settings(self) -> Path:
+        """All hyperparameters of each scored setting."""
+        return self.path / "settings.parquet"
 
     @property
     def clients(self) -> Path:

@@ -10,19 +10,16 @@ whole, and repeats the others to the same bits: nothing a stage computes depends
 except through files.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from fedprofit.algorithm.base import AlgorithmSettings, Context
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError, first_line, is_out_of_memory
 from fedprofit.core.files import alone_in, naming_place
 from fedprofit.core.places import ANEW, numba_folder
-from fedprofit.core.reading import read_parquet
 from fedprofit.core.sealed import write_record
 from fedprofit.evaluate.results import Condition, Score, to_frame, write_frame
 from fedprofit.evaluate.rules import SCORING
@@ -45,6 +42,7 @@ from fedprofit.runs.folder import (
 from fedprofit.runs.plan import stages
 from fedprofit.runs.progress import Quiet, Reporter, duration, logged
 from fedprofit.runs.summary import write_summary
+from fedprofit.runs.tables import write_tables
 from fedprofit.runs.train import Trained, save_trained, train
 from fedprofit.runs.trials import chosen_of
 from fedprofit.tuner.prompt import no_prompt
@@ -122,20 +120,9 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
         report.log(f"data: {what}: {text}")
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
-    if checks:
-        write_frame(folder.validation, _gathered(folder, checks))
     scored = [stage for stage in plan if stage not in checks and not stage.startswith((TRAIN, TRY))]
-    results = _gathered(folder, scored)
-    write_frame(folder.results, results)
-    write_summary(folder, bench, results)
+    write_summary(folder, bench, write_tables(folder, bench.config, scored, checks))
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")
-
-
-def _gathered(folder: RunFolder, stages: Sequence[str]) -> pl.DataFrame:
-    # Relaxed: a run that an earlier version began may lack a column.
-    return pl.concat(
-        [read_parquet(folder.part(stage), folder.again()) for stage in stages], how="diagonal_relaxed"
-    )
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:

@@ -14,7 +14,7 @@ from test_claims import plain, table
 
 from fedprofit.analyze.recommend import Limit
 from fedprofit.analyze.tables import open_tables
-from fedprofit.core import config_base
+from fedprofit.config import base as config_base
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import METRICS
 from fedprofit.evaluate.results import write_frame

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from fedprofit.analyze.facts import PROXIMAL, TUNING_RATE
 from fedprofit.analyze.statistics import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.analyze.tables import Tables
 from fedprofit.analyze.tradeoff import KEYS, label
@@ -23,6 +24,7 @@ MOST_OTHERS = 200  # train clients, and validation clients, that are shown besid
 MOST_BY_TASK = 1_000_000  # rows of scores by task whose matrices are shown for every seed
 DOWNLOADS = {
     "results.parquet": "every score, by client",
+    "settings.parquet": "all hyperparameters, by setting",
     "validation.parquet": "the same of the validation clients",
     "rounds.parquet": "federated training, round by round",
     "trials.parquet": "every trial, and which were chosen",
@@ -76,6 +78,7 @@ def _place(place: Place) -> dict[str, Any]:
 def _condition(number: int, row: Row) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
     ends = [f"{name}_{end}" for name in (*DIFFERENCES, "worst") for end in ("low", "high")]
+    shown |= {"rate": row[TUNING_RATE], "pull": row[PROXIMAL]}
     shown |= {key: plain(row[key]) for key in (*SCORES, *ends, "worst")}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
     return {"place": number, "label": label(row), **shown, **counts}
