@@ -43,6 +43,7 @@ class Tables:
     results: pl.DataFrame  # of the test clients, with the hyperparameters of FACTS
     validation: pl.DataFrame | None = None  # of the validation clients, where they are personalized
     settings: pl.DataFrame | None = None  # all hyperparameters, by the id of a setting
+    worst: pl.DataFrame | None = None  # the worst examples of each run, with every method's answer
     rounds: pl.DataFrame | None = None  # of federated training
     trials: pl.DataFrame | None = None  # of every method and baseline
     clients: pl.DataFrame | None = None  # what each client trains on, by task
@@ -101,22 +102,21 @@ def with_one_end(tables: Tables) -> Tables:
     """Give the last step of a setting one number in all runs at a place; keep the one it has by itself."""
     ends = tables.results.filter(IS_TRAINED).group_by(RUN, *SETTING).agg(LAST)
     frames = [frame for frame in (tables.results, tables.validation) if frame is not None]
-    results, *validation = with_one_last_step(list(map(axis_column, tables.axes)), *frames)
+    results, *validation = with_one_last_step(tables.axes, *frames)
     return replace(tables, ends=ends, results=results, validation=validation[0] if validation else None)
 
 
 def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.DataFrame]:
     """Give the last step of a setting one number in all runs with the same values on the axes: the largest.
 
-    `axes` are columns.
-
     Clients that train for epochs take as many steps as their data make, so that the same point, the end,
     has another number in each run, and among the validation clients another than among the test clients.
     """
-    ends = pl.concat([frame.group_by(*axes, *SETTING).agg(LAST) for frame in frames])
-    ends = ends.group_by(*axes, *SETTING).agg(pl.col("end").max())
+    keys = [*map(axis_column, axes), *SETTING]
+    ends = pl.concat([frame.group_by(keys).agg(LAST) for frame in frames])
+    ends = ends.group_by(keys).agg(pl.col("end").max())
     return [
-        frame.join(ends, on=[*axes, *SETTING], how="left", nulls_equal=True, maintain_order="left")
+        frame.join(ends, on=keys, how="left", nulls_equal=True, maintain_order="left")
         .with_columns(step=pl.when(IS_END).then(pl.col("end")).otherwise(pl.col("step")))
         .drop("end")
         for frame in frames
@@ -159,6 +159,7 @@ def _of_study(folder: StudyFolder) -> Tables:
         settings=settings,
         rounds=whole(folder.rounds),
         trials=trials,
+        worst=whole(folder.worst),
         clients=whole(folder.clients),
         times=whole(folder.times),
         configuration=_configuration(facts.get("study", {}), first),
@@ -173,6 +174,7 @@ def _of_run(path: Path) -> Tables:
     key, config = summary["config_hash"], run.read_config()
     labels = {RUN: key, **made_with(run), "tv": summary["data"]["heterogeneity"]}
     validation, clients, timing = _optional(run.validation), _optional(run.clients), read_timing(run)
+    worst = _optional(run.worst)
     trials = labelled(read_trials(run, config), {RUN: key}) if run.has_history(config) else None
     configurations = {key: config.to_mapping()}
     results, settings = with_settings(
@@ -192,6 +194,7 @@ def _of_run(path: Path) -> Tables:
         settings=settings,
         rounds=labelled(read_rounds(run, config), {RUN: key}) if run.has_history(config) else None,
         trials=trials,
+        worst=None if worst is None else labelled(worst, seed),
         clients=None if clients is None else labelled(clients, seed),
         times=labelled(times, seed),
         configuration=run.read_config_text(),

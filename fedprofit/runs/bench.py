@@ -1,6 +1,6 @@
 """What the stages of a run share: the engine, the data, the clients that are personalized and their sets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fedprofit.data.federated import FederatedDataset, Group, open_dataset, prep
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.evaluate.clients import Sets
+from fedprofit.evaluate.examples import Recorder
 from fedprofit.evaluate.rules import Rules, choose_rules
 from fedprofit.local.base import LocalSolver
 from fedprofit.local.solver import Vectorized
@@ -31,6 +32,7 @@ class Bench:
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
     rules: Rules  # how answers are compared with references
+    records: Recorder = field(default_factory=Recorder)  # of the examples that the stage scored
 
     def train_examples(self, client: ClientId) -> Examples:
         """Return a client's own train examples."""

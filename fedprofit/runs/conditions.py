@@ -31,6 +31,7 @@ def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
     )
     what = Condition("federated", name, setting="best", step=trained.best_round)
     if trained.best_round == trained.rounds:  # the same prompt need not be scored twice
+        bench.records.repeat(replace(what, setting="last"), what)
         return last + [replace(score, condition=what) for score in last]
     return last + score_shared(bench, trained.best, what)
 

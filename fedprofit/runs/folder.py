@@ -8,6 +8,8 @@ parts/                results by stage, and the history of each algorithm and ea
 plan.json             the work of each stage, by which to tell how far the run is
 results.parquet       the tidy table of all stages
 settings.parquet      all hyperparameters of each scored setting, by the id that results have
+examples.parquet      every scored example: loss, answer and scores, by setting, client and scope
+worst.parquet         the examples on which the methods do worst, with texts and answers
 validation.parquet    the same of the validation clients, where asked for: what to choose settings by
 clients.parquet       what each client trains on, by task
 summary.json          means by condition, and the budget
@@ -59,6 +61,11 @@ class Folder:
     def settings(self) -> Path:
         """All hyperparameters of each scored setting."""
         return self.path / "settings.parquet"
+
+    @property
+    def worst(self) -> Path:
+        """The worst examples, with every method's answer."""
+        return self.path / "worst.parquet"
 
     @property
     def clients(self) -> Path:
@@ -141,6 +148,15 @@ class RunFolder(Folder):
     def part(self, stage: str) -> Path:
         """Return where a stage's results stand."""
         return self.path / "parts" / f"{stage}.parquet"
+
+    @property
+    def examples(self) -> Path:
+        """Every scored example of the test clients."""
+        return self.path / "examples.parquet"
+
+    def stage_examples(self, stage: str) -> Path:
+        """Return where the examples that a stage scored are."""
+        return self.path / "examples" / f"{stage}.parquet"
 
     def history(self, trial: str) -> Path:
         """Return where the rounds of an algorithm, or a baseline's trial, are recorded."""
@@ -233,10 +249,10 @@ def claim_folder(folder: RunFolder, config: Config) -> None:
 def remove_damaged(folder: RunFolder) -> list[str]:
     """Remove what is damaged of a run, and can be made again by resuming it; say what was wrong with each.
 
-    Without its prompts, a stage is computed again as a whole.
+    Without its prompts or its examples, a stage is computed again as a whole.
     """
     found = []
-    for pattern in ("*.parquet", "parts/*", "prompts/*", "checkpoints/*"):
+    for pattern in ("*.parquet", "parts/*", "examples/*", "prompts/*", "checkpoints/*"):
         found += sorted(folder.path.glob(pattern))
     reasons = []
     for file in [*found, folder.plan, folder.timing, folder.summary]:
@@ -244,7 +260,7 @@ def remove_damaged(folder: RunFolder) -> list[str]:
         if reason:
             reasons.append(reason)
             file.unlink()
-            if file == folder.prompts(file.stem):
+            if file in (folder.prompts(file.stem), folder.stage_examples(file.stem)):
                 folder.part(file.stem).unlink(missing_ok=True)
     return reasons
 

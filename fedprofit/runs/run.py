@@ -42,7 +42,7 @@ from fedprofit.runs.folder import (
 from fedprofit.runs.plan import stages
 from fedprofit.runs.progress import Quiet, Reporter, duration, logged
 from fedprofit.runs.summary import write_summary
-from fedprofit.runs.tables import write_tables
+from fedprofit.runs.tables import write_stage_examples, write_tables
 from fedprofit.runs.train import Trained, save_trained, train
 from fedprofit.runs.trials import chosen_of
 from fedprofit.tuner.prompt import no_prompt
@@ -121,7 +121,7 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
     _run_stages(bench, folder, report, plan)
     checks = [stage for stage in plan if stage.startswith("validation-")]
     scored = [stage for stage in plan if stage not in checks and not stage.startswith((TRAIN, TRY))]
-    write_summary(folder, bench, write_tables(folder, bench.config, scored, checks))
+    write_summary(folder, bench, write_tables(folder, bench, scored, checks))
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")
 
 
@@ -143,6 +143,7 @@ def _run_stages(bench: Bench, folder: RunFolder, report: Reporter, plan: dict[st
         whole = folder.part(name).exists()
         if not whole:
             scores = stage()
+            write_stage_examples(folder, name, bench.records)
             if scores:
                 write_frame(folder.part(name), to_frame(bench.config.seed, scores))
             for client, note in sorted({(score.client, score.note) for score in scores if score.note}):

@@ -7,6 +7,7 @@ trials.parquet    every trial of every algorithm, and of baselines that have sev
                   validation clients, and whether it was chosen
 validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
 clients.parquet   what each client of each run trains on, by task
+worst.parquet     the examples on which each run's methods do worst, with texts and answers
 times.parquet     seconds of each run's stages
 environments.json what each run was made with: versions, machine, hashes
 configurations.json  each run's whole configuration; of the path of its data the last part alone
@@ -194,6 +195,8 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.clients, planned.key, labelled(read_parquet(run.clients, COMPUTE_AGAIN), labels | seed))
     _note(folder.environments, planned.key, run.read_environment())
     _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
+    if run.worst.exists():
+        _append(folder.worst, planned.key, labelled(read_parquet(run.worst, COMPUTE_AGAIN), labels | seed))
     if run.validation.exists():
         found = labelled(read_parquet(run.validation, COMPUTE_AGAIN), labels | facts)
         _append(folder.validation, planned.key, found)
