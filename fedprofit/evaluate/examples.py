@@ -1,7 +1,7 @@
 """examples.parquet: one row per setting, evaluation point, client, scope and example.
 
 A row contains the loss, the answer and each per-example metric (`score.NAME`). Every mean that reports show
-can be computed from it. A record of parameters and a set that all clients share is there once, with client "".
+can be computed from it. A record of parameters and a set that all clients share is there once, its client "".
 """
 
 from collections.abc import Iterable, Sequence

@@ -18,8 +18,8 @@ SHOWN = 8  # on the page and in worst.md
 PRINTED = 2  # on the terminal
 LONGEST = 240  # characters of a text
 EXPLANATION = (
-    "The test clients' own examples with the worst mean over the personalized methods. Each method answers at "
-    "its last step."
+    "The test clients' own examples with the worst mean over the personalized methods. Each method answers "
+    "at its last step."
 )
 
 
