@@ -52,7 +52,7 @@ def write_tables(
 def _gathered(folder: RunFolder, stages: Sequence[str], settings: Sequence[ScoredSetting]) -> pl.DataFrame:
     # Relaxed: a run that an earlier version began has other columns.
     parts = [read_parquet(folder.part(stage), folder.again()) for stage in stages]
-    return identified(pl.concat(parts, how="diagonal_relaxed"), settings).select(SCHEMA)
+    return identified(pl.concat(parts, how="diagonal_relaxed"), settings).select(*SCHEMA)
 
 
 def _write_examples(
