@@ -20,8 +20,17 @@ import numpy as np
 import polars as pl
 
 from fedprofit.analyze.curves import Comparison, Curve, World
+from fedprofit.analyze.facts import (
+    ALGORITHM_CLIENT,
+    ALGORITHM_KIND,
+    PROXIMAL,
+    TUNING_CLIENT,
+    TUNING_KIND,
+    TUNING_RATE,
+)
 from fedprofit.analyze.tables import Tables, with_edges
 
+Setting = dict[str, object]  # of `World.settings`
 Verdict = Literal["supported", "not shown", "contradicted", "not tested"]
 
 SAYS = {
@@ -50,12 +59,15 @@ class Finding:
 
 
 def check_claims(table: pl.DataFrame, axes: Sequence[str], metric: str) -> list[Finding]:
-    """Read the verdict on each claim from a study's table, by one metric."""
+    """Read the verdict on each claim from a study's table, by one metric.
+
+    What is compared is selected by hyperparameters (FACTS), never by names.
+    """
     world = World(table, axes, metric)
     return [
         _finding("C1", metric, list(_rates(world)), needs_all=True),
         _finding("C2", metric, list(_algorithms(world)), needs_all=True),
-        _finding("C3", metric, list(_pulls(world)), needs_all=False),
+        _finding("C3", metric, list(_proximal_terms(world)), needs_all=False),
         _finding("C4", metric, list(_interpolations(world)), needs_all=True, untested=_without_way(world)),
         _finding("C5", metric, list(_levels(world)), needs_all=True),
     ]
@@ -74,46 +86,43 @@ def caveats(tables: Tables) -> list[str]:
             said.append(
                 f"Chosen at an edge of the values tried, beyond which better ones may lie: {named} runs."
             )
-    optimizers = _optimizers(tables)
-    if len(optimizers) > 1:
-        said.append(
-            f"Personalization has several optimizers ({', '.join(optimizers)}), whose rates do not compare: "
-            "C1 and C3 do not tell them apart."
-        )
     count = len(SAYS) * len(tables.metrics)
     said.append(f"{count} verdicts, each by 95% intervals of its own: nothing is corrected for their number.")
     return said
 
 
-def _optimizers(tables: Tables) -> list[str]:
-    """Return the optimizers of a study's personalizations, as its first run has them."""
-    settings = tables.settings.get("personalization", ())
-    return sorted({one["client"]["kind"] for one in settings if "kind" in one.get("client", {})})
+def _is_plain(one: Setting) -> bool:
+    """Tell whether a setting is fine-tuning without a proximal term."""
+    return one[TUNING_KIND] == "finetune" and not one[PROXIMAL]
 
 
 def _rates(world: World) -> Iterator[Comparison]:
-    """The smallest against the largest rate, without pull, in every cell and algorithm."""
-    groups: dict[tuple[object, ...], list[dict[str, object]]] = {}
+    """The smallest against the largest rate, in every cell, algorithm and client optimizer."""
+    groups: dict[tuple[object, ...], list[Setting]] = {}
     for one in world.settings():
-        if one["pull"] == 0.0:
-            groups.setdefault((one["cell"], one["algorithm"], one["start"]), []).append(one)
+        if _is_plain(one) and one[TUNING_RATE] is not None:
+            groups.setdefault((one["cell"], one["algorithm"], one["start"], one[TUNING_CLIENT]), []).append(
+                one
+            )
     pairs, rates = [], set()
     for members in groups.values():
-        ordered = sorted(members, key=lambda one: (float(str(one["rate"])), -int(str(one["step"]))))
-        if ordered[0]["rate"] != ordered[-1]["rate"]:
-            rates.add((ordered[0]["rate"], ordered[-1]["rate"]))
-            pairs.append((world.along_steps(ordered[0]), world.along_steps(ordered[-1])))
+        ordered = sorted(members, key=lambda one: (float(str(one[TUNING_RATE])), -int(str(one["step"]))))
+        low, high = ordered[0], ordered[-1]
+        if low[TUNING_RATE] != high[TUNING_RATE]:
+            rates.add((low[TUNING_RATE], high[TUNING_RATE]))
+            pairs.append((world.along_steps(low), world.along_steps(high)))
     if pairs:
         named = "; ".join(f"rate {low:g} against {high:g}" for low, high in sorted(rates))
         yield world.compare(named, pairs)
 
 
 def _algorithms(world: World) -> Iterator[Comparison]:
-    """FedAvg with Adam, each kind of it, against each other algorithm, under the same personalization."""
+    """FedAvg with Adam against FedAvg with SGD and FedSGD, under the same personalization."""
     found = {(one["cell"], one["algorithm"], one["setting"], one["start"]): one for one in world.settings()}
-    names = list(dict.fromkeys(str(key[1]) for key in found))
-    adaptives = [name for name in names if name.startswith("fedavg") and "adam" in name]
-    for adaptive, other in product(adaptives, [name for name in names if name not in adaptives]):
+    kinds = {str(one["algorithm"]): (one[ALGORITHM_KIND], one[ALGORITHM_CLIENT]) for one in found.values()}
+    adaptives = [name for name, kind in kinds.items() if kind == ("fedavg", "adam")]
+    others = [name for name, kind in kinds.items() if kind == ("fedavg", "sgd") or kind[0] == "fedsgd"]
+    for adaptive, other in product(adaptives, others):
         pairs = []
         for (cell, algorithm, setting, start), one in found.items():
             against = found.get((cell, other, setting, start))
@@ -123,22 +132,22 @@ def _algorithms(world: World) -> Iterator[Comparison]:
             yield world.compare(f"{adaptive} against {other}", pairs)
 
 
-def _pulls(world: World) -> Iterator[Comparison]:
-    """Each pull against none, at the same rate, steps, algorithm and cell."""
-    keys = ("cell", "algorithm", "start", "rate", "step")
-    plain: dict[tuple[object, ...], list[dict[str, object]]] = {}
+def _proximal_terms(world: World) -> Iterator[Comparison]:
+    """Each proximal weight against none, at the same optimizer, rate, steps, algorithm and cell."""
+    keys = ("cell", "algorithm", "start", TUNING_CLIENT, TUNING_RATE, "step")
+    plain: dict[tuple[object, ...], list[Setting]] = {}
     for one in world.settings():
-        if one["pull"] == 0.0:
+        if _is_plain(one):
             plain.setdefault(tuple(one[key] for key in keys), []).append(one)
-    pulls: dict[float, list[tuple[Curve, Curve]]] = {}
+    weights: dict[float, list[tuple[Curve, Curve]]] = {}
     for one in world.settings():
         against = plain.get(tuple(one[key] for key in keys), [])
-        # Of several, as with two optimizers, the table does not say which differs in the pull alone.
-        if one["pull"] and len(against) == 1:
+        # Of several, it is undetermined which differs in the proximal term only.
+        if one[TUNING_KIND] == "finetune" and one[PROXIMAL] and len(against) == 1:
             pair = (world.along_steps(one), world.along_steps(against[0]))
-            pulls.setdefault(float(str(one["pull"])), []).append(pair)
-    for pull, pairs in sorted(pulls.items()):
-        yield world.compare(f"pull {pull:g} against none", pairs)
+            weights.setdefault(float(str(one[PROXIMAL])), []).append(pair)
+    for weight, pairs in sorted(weights.items()):
+        yield world.compare(f"pull {weight:g} against none", pairs)
 
 
 def _interpolations(world: World) -> Iterator[Comparison]:
@@ -146,7 +155,7 @@ def _interpolations(world: World) -> Iterator[Comparison]:
 
     Between its ends alone the way would be a straight line, which no prompt was ever on.
     """
-    found = [one for one in world.settings() if int(str(one["alpha"])) > 1 and one["pull"] == 0.0]
+    found = [one for one in world.settings() if int(str(one["alpha"])) > 1 and _is_plain(one)]
     every = [(world.along_alpha(one), world.along_steps(one)) for one in found]
     pairs = [(mixed, way) for mixed, way in every if len(way.local) > 2]
     if pairs:
@@ -155,7 +164,7 @@ def _interpolations(world: World) -> Iterator[Comparison]:
 
 def _without_way(world: World) -> str:
     """Say why interpolation is held against nothing."""
-    mixed = any(int(str(one["alpha"])) > 1 and one["pull"] == 0.0 for one in world.settings())
+    mixed = any(int(str(one["alpha"])) > 1 and _is_plain(one) for one in world.settings())
     return "interpolation was scored, and no step between start and end" if mixed else NOTHING
 
 

@@ -13,6 +13,7 @@ from fedprofit.analyze.tradeoff import label
 from fedprofit.config.file import changed
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import metric_of
+from fedprofit.evaluate.results import axis_column
 from fedprofit.evaluate.rules import recorded_variant
 from fedprofit.runs.folder import RunFolder
 from fedprofit.studies.ledger import MADE_WITH, RUN
@@ -68,7 +69,7 @@ def _check_data(first: Tables, other: Tables) -> None:
     """Raise UserError where clients of the same seed and name train on other tasks."""
     if first.clients is None or other.clients is None:
         return
-    keys = [*first.axes, "seed", "client"]
+    keys = [*map(axis_column, first.axes), "seed", "client"]
     mixes = [
         tables.clients.group_by(keys).agg(pl.struct("task", "examples").sort().alias("mix"))
         for tables in (first, other)
@@ -103,7 +104,7 @@ def _check_rules(first: Tables, other: Tables, metric: str) -> None:
 
 def _check_counts(first: Tables, other: Tables, metric: str) -> None:
     """Raise ScoredOtherwise where the base model was scored on other numbers of examples; by loss: tokens."""
-    keys = [*first.axes, "seed", "client", "scope"]
+    keys = [*map(axis_column, first.axes), "seed", "client", "scope"]
     base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SHOWN)
     counts = [tables.results.filter(base).select(*keys, "count") for tables in (first, other)]
     both = counts[0].join(counts[1], on=keys, suffix="_other")

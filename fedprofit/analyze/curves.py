@@ -1,6 +1,6 @@
 """A study's trade-off curves, unit by unit, and what one keeps more than another at the same local score."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from fedprofit.analyze.facts import FACTS, SETTING_NAMES, agreed
 from fedprofit.analyze.statistics import (
     Estimate,
     Floats,
@@ -20,6 +21,7 @@ from fedprofit.analyze.statistics import (
 )
 from fedprofit.analyze.tradeoff import by_client, with_best_step
 from fedprofit.evaluate.metric import metric_of
+from fedprofit.evaluate.results import axis_column
 
 LEVELS = 11  # local scores at which two curves are compared
 LEAST_SPREAD = 0.01  # of heterogeneity, between levels that count as different
@@ -112,18 +114,21 @@ class World:
     def __init__(self, table: pl.DataFrame, axes: Sequence[str], metric: str) -> None:
         """Spread the table into units and cells; `axes` are the study's, `table` has their columns."""
         self.axes = [axis for axis in axes if axis != "seed"]
-        labels = table.select("run", "seed", "tv", *self.axes).unique()
+        columns = [axis_column(axis) for axis in self.axes]
+        labels = table.select("run", "seed", "tv", *columns).unique()
         parts = []
         for (run,), own in table.filter(pl.col("metric") == metric).group_by("run", maintain_order=True):
             parts.append(by_client(own).with_columns(run=pl.lit(run)))
-        found = with_best_step(pl.concat(parts), table, "run", self.axes)
+        found = with_best_step(pl.concat(parts), table, "run", columns)
         wide = found.join(labels.drop("seed"), on="run", maintain_order="left")
-        cell = pl.concat_str([pl.lit(""), *(pl.col(axis) for axis in self.axes)], separator=BETWEEN)
+        cell = pl.concat_str([pl.lit(""), *map(pl.col, columns)], separator=BETWEEN)
         self.wide = wide.with_columns(cell=cell, sign=pl.lit(metric_of(metric).sign))
         units = self.wide.select("cell", "seed", "client").unique(maintain_order=True)
         self.units = units.with_row_index("unit")
         self.seeds: list[int] = self.units["seed"].to_list()
         self.wide = self.wide.join(self.units, on=["cell", "seed", "client"], maintain_order="left")
+        cells = self.wide.select("run", "cell").unique(maintain_order=True)
+        self.facts = agreed(table.join(cells, on="run", maintain_order="left"), ["cell"])
 
     def cells(self) -> list[str]:
         """Return the cells, from most to least heterogeneous."""
@@ -169,11 +174,17 @@ class World:
         return fmean(by_seed[0][seed] - by_seed[1][seed] for seed in shared) if shared else 0.0
 
     def settings(self) -> list[dict[str, object]]:
-        """Return every cell's personalization settings: algorithm, setting, start, rate, pull, last step."""
-        keys = ["cell", "algorithm", "setting", "start", "rate", "pull"]
+        """Return every cell's personalization settings: names, FACTS, last step and number of alphas."""
+        keys = ["cell", *SETTING_NAMES]
         tuned = self.wide.filter(pl.col("condition") == "personalized")
         last = tuned.group_by(keys, maintain_order=True).agg(pl.col("step").max(), pl.col("alpha").n_unique())
-        return last.to_dicts()
+        return last.join(self.facts, on=keys, how="left", maintain_order="left").to_dicts()
+
+    def facts_of(self, cell: str, names: Mapping[str, object]) -> dict[str, object]:
+        """Return the facts of a cell's setting, by its names; none where nothing is personalized."""
+        same = [pl.col(name) == names[name] for name in SETTING_NAMES]
+        found = self.facts.filter(pl.col("cell") == cell, *same).select(FACTS).to_dicts()
+        return found[0] if found else {}
 
     def along_steps(self, one: dict[str, object]) -> Curve:
         """Return a setting's curve along its steps.

@@ -1,7 +1,7 @@
 """What to ship: a setting chosen on the validation clients, and checked once on the test clients.
 
 Every prompt that a run scored is an option: the federated one, and the personalized ones by algorithm,
-setting (rate, pull), step and alpha. Among those within the limit, the best on the other axis is taken. Gain
+setting, step and alpha. Among those within the limit, the best on the other axis is taken. Gain
 and forgetting are counted from one and the same federated prompt, the one with the best global score: counted
 from its own, a poor algorithm's would have little to forget. What the choice is expected to do are the
 validation clients' scores; they are those of a winner, hence a little too good, which is why the test
@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from fedprofit.analyze.curves import World
+from fedprofit.analyze.facts import PROXIMAL, TUNING_RATE
 from fedprofit.analyze.statistics import UNBOUNDED, Estimate, mean_of
 from fedprofit.analyze.tables import Tables
 from fedprofit.analyze.tradeoff import KEYS, SCOPES, label, with_one_best_round
@@ -61,7 +62,7 @@ class Recommendation:
     """A setting, what the validation clients let expect of it, and what the test clients say."""
 
     axes: dict[str, str]
-    setting: dict[str, object]  # the columns of the table that say which
+    setting: dict[str, object]  # the columns of the table that say which, and its hyperparameters
     against: str  # the federated prompt that gain and forgetting are counted from
     options: int
     within: int  # options that keep to the limit
@@ -77,11 +78,11 @@ class Recommendation:
 
     @property
     def values(self) -> dict[str, float]:
-        """What to personalize with: rate, steps, weight of the pull (λ) and of the personal prompt (α)."""
+        """What to personalize with: rate, steps, weights of proximal term (λ) and personal prompt (α)."""
         if self.setting["condition"] == "federated":
             return {}
-        names = {"rate": "rate", "step": "steps", "pull": "λ", "alpha": "α"}
-        values = {name: self.setting[key] for key, name in names.items()}
+        names = {TUNING_RATE: "rate", "step": "steps", PROXIMAL: "λ", "alpha": "α"}
+        values = {name: self.setting.get(key) for key, name in names.items()}
         return {name: value for name, value in values.items() if isinstance(value, int | float)}
 
 
@@ -142,9 +143,10 @@ def _choice(
     chosen = options[max(within, key=lambda number: limit.merit(*means[number], sign))]
     tested = _estimates(tests, _compared(checks[_key(chosen)], checks[_key(start)], sign))
     over = [limit.excess(*ends, sign) for ends in _means_and_ends(tested)]
+    names = dict(zip(KEYS, _key(chosen), strict=True))
     return Recommendation(
         place,
-        dict(zip(KEYS, _key(chosen), strict=True)),
+        {**names, **chooses.facts_of(cell, names)},
         label(dict(zip(KEYS, _key(start), strict=True))),
         len(options),
         len(within),

@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from fedprofit.analyze.legacy import with_axis_columns, with_settings
 from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json, read_parquet
 from fedprofit.evaluate.metric import in_order, remember
-from fedprofit.evaluate.results import read_results
+from fedprofit.evaluate.results import axis_column, read_results
 from fedprofit.evaluate.rules import recorded_facts
 from fedprofit.runs.folder import open_folder, read_timing
 from fedprofit.studies.ledger import (
@@ -34,20 +35,21 @@ LAST = pl.col("step").max().alias("end")
 
 @dataclass(frozen=True)
 class Tables:
-    """Results of one or more runs; every table has a run's key and its place on the axes."""
+    """Results of one or more runs; every table has a run's key and its values on the axes."""
 
     path: Path
     name: str
     is_study: bool
-    axes: list[str]  # the study's, without the seed; none of a single run
-    results: pl.DataFrame  # of the test clients
+    axes: list[str]  # the study's, without the seed; none of a single run; columns are `axis_column(axis)`
+    results: pl.DataFrame  # of the test clients, with the hyperparameters of FACTS
     validation: pl.DataFrame | None = None  # of the validation clients, where they are personalized
+    settings: pl.DataFrame | None = None  # all hyperparameters, by the id of a setting
+    worst: pl.DataFrame | None = None  # the worst examples of each run, with every method's answer
     rounds: pl.DataFrame | None = None  # of federated training
     trials: pl.DataFrame | None = None  # of every method and baseline
     clients: pl.DataFrame | None = None  # what each client trains on, by task
     times: pl.DataFrame | None = None  # seconds by stage
     configuration: str = ""  # as YAML: of the run, or the study as written and its first run's
-    settings: dict[str, Any] = field(default_factory=dict)  # the configuration of the first run
     environments: dict[str, Any] = field(default_factory=dict)  # by run
     ends: pl.DataFrame | None = None  # the number that each run's last step has by itself, by setting
     places: dict[str, list[str]] = field(default_factory=dict)  # the study's values by axis, seeds too
@@ -68,7 +70,7 @@ class Tables:
         """How many of them are in the tables."""
         if not self.places:
             return int(self.results[RUN].n_unique())
-        at = [pl.col(axis).cast(pl.String).is_in(values) for axis, values in self.places.items()]
+        at = [pl.col(axis_column(axis)).cast(pl.String).is_in(values) for axis, values in self.places.items()]
         return int(self.results.filter(*at)[RUN].n_unique())
 
     @property
@@ -109,15 +111,16 @@ def with_one_end(tables: Tables) -> Tables:
 
 
 def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.DataFrame]:
-    """Give the last step of a setting one number in all runs at a place on the axes: the largest.
+    """Give the last step of a setting one number in all runs with the same values on the axes: the largest.
 
     Clients that train for epochs take as many steps as their data make, so that the same point, the end,
     has another number in each run, and among the validation clients another than among the test clients.
     """
-    ends = pl.concat([frame.group_by(*axes, *SETTING).agg(LAST) for frame in frames])
-    ends = ends.group_by(*axes, *SETTING).agg(pl.col("end").max())
+    keys = [*map(axis_column, axes), *SETTING]
+    ends = pl.concat([frame.group_by(keys).agg(LAST) for frame in frames])
+    ends = ends.group_by(keys).agg(pl.col("end").max())
     return [
-        frame.join(ends, on=[*axes, *SETTING], how="left", nulls_equal=True, maintain_order="left")
+        frame.join(ends, on=keys, how="left", nulls_equal=True, maintain_order="left")
         .with_columns(step=pl.when(IS_END).then(pl.col("end")).otherwise(pl.col("step")))
         .drop("end")
         for frame in frames
@@ -129,7 +132,8 @@ def _of_study(folder: StudyFolder) -> Tables:
     results = read_table(folder)
     axes = [axis for axis in facts["axes"] if axis != "seed"]
     complete = results.select(RUN).unique()
-    settings: dict[str, Any] = _facts(folder.configurations).get(results[RUN][0], {}) if len(results) else {}
+    configurations = _facts(folder.configurations)
+    first: dict[str, Any] = configurations.get(results[RUN][0], {}) if len(results) else {}
     rounds = _optional(folder.rounds)
     if rounds is not None and "chosen" not in rounds.columns:
         raise UserError(f"{folder.rounds}: was written by an earlier version. Run the study in a new folder.")
@@ -137,7 +141,17 @@ def _of_study(folder: StudyFolder) -> Tables:
     def whole(path: Path) -> pl.DataFrame | None:
         """Read a table without runs that were cut off on their way into it."""
         found = _optional(path)
-        return None if found is None else found.join(complete, on=RUN, how="semi", maintain_order="left")
+        if found is None:
+            return None
+        found = with_axis_columns(found, axes)
+        return found.join(complete, on=RUN, how="semi", maintain_order="left")
+
+    trials, validation = whole(folder.trials), whole(folder.validation)
+    results, settings = with_settings(
+        with_axis_columns(results, axes), _optional(folder.settings), configurations, trials
+    )
+    if validation is not None:
+        validation, _ = with_settings(validation, settings, configurations, trials)
 
     return Tables(
         path=folder.path,
@@ -145,13 +159,14 @@ def _of_study(folder: StudyFolder) -> Tables:
         is_study=True,
         axes=axes,
         results=results,
-        validation=whole(folder.validation),
+        validation=validation,
+        settings=settings,
         rounds=whole(folder.rounds),
-        trials=whole(folder.trials),
+        trials=trials,
+        worst=whole(folder.worst),
         clients=whole(folder.clients),
         times=whole(folder.times),
-        configuration=_configuration(facts.get("study", {}), settings),
-        settings=settings,
+        configuration=_configuration(facts.get("study", {}), first),
         environments=_facts(folder.environments),
         places=_places(facts.get("study", {}).get("axes", {})),
     )
@@ -163,6 +178,14 @@ def _of_run(path: Path) -> Tables:
     key, config = summary["config_hash"], run.read_config()
     labels = {RUN: key, **made_with(run), "tv": summary["data"]["heterogeneity"]}
     validation, clients, timing = _optional(run.validation), _optional(run.clients), read_timing(run)
+    worst = _optional(run.worst)
+    trials = labelled(read_trials(run, config), {RUN: key}) if run.has_history(config) else None
+    configurations = {key: config.to_mapping()}
+    results, settings = with_settings(
+        labelled(read_results(path), labels), _optional(run.settings), configurations, trials
+    )
+    if validation is not None:
+        validation, _ = with_settings(labelled(validation, labels), settings, configurations, trials)
     seed = {RUN: key, "seed": config.seed}
     times = pl.DataFrame({"stage": list(timing), "seconds": list(timing.values())})
     return Tables(
@@ -170,14 +193,15 @@ def _of_run(path: Path) -> Tables:
         name=summary["name"],
         is_study=False,
         axes=[],
-        results=labelled(read_results(path), labels),
-        validation=None if validation is None else labelled(validation, labels),
+        results=results,
+        validation=validation,
+        settings=settings,
         rounds=labelled(read_rounds(run, config), {RUN: key}) if run.has_history(config) else None,
-        trials=labelled(read_trials(run, config), {RUN: key}) if run.has_history(config) else None,
+        trials=trials,
+        worst=None if worst is None else labelled(worst, seed),
         clients=None if clients is None else labelled(clients, seed),
         times=labelled(times, seed),
         configuration=run.read_config_text(),
-        settings=config.to_mapping(),
         environments={key: run.read_environment()},
     )
 
@@ -224,7 +248,7 @@ def with_edges(trials: pl.DataFrame) -> pl.DataFrame:
 def place_of(row: dict[str, object], axes: Sequence[str]) -> str:
     """Name a place on the axes.
 
-    >>> place_of({"heterogeneity": "iid", "rounds": "5", "value": 1.0}, ["heterogeneity", "rounds"])
+    >>> place_of({"axis.heterogeneity": "iid", "axis.rounds": "5"}, ["heterogeneity", "rounds"])
     'heterogeneity iid, rounds 5'
     """
-    return ", ".join(f"{axis} {row[axis]}" for axis in axes)
+    return ", ".join(f"{axis} {row[axis_column(axis)]}" for axis in axes)

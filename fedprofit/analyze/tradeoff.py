@@ -12,7 +12,7 @@ import polars as pl
 
 from fedprofit.evaluate.metric import lower_ones
 
-KEYS = ["algorithm", "condition", "setting", "start", "rate", "pull", "alpha", "step", "metric"]
+KEYS = ["algorithm", "condition", "setting", "start", "alpha", "step", "metric"]
 SCOPES = ("local", "global", "unseen")
 
 

@@ -1,8 +1,9 @@
 """The tidy results table: one row per client, condition, evaluation point, scope, task and metric.
 
-Every row stands by itself: what was scored (algorithm, condition, setting, step, alpha), for whom
-(client), on what (scope), how (metric), the value, and over how many it is a mean. Scores of a prompt
-that clients share are repeated for each client, so that differences pair within a client.
+A row contains what was scored (algorithm, condition, setting, step, alpha), for which client, on what
+(scope), the metric, its value, and the number of examples or tokens that it averages. Scores of parameters
+that clients share are repeated for each client, so that differences pair within a client. Hyperparameters are
+in a table of their own (`hyperparameters.py`), joined by the setting's id.
 """
 
 from collections.abc import Sequence
@@ -15,26 +16,38 @@ from fedprofit.core.files import atomic
 from fedprofit.core.reading import read_parquet
 from fedprofit.core.sealed import facts_text, seal_file
 
+AXIS = "axis."  # begins the name of a column that holds the values of a study's axis
+SETTING_ID = "setting_id"
+
 SCHEMA: dict[str, type[pl.DataType]] = {
     "seed": pl.Int64,
+    SETTING_ID: pl.String,  # the row of settings.parquet that has all hyperparameters
     "algorithm": pl.String,  # "" for what needs no federated training
-    "condition": pl.String,  # base, federated, personalized, local, central
-    "setting": pl.String,  # name of the fine-tuning settings; for federated: last or best
-    "start": pl.String,  # for personalized: the federated prompt it began from, last or best
-    "rate": pl.Float64,  # client learning rate of the fine-tuning; null where there is none
-    "pull": pl.Float64,  # weight of the L2 pull, lambda
-    "alpha": pl.Float64,  # interpolation weight of the personal prompt
-    "step": pl.Int64,  # fine-tuning steps; for federated: the round
+    "condition": pl.String,  # base, federated, personalized, or the name of a baseline
+    "setting": pl.String,  # name of the personalization; for federated: last or best
+    "start": pl.String,  # for personalized: the federated parameters it began from, last or best
+    "alpha": pl.Float64,  # interpolation weight of the personal parameters
+    "step": pl.Int64,  # local steps; for federated: the round
     "client": pl.String,
     "scope": pl.String,  # local, global, unseen, validation; task: one task's part of global or unseen
     "task": pl.String,  # for scope task: which, else ""
     "metric": pl.String,  # see `metric.py`; one that it does not know is shown too
     "value": pl.Float64,
-    "count": pl.Int64,  # target tokens (loss) or instances (else) behind the value
+    "count": pl.Int64,  # target tokens (loss) or examples (else) behind the value
     "note": pl.String,  # why a client stopped, else ""
 }
+NAMES = ("condition", "algorithm", "setting", "start")  # of a setting, within a run
 # What results of every version have.
 NEEDED = ("seed", "algorithm", "condition", "setting", "client", "scope", "metric", "value", "count", "step")
+
+
+def axis_column(axis: str) -> str:
+    """Return the column of a study's tables that holds an axis; the seed is a column of every run's tables.
+
+    >>> axis_column("heterogeneity"), axis_column("seed")
+    ('axis.heterogeneity', 'seed')
+    """
+    return axis if axis == "seed" else AXIS + axis
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,6 @@ class Condition:
     algorithm: str = ""
     setting: str = ""
     start: str = ""
-    rate: float | None = None
-    pull: float | None = None
     alpha: float | None = None
     step: int | None = None
 
@@ -66,7 +77,7 @@ class Score:
 
 
 def to_frame(seed: int, scores: Sequence[Score]) -> pl.DataFrame:
-    """Make the tidy table."""
+    """Make the tidy table; `identified` of `hyperparameters.py` fills in the setting's id."""
     rows = [
         {"seed": seed, **asdict(s.condition), **{k: v for k, v in vars(s).items() if k != "condition"}}
         for s in scores

@@ -63,18 +63,6 @@ class PersonalizationSettings(
         """
         return 1, examples
 
-    @property
-    def known_rate(self) -> float | None:
-        """The client learning rate, for the tables; None where there is none."""
-        rate = getattr(getattr(self, "client", None), "rate", None)
-        return rate if isinstance(rate, float) else None
-
-    @property
-    def known_pull(self) -> float:
-        """The weight of the proximal term, for the tables."""
-        weight = getattr(self, "proximal", 0.0)
-        return weight if isinstance(weight, float) else 0.0
-
     def build(self, solver: LocalSolver) -> Personalize:
         """Make the function that personalizes.
 

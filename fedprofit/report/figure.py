@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from fedprofit.analyze.facts import TUNING_RATE
 from fedprofit.core.files import write_figure
 from fedprofit.evaluate.metric import main_ones, metric_of
 from fedprofit.report.notes import left_out
@@ -132,9 +133,9 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
         (row for row in tuned if row["curve"]), key=lambda row: (row["step"] is not None, row["step"] or 0)
     )
     mixed = _mixed(tuned)
-    rate = f" (rate {points[0]['rate']:g})"
-    if f"rate{points[0]['rate']:g}" in setting:  # a grid's entry is named by it
-        rate = ""
+    known = points[0][TUNING_RATE]
+    # An entry of a grid is named by its rate.
+    rate = "" if known is None or f"rate{known:g}" in setting else f" (rate {known:g})"
     ax.plot(
         [row["global"] for row in [start, *points]],
         [row["local"] for row in [start, *points]],

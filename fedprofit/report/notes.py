@@ -8,6 +8,7 @@ from rich.console import Console
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.evaluate.facts import Variant
 from fedprofit.evaluate.metric import in_order, titles
+from fedprofit.evaluate.results import axis_column
 from fedprofit.evaluate.rules import recorded_facts
 from fedprofit.studies.ledger import RUN
 
@@ -29,7 +30,9 @@ def scoring_notes(tables: Tables) -> list[str]:
 def _variants(tables: Tables) -> Iterable[str]:
     places = {
         str(row[RUN]): place_of(row, tables.axes)
-        for row in tables.results.select(RUN, *tables.axes).unique(maintain_order=True).to_dicts()
+        for row in tables.results.select(RUN, *map(axis_column, tables.axes))
+        .unique(maintain_order=True)
+        .to_dicts()
     }
     known = {run: recorded_facts(tables.environments[run]) for run in places if run in tables.environments}
     for metric in tables.metrics:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from fedprofit.analyze.facts import FACTS, SETTING_NAMES, agreed
 from fedprofit.analyze.fronts import front_of
 from fedprofit.analyze.statistics import mean_of, worst_tenth
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.analyze.tradeoff import averaged, units_of
 from fedprofit.evaluate.metric import metric_of
+from fedprofit.evaluate.results import axis_column
 from fedprofit.report.table import Row
 
 DIFFERENCES = ("gain", "forgetting")
@@ -27,9 +29,9 @@ class Place:
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
-    # Of `averaged`, with `front`, `knee`, `curve` (whether it is a point of its setting's curve), the ends of
-    # the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of the clients that forget most,
-    # with its own.
+    # Of `averaged`, with hyperparameters (FACTS), `front`, `knee`, `curve` (whether it is a point of its
+    # setting's curve), the ends of the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of
+    # the clients that forget most, with its own.
     rows: list[Row]
     units: pl.DataFrame  # of `units_of`
 
@@ -39,34 +41,38 @@ class Place:
 
     def within(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of a table that lie at this place."""
-        return frame.filter(*(pl.col(axis) == value for axis, value in self.axes.items()))
+        return frame.filter(*(pl.col(axis_column(axis)) == value for axis, value in self.axes.items()))
 
 
 def places(tables: Tables) -> list[Place]:
     """Return the places of a run or study, the most heterogeneous first."""
     found = []
-    groups = (
-        tables.results.group_by(tables.axes, maintain_order=True) if tables.axes else [((), tables.results)]
-    )
+    columns = [axis_column(axis) for axis in tables.axes]
+    groups = tables.results.group_by(columns, maintain_order=True) if columns else [((), tables.results)]
     for _, own in groups:
         first = own.row(0, named=True)
         units = units_of(own)
         found.append(
             Place(
                 place_of(first, tables.axes),
-                {axis: str(first[axis]) for axis in tables.axes},
+                {axis: str(first[axis_column(axis)]) for axis in tables.axes},
                 float(np.mean(own["tv"].to_numpy())),
                 len(units.select("seed", "client").unique()),
                 own["seed"].n_unique(),
-                _rows(units),
+                _rows(units, agreed(own).to_dicts()),
                 units,
             )
         )
     return sorted(found, key=lambda place: (-place.heterogeneity, place.title))
 
 
-def _rows(units: pl.DataFrame) -> list[Row]:
-    rows = _of_all_seeds(averaged(units).to_dicts())
+def _rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Row]:
+    known = {tuple(one[name] for name in SETTING_NAMES): {fact: one[fact] for fact in FACTS} for one in facts}
+    unknown = dict.fromkeys(FACTS)
+    rows = [
+        {**row, **known.get(tuple(row[name] for name in SETTING_NAMES), unknown)}
+        for row in _of_all_seeds(averaged(units).to_dicts())
+    ]
     return [_with_intervals(row, units) for row in _marked(_on_curves(rows))]
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.core.files import write_text, write_with
 from fedprofit.evaluate.metric import main_ones
+from fedprofit.evaluate.results import axis_column
+from fedprofit.report.examples import print_worst, worst_of, written_worst
 from fedprofit.report.notes import left_out, print_notes, scoring_notes
 from fedprofit.report.overview import Place, places
 from fedprofit.report.table import (
@@ -25,7 +27,8 @@ from fedprofit.report.table import (
 def write_report(path: str | Path, console: Console | None = None) -> None:
     """Write the report of the run or study in `path` beside its results, and print its tables to a console.
 
-    Writes report.html, tradeoff.png, .svg and .pdf, table.md, .tex and .csv; of a study fronts.md too.
+    Writes report.html, tradeoff.png, .svg and .pdf, table.md, .tex and .csv; worst.md where examples are
+    recorded; of a study fronts.md too.
     """
     from fedprofit.report.figure import save_tradeoff, tradeoff_figure
     from fedprofit.report.fronts import write_fronts
@@ -42,6 +45,10 @@ def write_report(path: str | Path, console: Console | None = None) -> None:
             console.print(terminal_table(found[0].rows, metric))
         print_notes(console, EXPLANATION)
         print_notes(console, *scoring_notes(tables), *left_out(others, "table.md"))
+    worst = worst_of(tables)
+    if worst:
+        print_worst(console, worst)
+        write_text(path / "worst.md", written_worst(worst))
     _write_tables(tables, found)
     pictures = save_tradeoff(tradeoff_figure(tables.name, tables.model, found), path)
     write_page(tables, path / "report.html")
@@ -50,6 +57,7 @@ def write_report(path: str | Path, console: Console | None = None) -> None:
         kind: path,
         "page": path / "report.html",
         "tables": path / "table.md",
+        **({"worst": path / "worst.md"} if worst else {}),
         "picture": pictures[0],
         "results": path / "results.parquet",
     }
@@ -66,6 +74,10 @@ def _write_tables(tables: Tables, found: list[Place]) -> None:
         ]
         notes = [WRITTEN_EXPLANATION, " ".join(scoring_notes(tables))]
         write_text(tables.path / name, "\n\n".join([*pages, *map(text, filter(None, notes))]) + "\n")
-    rows = [{**place.axes, **row} for place in found for row in place.rows]
+    rows = [
+        {**{axis_column(axis): value for axis, value in place.axes.items()}, **row}
+        for place in found
+        for row in place.rows
+    ]
     table = in_spreadsheet(pl.DataFrame(rows, infer_schema_length=None))
     write_with(tables.path / "table.csv", table.write_csv)

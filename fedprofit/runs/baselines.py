@@ -59,16 +59,15 @@ def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
 def score(bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool) -> list[Score]:
     """Train the selected entry of a baseline, keep its parameters, and score them along its steps.
 
-    Where several were `tried`, what they differ in is not what the baseline is: the rows have neither its
-    name nor its rate, so that runs that selected otherwise are still compared.
+    Where several were `tried`, the rows name the baseline instead of the selected trial, so that runs that
+    selected other trials are still compared.
     """
-    rate = getattr(getattr(entry, "client", None), "rate", None)
-    what = Condition(name, setting=name) if tried else Condition(name, setting=entry.name, rate=rate)
+    what = Condition(name, setting=name if tried else entry.name)
     if entry.is_shared:
         return _score_shared(bench, folder, name, entry, tried, what)
     tuned = entry.train(context_of(bench), bench.sets.clients)
     save_points(folder.prompts(name), tuned)
-    return score_points(bench, bench.start, tuned, entry, what if tried else replace(what, pull=0.0))
+    return score_points(bench, bench.start, tuned, entry, what)
 
 
 def _score_shared(

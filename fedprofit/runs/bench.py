@@ -1,6 +1,6 @@
 """What the stages of a run share: the engine, the data, the clients that are personalized and their sets."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from fedprofit.data.pool import SPLITS
 from fedprofit.data.store import Examples
 from fedprofit.evaluate.checks import rehearse
 from fedprofit.evaluate.clients import Sets
+from fedprofit.evaluate.examples import Recorder
 from fedprofit.evaluate.facts import DataFacts
 from fedprofit.evaluate.rules import Scoring, decide
 from fedprofit.local.base import LocalSolver
@@ -36,6 +37,7 @@ class Bench:
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
     scoring: Scoring  # the metrics, as decided for the data set
+    records: Recorder = field(default_factory=Recorder)  # of the examples that the stage scored
 
     def train_examples(self, client: ClientId) -> Examples:
         """Return a client's own train examples."""

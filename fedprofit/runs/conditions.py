@@ -38,6 +38,7 @@ def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
     )
     what = Condition("federated", name, setting="best", step=trained.best_round)
     if trained.best_round == trained.rounds:  # the same prompt need not be scored twice
+        bench.records.repeat(replace(what, setting="last"), what)
         return last + [replace(score, condition=what) for score in last]
     return last + score_shared(bench, trained.best, what)
 
@@ -50,9 +51,7 @@ def personalized(
     clients, seed = bench.sets.clients, bench.config.seed
     tuned = personalize(settings, bench.solver, start, clients, bench.train_examples, seed)
     save_points(keep, tuned)
-    what = Condition(
-        "personalized", name, settings.name, settings.start, settings.known_rate, settings.known_pull
-    )
+    what = Condition("personalized", name, settings.name, settings.start)
     return score_points(bench, start, tuned, settings, what)
 
 
@@ -110,6 +109,7 @@ def score_prompts(
     """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
     found = score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+    bench.records.add(found.records)
     return [*found.scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
 
 
@@ -117,7 +117,9 @@ def check_prompts(
     bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
 ) -> list[Score]:
     """Score prompts on the clients' own validation examples, by loss."""
-    return list(check_clients(bench.engine, params[KEY], bench.sets, condition, notes).scores)
+    found = check_clients(bench.engine, params[KEY], bench.sets, condition, notes)
+    bench.records.add(found.records)
+    return list(found.scores)
 
 
 def save_points(path: Path, tuned: Personalized) -> None:

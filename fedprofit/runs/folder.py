@@ -8,6 +8,9 @@ prompts/              federated and personalized prompts (safetensors)
 parts/                results by stage, and the history of each algorithm and each baseline's trial
 plan.json             the work of each stage, by which to tell how far the run is
 results.parquet       the tidy table of all stages
+settings.parquet      all hyperparameters of each scored setting, by the id that results have
+examples.parquet      every scored example: loss, answer and scores, by setting, client and scope
+worst.parquet         the examples on which the methods do worst, with texts and answers
 validation.parquet    the same of the validation clients, where asked for: what to choose settings by
 clients.parquet       what each client trains on, by task
 summary.json          means by condition, and the budget
@@ -25,6 +28,7 @@ from typing import Any
 
 from fedprofit.config.component import reading_records
 from fedprofit.config.file import from_mapping, to_yaml
+from fedprofit.config.legacy import upgraded
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import damage, parse_yaml, read_json, read_yaml_text
@@ -54,6 +58,16 @@ class Folder:
     def validation(self) -> Path:
         """The tidy table of the validation clients, if they are personalized."""
         return self.path / "validation.parquet"
+
+    @property
+    def settings(self) -> Path:
+        """All hyperparameters of each scored setting."""
+        return self.path / "settings.parquet"
+
+    @property
+    def worst(self) -> Path:
+        """The worst examples, with every method's answer."""
+        return self.path / "worst.parquet"
 
     @property
     def clients(self) -> Path:
@@ -125,8 +139,9 @@ class RunFolder(Folder):
 
     def read_config(self) -> Config:
         """Read the configuration as run; UserError if it is not as the run wrote it."""
+        mapping = parse_yaml(self.read_config_text(), self.config)
         with reading_records():  # a report needs no plug-in
-            return from_mapping(parse_yaml(self.read_config_text(), self.config), str(self.config))
+            return from_mapping(upgraded(mapping), str(self.config))
 
     def again(self, damaged: str = "it") -> str:
         """Say how a run whose file is damaged is mended."""
@@ -136,6 +151,15 @@ class RunFolder(Folder):
     def part(self, stage: str) -> Path:
         """Return where a stage's results stand."""
         return self.path / "parts" / f"{stage}.parquet"
+
+    @property
+    def examples(self) -> Path:
+        """Every scored example of the test clients."""
+        return self.path / "examples.parquet"
+
+    def stage_examples(self, stage: str) -> Path:
+        """Return where the examples that a stage scored are."""
+        return self.path / "examples" / f"{stage}.parquet"
 
     def history(self, trial: str) -> Path:
         """Return where the rounds of an algorithm, or a baseline's trial, are recorded."""
@@ -232,10 +256,10 @@ def claim_folder(folder: RunFolder, config: Config) -> None:
 def remove_damaged(folder: RunFolder) -> list[str]:
     """Remove what is damaged of a run, and can be made again by resuming it; say what was wrong with each.
 
-    Without its prompts, a stage is computed again as a whole.
+    Without its prompts or its examples, a stage is computed again as a whole.
     """
     found = []
-    for pattern in ("*.parquet", "parts/*", "prompts/*", "checkpoints/*"):
+    for pattern in ("*.parquet", "parts/*", "examples/*", "prompts/*", "checkpoints/*"):
         found += sorted(folder.path.glob(pattern))
     reasons = []
     for file in [*found, folder.plan, folder.timing, folder.summary]:
@@ -243,7 +267,7 @@ def remove_damaged(folder: RunFolder) -> list[str]:
         if reason:
             reasons.append(reason)
             file.unlink()
-            if file == folder.prompts(file.stem):
+            if file in (folder.prompts(file.stem), folder.stage_examples(file.stem)):
                 folder.part(file.stem).unlink(missing_ok=True)
     return reasons
 

@@ -4,17 +4,13 @@
 are repeated to the same bits.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError, first_line, is_out_of_memory
 from fedprofit.core.files import alone_in, naming_place
 from fedprofit.core.places import ANEW, numba_folder
-from fedprofit.core.reading import read_parquet
 from fedprofit.core.sealed import write_record
 from fedprofit.evaluate.results import to_frame, write_frame
 from fedprofit.evaluate.rules import METRICS
@@ -33,6 +29,7 @@ from fedprofit.runs.folder import (
 from fedprofit.runs.progress import Quiet, duration, logged
 from fedprofit.runs.stages import Running, Stage, stages_of
 from fedprofit.runs.summary import write_summary
+from fedprofit.runs.tables import write_stage_examples, write_tables
 
 
 def run(
@@ -105,16 +102,15 @@ def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Qui
         report.log(f"data: {what}: {text}")
     running = Running(folder, report, Stopwatch(folder))
     for stage in stages:
-        _run_stage(stage, running, bench.config.seed)
-    if any(stage.table == "validation" for stage in stages):
-        write_frame(folder.validation, _gathered(folder, stages, "validation"))
-    results = _gathered(folder, stages, "results")
-    write_frame(folder.results, results)
-    write_summary(folder, bench, results)
+        _run_stage(stage, running, bench)
+    scored, checks = (
+        [stage.name for stage in stages if stage.table == table] for table in ("results", "validation")
+    )
+    write_summary(folder, bench, write_tables(folder, bench, scored, checks))
     report.log(f"complete in {duration(sum(read_timing(folder).values()))}")
 
 
-def _run_stage(stage: Stage, running: Running, seed: int) -> None:
+def _run_stage(stage: Stage, running: Running, bench: Bench) -> None:
     """Run a stage unless its rows are on disk, and count its seconds."""
     folder, report = running.folder, running.report
     running.watch.begin(stage.name)
@@ -122,19 +118,14 @@ def _run_stage(stage: Stage, running: Running, seed: int) -> None:
     is_done = folder.part(stage.name).exists()
     if not is_done:
         scores = stage.run(running)
+        write_stage_examples(folder, stage.name, bench.records)
         if scores:
-            write_frame(folder.part(stage.name), to_frame(seed, scores))
+            write_frame(folder.part(stage.name), to_frame(bench.config.seed, scores))
         for client, note in sorted({(score.client, score.note) for score in scores if score.note}):
             report.log(f"{stage.name}: client {client} stopped: {note}")
     if not stage.repeats:
         (report.skip if is_done else report.advance)(stage.cost)
     running.watch.lap()
-
-
-def _gathered(folder: RunFolder, stages: Sequence[Stage], table: str) -> pl.DataFrame:
-    # Relaxed: a run that an earlier version began may lack a column.
-    parts = [folder.part(stage.name) for stage in stages if stage.table == table]
-    return pl.concat([read_parquet(part, folder.again()) for part in parts], how="diagonal_relaxed")
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:

@@ -66,6 +66,12 @@ def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[O
     return [Outcome(method, trial, trial == chosen, *facts) for trial, *facts in found]
 
 
+def chosen_trials(folder: RunFolder, config: Config) -> dict[str, str]:
+    """Return the selected trial of each algorithm, and of each baseline that has several."""
+    every = [*outcomes(folder, config), *baseline_outcomes(folder, config)]
+    return {one.method: one.trial for one in every if one.chosen}
+
+
 def chosen_of(folder: RunFolder, trials: Sequence[str]) -> str:
     """Name the trial that stands for its method."""
     if len(trials) == 1:

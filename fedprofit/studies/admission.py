@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fedprofit.config.file import changed, from_mapping
+from fedprofit.config.legacy import upgraded
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json
 from fedprofit.data.settings import HubSource, LexiconSource, Source
+from fedprofit.evaluate.results import SETTING_ID
 from fedprofit.runs.environment import package_version
 from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.identity import NOT_COMPUTED, portable_run
@@ -34,6 +36,7 @@ def admit(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> list
     for one in made:
         _check_version(one)
     if folder.results.exists():
+        _check_columns(folder)
         _check_places(folder, runs)
         _check_data(folder, study, runs)
     runs = _in_one_type(made, runs)
@@ -88,6 +91,14 @@ def _check_version(made: _Made) -> None:
         raise UserError(
             f"{made.of_version}, this is {here}, and they do not compare. Install version {made.version}, "
             f"or {made.anew}."
+        )
+
+
+def _check_columns(folder: StudyFolder) -> None:
+    if SETTING_ID not in read_table(folder).columns:
+        raise UserError(
+            f"{folder.results}: was written by an earlier version, in other columns. `report` and `claims` "
+            "read it; to add runs, choose another place with --out."
         )
 
 
@@ -178,7 +189,7 @@ def _check_configurations(folder: StudyFolder, study: Study, runs: Sequence[Plan
     if not present:
         return
     keys = _axis_keys(study)
-    held = from_mapping(kept[present[0]], str(folder.configurations))
+    held = from_mapping(upgraded(kept[present[0]]), str(folder.configurations))
     for planned in runs:
         same_type = held.in_type(planned.config.backbone.dtype)
         differs = changed(_common(same_type, keys), _common(planned.config, keys))

@@ -1,18 +1,22 @@
-"""A study's tables: what all its complete runs found, in one place, and nothing of runs that are not whole.
+"""A study's tables: the results of all its complete runs, and nothing of unfinished ones.
 
-results.parquet   the tidy table of every run, with the run's key and its place on the axes
+results.parquet   the tidy table of every run, with the run's key and its values on the axes
+settings.parquet  all hyperparameters of each scored setting, by the id that results have
 rounds.parquet    every round of federated training, of every trial: losses and budget
 trials.parquet    every trial of every algorithm, and of baselines that have several: its loss on the
                   validation clients, and whether it was chosen
 validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
 clients.parquet   what each client of each run trains on, by task
+worst.parquet     the examples on which each run's methods do worst, with texts and answers
 times.parquet     seconds of each run's stages
 environments.json what each run was made with: versions, machine, hashes
 configurations.json  each run's whole configuration; of the path of its data the last part alone
 study.json        name, axes, and the study as written
 failures.json     runs that failed, and why
 
-The tables alone say what is done: a run whose rows are here is not repeated, on whatever machine.
+An axis is a column `axis.NAME` in all tables but the settings, so that its name clashes with no column. Only
+the tables say what is done: a run whose rows are here is not repeated, on whatever machine. The records of
+single examples stay in the runs' folders, since they are much larger than all these tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +29,8 @@ from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json, read_parquet, read_rows
 from fedprofit.core.sealed import write_record
-from fedprofit.evaluate.results import SCHEMA, write_frame
+from fedprofit.evaluate.hyperparameters import settings_frame
+from fedprofit.evaluate.results import SETTING_ID, axis_column, write_frame
 from fedprofit.runs.folder import SUMMARY, Folder, RunFolder, read_timing
 from fedprofit.runs.identity import portable_run
 from fedprofit.runs.trials import Outcome, baseline_outcomes, outcomes
@@ -123,7 +128,7 @@ def _are_of(results: Path, study: Study) -> bool:
         columns = read_parquet(results, "").columns
     except UserError:
         return False
-    return {RUN, *MADE_WITH, *axes_of(study)} <= set(columns)
+    return {RUN, *MADE_WITH, *map(axis_column, axes_of(study))} <= set(columns)
 
 
 def write_facts(folder: StudyFolder, study: Study) -> None:
@@ -190,10 +195,13 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.clients, planned.key, labelled(read_parquet(run.clients, COMPUTE_AGAIN), labels | seed))
     _note(folder.environments, planned.key, run.read_environment())
     _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
+    if run.worst.exists():
+        _append(folder.worst, planned.key, labelled(read_parquet(run.worst, COMPUTE_AGAIN), labels | seed))
     if run.validation.exists():
         found = labelled(read_parquet(run.validation, COMPUTE_AGAIN), labels | facts)
         _append(folder.validation, planned.key, found)
-    results = labelled(read_parquet(run.results, COMPUTE_AGAIN), labels | facts)
+    _add_settings(folder, read_parquet(run.settings, COMPUTE_AGAIN, (SETTING_ID,)))
+    results = labelled(read_parquet(run.results, COMPUTE_AGAIN, (SETTING_ID,)), labels | facts)
     _append(folder.results, planned.key, results)  # last: this is what says that the run is done
 
 
@@ -244,13 +252,18 @@ def _trial(config: Config, one: Outcome) -> dict[str, Any]:
 
 
 def labels_of(planned: PlannedRun) -> dict[str, object]:
-    """Return a run's place on the axes as tables have it; the seed has a column of its own in every run's."""
-    return {name: str(value) for name, value in planned.axes.items() if name not in SCHEMA}
+    """Return a run's values on the axes as tables have them; the seed is a column of every run's tables."""
+    return {axis_column(name): str(value) for name, value in planned.axes.items() if name != "seed"}
 
 
 def labelled(frame: pl.DataFrame, labels: Mapping[str, object]) -> pl.DataFrame:
     """Put the same values before every row of a table."""
     return frame.select(*(pl.lit(text).alias(name) for name, text in labels.items()), pl.all())
+
+
+def _add_settings(folder: StudyFolder, settings: pl.DataFrame) -> None:
+    known = read_parquet(folder.settings, RESTORE).to_dicts() if folder.settings.exists() else []
+    write_frame(folder.settings, settings_frame([*known, *settings.to_dicts()]))
 
 
 def _note(path: Path, key: str, facts: dict[str, Any]) -> None:

@@ -33,22 +33,9 @@ from fedprofit.config.file import checked, from_mapping, override_mapping, overr
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError, cut
 from fedprofit.core.reading import read_yaml
-from fedprofit.evaluate.results import SCHEMA
 from fedprofit.runs.identity import identity
 from fedprofit.runs.trials import check_trials
 from fedprofit.studies.grids import expand_grids
-
-# Names that the tables of a study, and what is made of them, have for something else.
-OF_RUNS = {"run", "version", "model", "dtype", "tv", "stage", "seconds", "group", "clients", "examples"}
-OF_ROUNDS = {"round", "loss", "validation_loss", "steps", "tokens", "bytes_down", "bytes_up"}
-OF_TRIALS = {"trial", "chosen", "best_loss"}
-OF_ANALYSIS = {
-    "local", "global", "unseen", "gain", "forgetting", "local_count", "local_before", "global_before",
-    "at", "best", "last", "end", "edge", "cell", "sign", "unit", "index", "mix", "front", "knee", "curve",
-    "stopped", "local_weighted", "local_worst_tenth",
-    "gain_low", "gain_high", "forgetting_low", "forgetting_high", "worst", "worst_low", "worst_high",
-}  # fmt: skip
-COLUMNS = {*SCHEMA} - {"seed"} | OF_RUNS | OF_ROUNDS | OF_TRIALS | OF_ANALYSIS
 
 SEED_ALONE = (
     "Let the axis called seed set the run's seed, and give an axis that changes something else another name, "
@@ -216,21 +203,20 @@ def axes_of(study: Study) -> list[str]:
 
 
 def _check_axes(study: Study, path: Path) -> None:
-    """Let every axis have a column of its own in the tables."""
+    """Raise UserError unless every axis has a name of its own, and one called seed sets the seed."""
     names = axes_of(study)
     for axis, name in zip(study.axes, names, strict=True):
         place = f"{path}: axis {cut(axis)!r}"
         for label, changes in _points(axis, study.axes[axis]):
             if name == "seed" and "seed" not in changes:
                 raise UserError(f"{place}: its value {shown(label)} sets no seed. {SEED_ALONE}")
-        if names.count(name) > 1 or name in COLUMNS:
-            other = "two axes are" if names.count(name) > 1 else "a column of the tables is"
+        if names.count(name) > 1:
             within = axis.startswith(("personalization.", "training.algorithms."))
             better = " Or let a run compare its values, as claims do: {grid: [...]} in place of one." * within
             own = f"{{my-{cut(name)}: {{low: {{{cut(axis)}: ...}}, high: {{{cut(axis)}: ...}}}}}}"
             raise UserError(
-                f"{place}: {other} called {cut(name)!r}. Give the axis a name of its own, with named sets of "
-                f"changes: {own}.{better}"
+                f"{place}: two axes are called {cut(name)!r}. Give the axis a name of its own, with named "
+                f"sets of changes: {own}.{better}"
             )
 
 

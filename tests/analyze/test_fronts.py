@@ -89,7 +89,11 @@ def test_losses_count_the_other_way_round():
 def test_the_knee_and_what_the_worst_tenth_forget_there():
     """The small rate keeps 29.8 after two steps: client c0 only 24.8 of it, the five others 30.8."""
     own = pl.when(pl.col("client") == "c0").then(24.8).otherwise(30.8)
-    there = (pl.col("rate") == 0.01) & (pl.col("step") == 2) & (pl.col("scope") == "global")
+    there = (
+        (pl.col("personalization.client.rate") == 0.01)
+        & (pl.col("step") == 2)
+        & (pl.col("scope") == "global")
+    )
     bent = study().with_columns(value=pl.when(there).then(own).otherwise(pl.col("value")))
     for one in fronts(bent, ["seed", "heterogeneity"], "rouge_l"):
         assert one.knee.setting == f"{one.algorithm}, rate0.01, step 2"
@@ -105,7 +109,7 @@ def test_a_front_of_two_ends_has_no_knee_and_one_of_one_is_its_own():
     ends = study().filter(pl.col("step").is_null() | (pl.col("step") != 2))
     for one in fronts(ends, ["seed", "heterogeneity"], "rouge_l"):
         assert (one.settings, one.knee) == (2, None)
-    far = (pl.col("step") == 4) & (pl.col("rate") == 0.01)
+    far = (pl.col("step") == 4) & (pl.col("personalization.client.rate") == 0.01)
     more = ends.with_columns(value=pl.when(far).then(90.0).otherwise(pl.col("value")))
     for one in fronts(more, ["seed", "heterogeneity"], "rouge_l"):
         assert (one.settings, one.knee.local) == (1, 90.0)
@@ -156,7 +160,9 @@ def test_the_area_of_a_curve_that_turns_back():
 
 
 def test_a_setting_that_diverged_is_on_no_front():
-    gone = (pl.col("rate") == 0.01) & (pl.col("step") == 4) & (pl.col("client") == "c0")
+    gone = (
+        (pl.col("personalization.client.rate") == 0.01) & (pl.col("step") == 4) & (pl.col("client") == "c0")
+    )
     broken = study().with_columns(value=pl.when(gone).then(float("nan")).otherwise(pl.col("value")))
     for one in fronts(broken, ["seed", "heterogeneity"], "rouge_l"):
         # Left are the start, the small rate's first point, and both points of the large rate.

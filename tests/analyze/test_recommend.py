@@ -137,13 +137,20 @@ def test_what_the_test_clients_cannot_check_is_no_option():
         for other in recommend(part, "rouge_l", Limit(least_local=28)):
             assert other.setting != one
     # What diverged on the validation clients is no option either.
-    gone = (pl.col("algorithm") == "fedavg-adam") & (pl.col("rate") == 0.01) & (pl.col("scope") == "global")
+    gone = (
+        (pl.col("algorithm") == "fedavg-adam")
+        & (pl.col("personalization.client.rate") == 0.01)
+        & (pl.col("scope") == "global")
+    )
     value = pl.when(gone).then(float("nan")).otherwise(pl.col("value"))
     broken = Tables(
         whole.path, "made", True, PLACE, whole.results, whole.validation.with_columns(value=value), None
     )
     for other in recommend(broken, "rouge_l", Limit(least_local=28)):
-        assert (other.setting["algorithm"], other.setting["rate"]) != ("fedavg-adam", 0.01)
+        assert (other.setting["algorithm"], other.setting["personalization.client.rate"]) != (
+            "fedavg-adam",
+            0.01,
+        )
 
 
 def test_the_test_clients_choose_nothing():
@@ -172,7 +179,9 @@ def test_limits_that_cannot_be_kept_say_what_comes_nearest():
     with pytest.raises(UserError, match=r"none of 10 options keeps to the limit. Nearest comes .*step 4"):
         list(recommend(tables(), "rouge_l", Limit(least_local=99)))
     # At one place an option keeps to it, at the other none does: the first is recommended all the same.
-    lower = pl.when(pl.col("heterogeneity") == "task").then(pl.col("value") - 15).otherwise(pl.col("value"))
+    lower = (
+        pl.when(pl.col("axis.heterogeneity") == "task").then(pl.col("value") - 15).otherwise(pl.col("value"))
+    )
     whole = tables()
     found = Tables(
         whole.path, "made", True, PLACE, whole.results.with_columns(value=lower),
@@ -182,7 +191,7 @@ def test_limits_that_cannot_be_kept_say_what_comes_nearest():
     assert (iid.axes["heterogeneity"], iid.setting["setting"]) == ("iid", "rate0.01")
     assert task.axes["heterogeneity"] == "task"
     assert "heterogeneity task: none of 10 options" in task.reason
-    broken = pl.when((pl.col("heterogeneity") == "task") & (pl.col("condition") == "federated")).then(
+    broken = pl.when((pl.col("axis.heterogeneity") == "task") & (pl.col("condition") == "federated")).then(
         float("nan")
     )
     found = Tables(
@@ -271,7 +280,7 @@ def test_scores_over_other_numbers_of_examples_do_not_compare():
 
 def test_studies_of_equal_axes_compare_whatever_the_order_and_say_how_they_were_made():
     frame = tables().results.with_columns(
-        shift="heterogeneity", version=pl.lit("0.1.0"), dtype=pl.lit("float32")
+        pl.col("axis.heterogeneity").alias("axis.shift"), version=pl.lit("0.1.0"), dtype=pl.lit("float32")
     )
     other = frame.with_columns(version=pl.lit("0.2.0"))
     first = Tables(Path("here"), "made", True, ["heterogeneity", "shift"], frame)

@@ -33,7 +33,7 @@ def test_epochs_over_unequal_data_end_at_one_point():
 
 def test_ends_are_one_for_each_place_on_the_axes():
     frame = table(plain(lambda level, algorithm, rate: 6.0))
-    by_level = ending_at(frame, pl.when(pl.col("heterogeneity") == "task").then(4).otherwise(9))
+    by_level = ending_at(frame, pl.when(pl.col("axis.heterogeneity") == "task").then(4).otherwise(9))
     (one,) = with_one_last_step(PLACE, by_level)
     assert one.equals(by_level), "an axis may be the number of steps itself"
 

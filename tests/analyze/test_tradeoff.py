@@ -8,10 +8,10 @@ from fedprofit.evaluate.results import Condition, Score, to_frame
 
 FEDERATED = Condition("federated", "avg", "last", step=10)
 BEST = Condition("federated", "avg", "best", step=5)
-PERSONAL = Condition("personalized", "avg", "slow", "last", rate=0.01, pull=0.0, alpha=1.0, step=12)
-FROM_BEST = Condition("personalized", "avg", "slow", "best", rate=0.01, pull=0.0, alpha=1.0, step=12)
+PERSONAL = Condition("personalized", "avg", "slow", "last", alpha=1.0, step=12)
+FROM_BEST = Condition("personalized", "avg", "slow", "best", alpha=1.0, step=12)
 BASE = Condition("base")
-LOCAL = Condition("local", setting="local", rate=0.03, step=40)
+LOCAL = Condition("local", setting="local", step=40)
 
 
 def rows(condition, metric, values, counts=(1, 1, 1), scopes=("local", "global"), notes=()):
@@ -148,7 +148,7 @@ def test_the_order_of_rows_does_not_matter(clients):
 
 def stepwise(seed, checks, texts):
     """One client's losses on its validation examples by step, and ROUGE-L at some of the steps."""
-    one = {"algorithm": "avg", "setting": "slow", "start": "last", "rate": 0.01, "pull": 0.0, "alpha": 1.0}
+    one = {"algorithm": "avg", "setting": "slow", "start": "last", "alpha": 1.0}
     scores = [Score(FEDERATED, "a", scope, "rouge_l", 30.0, 1) for scope in ("local", "global")]
     for step, loss in checks.items():
         scores.append(Score(Condition("personalized", **one, step=step), "a", "validation", "loss", loss, 1))

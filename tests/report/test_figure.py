@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from fedprofit.analyze.facts import TUNING_RATE
 from fedprofit.report.figure import save_tradeoff, tradeoff_figure
 from fedprofit.report.overview import Place
 
@@ -13,7 +14,14 @@ TASK = Place("task", {"level": "task"}, 0.9, clients=36, seeds=3, rows=[], units
 def row(condition: str, setting: str, step: int, alpha: float | None) -> dict[str, object]:
     named = {"condition": condition, "setting": setting, "step": step, "alpha": alpha, "start": "last"}
     named["curve"] = alpha == 1.0
-    return {"algorithm": "fedavg", "metric": "loss", "rate": 0.1, "global": 2.0, "local": 2.0 - step, **named}
+    return {
+        "algorithm": "fedavg",
+        "metric": "loss",
+        TUNING_RATE: 0.1,
+        "global": 2.0,
+        "local": 2.0 - step,
+        **named,
+    }
 
 
 def test_each_place_has_its_own_clients_and_seeds():

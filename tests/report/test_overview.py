@@ -25,8 +25,10 @@ def test_what_is_gained_and_forgotten_has_the_interval_of_its_clients():
     frame, (task, _) = study(seeds=3)
     rows = [row for row in task.of("rouge_l") if row["rate"] == 0.1 and row["step"] == 4]
     for row in rows:
-        own = by_client(frame.filter(pl.col("heterogeneity") == "task")).filter(
-            pl.col("algorithm") == row["algorithm"], pl.col("rate") == 0.1, pl.col("step") == 4
+        own = by_client(frame.filter(pl.col("axis.heterogeneity") == "task")).filter(
+            pl.col("algorithm") == row["algorithm"],
+            pl.col("personalization.client.rate") == 0.1,
+            pl.col("step") == 4,
         )
         found = mean_of(own["forgetting"].to_numpy(), own["seed"].to_list())
         assert (row["forgetting_low"], row["forgetting_high"]) == pytest.approx((found.low, found.high))
@@ -86,7 +88,7 @@ def test_of_many_clients_the_page_shows_the_test_clients_and_some_others():
     clients = [(f"t{n:05}", "train") for n in range(5000)] + [(f"c{n}", "test") for n in range(6)]
     mixes = pl.DataFrame(
         [("task", 0, client, group, "a", 2) for client, group in clients],
-        ["heterogeneity", "seed", "client", "group", "task", "examples"],
+        ["axis.heterogeneity", "seed", "client", "group", "task", "examples"],
         orient="row",
     )
     tables = Tables(Path("here"), "made", True, ["heterogeneity"], frame, clients=mixes)

@@ -92,7 +92,7 @@ def study(tmp_path_factory):
         version=pl.lit("0"), model=pl.lit("m"), dtype=pl.lit("float32"), task=pl.lit("")
     )
     write_frame(place / "results.parquet", made)
-    runs = made.select("run", "heterogeneity", "seed").unique(maintain_order=True)
+    runs = made.select("run", "axis.heterogeneity", "seed").unique(maintain_order=True)
     write_frame(place / "trials.parquet", runs.join(TRIALS, how="cross"))
     (place / "study.json").write_text(json.dumps({"name": "made-up", "axes": ["seed", "heterogeneity"]}))
     tables = open_tables(place)
@@ -141,7 +141,7 @@ def best_of(page, metric, algorithms=("fedavg-adam", "fedsgd")):
 def test_a_study_is_shown_as_it_is(study, opened):
     page = opened(study.path / "report.html")
     assert page.locator("h1").text_content() == "made-up"
-    task = study.results.filter(pl.col("heterogeneity") == "task")
+    task = study.results.filter(pl.col("axis.heterogeneity") == "task")
     means = {
         (row["algorithm"], row["setting"], row["step"]): row
         for row in summarize(task).to_dicts()

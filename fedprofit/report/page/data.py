@@ -3,15 +3,18 @@
 import base64
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
 import polars as pl
 
+from fedprofit.analyze.facts import PROXIMAL, TUNING_RATE
 from fedprofit.analyze.statistics import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.analyze.tables import Tables
 from fedprofit.analyze.tradeoff import KEYS, label
 from fedprofit.evaluate.metric import metric_of
+from fedprofit.report.examples import worst_of
 from fedprofit.report.notes import scoring_notes
 from fedprofit.report.overview import DIFFERENCES, Place, places, plain
 from fedprofit.report.page.training import budget, rounds, trials
@@ -23,6 +26,7 @@ MOST_OTHERS = 200  # train clients, and validation clients, that are shown besid
 MOST_BY_TASK = 1_000_000  # rows of scores by task whose matrices are shown for every seed
 DOWNLOADS = {
     "results.parquet": "every score, by client",
+    "settings.parquet": "all hyperparameters, by setting",
     "validation.parquet": "the same of the validation clients",
     "rounds.parquet": "federated training, round by round",
     "trials.parquet": "every trial, and which were chosen",
@@ -48,6 +52,7 @@ def page_data(tables: Tables) -> dict[str, Any]:
         "headlines": [_headline(place, metric) for place in found for metric in tables.metrics],
         "clients": [unit for number, place in enumerate(found) for unit in _clients(number, place)],
         "transfer": _transfer(tables, found),
+        "worst": _worst(tables),
         "rounds": rounds(tables, found),
         "trials": trials(tables, found),
         "partition": _partition(tables, found),
@@ -76,6 +81,7 @@ def _place(place: Place) -> dict[str, Any]:
 def _condition(number: int, row: Row) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
     ends = [f"{name}_{end}" for name in (*DIFFERENCES, "worst") for end in ("low", "high")]
+    shown |= {"rate": row[TUNING_RATE], "pull": row[PROXIMAL]}
     shown |= {key: plain(row[key]) for key in (*SCORES, *ends, "worst")}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
     return {"place": number, "label": label(row), **shown, **counts}
@@ -205,6 +211,13 @@ def _shown(rows: pl.DataFrame) -> pl.DataFrame:
     number, count = pl.int_range(pl.len()).over("group"), pl.len().over("group")
     stride = (count / MOST_OTHERS).ceil().cast(pl.Int64)
     return clients.filter((pl.col("group") == "test") | (number % stride == 0))
+
+
+def _worst(tables: Tables) -> list[dict[str, Any]]:
+    """The worst examples, with every method's answer."""
+    return [
+        {"title": one.title, "scale": metric_of(one.metric).title, **asdict(one)} for one in worst_of(tables)
+    ]
 
 
 def _claims(tables: Tables) -> list[dict[str, Any]]:

@@ -1,0 +1,108 @@
+"""examples.parquet: one row per setting, evaluation point, client, scope and example.
+
+A row contains the loss, the answer and each per-example metric (`score.NAME`). Every mean that reports show
+can be computed from it. A record of parameters and a set that all clients share is there once, its client "".
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+import polars as pl
+
+from fedprofit.evaluate.hyperparameters import ScoredSetting, identified
+from fedprofit.evaluate.records import ClientRecord
+from fedprofit.evaluate.results import NAMES, SETTING_ID, Condition
+
+SCORE = "score."  # begins the name of a metric's column
+POINT: dict[str, type[pl.DataType]] = {"step": pl.Int64, "alpha": pl.Float64}
+RECORD: dict[str, type[pl.DataType]] = {
+    "client": pl.String,  # "": all clients share the parameters and the set
+    "scope": pl.String,
+    "example": pl.Int64,  # row of the data set's store; -1 where it has none
+    "task": pl.String,
+    "loss": pl.Float64,  # nats, summed over the target tokens
+    "tokens": pl.Int64,  # target tokens
+    "answer": pl.String,  # null: nothing was generated
+}
+STAGE: dict[str, type[pl.DataType]] = {**dict.fromkeys(NAMES, pl.String), **POINT, **RECORD}
+EXAMPLES: dict[str, type[pl.DataType]] = {SETTING_ID: pl.String, **POINT, **RECORD}
+
+
+def to_examples(records: Iterable[ClientRecord]) -> pl.DataFrame:
+    """Make the table of records; what was scored is named as in the results, without an id yet."""
+    rows = [
+        {
+            **asdict(one.condition),
+            "client": one.client,
+            "scope": one.scope,
+            **{name: value for name, value in vars(one.record).items() if name != "scores"},
+            **{f"{SCORE}{metric}": value for metric, value in one.record.scores.items()},
+        }
+        for one in records
+    ]
+    scores = dict.fromkeys(name for row in rows for name in row if name.startswith(SCORE))
+    return pl.DataFrame(rows, schema={**STAGE, **dict.fromkeys(scores, pl.Float64)})
+
+
+class Recorder:
+    """Keeps the records of a stage until they are written."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._frames: list[pl.DataFrame] = []
+
+    def add(self, records: Sequence[ClientRecord]) -> None:
+        """Keep what `score_clients` returned."""
+        if records:
+            self._frames.append(to_examples(records))
+
+    def repeat(self, scored: Condition, other: Condition) -> None:
+        """Keep the records of a condition again, as those of another one with the same parameters."""
+        for frame in list(self._frames):
+            same = frame.filter(
+                pl.col(name).eq_missing(pl.lit(value)) for name, value in vars(scored).items()
+            )
+            named = [pl.lit(value, STAGE[name]).alias(name) for name, value in vars(other).items()]
+            if len(same):
+                self._frames.append(same.with_columns(named))
+
+    def take(self) -> pl.DataFrame | None:
+        """Return the records that were kept, and forget them; None without any."""
+        found, self._frames = self._frames, []
+        return pl.concat(found, how="diagonal") if found else None
+
+
+def gathered(stages: Sequence[pl.DataFrame], settings: Sequence[ScoredSetting]) -> pl.DataFrame:
+    """Concatenate the records of stages and give them the ids of their settings, names kept."""
+    return identified(pl.concat(stages, how="diagonal_relaxed"), settings)
+
+
+def without_names(examples: pl.DataFrame) -> pl.DataFrame:
+    """Return the table as it is written: settings by their ids, each record once."""
+    scores = [name for name in examples.columns if name.startswith(SCORE)]
+    keys = [SETTING_ID, *POINT, "client", "scope", "example"]
+    known = examples.filter(pl.col("example") >= 0).unique(keys, keep="first", maintain_order=True)
+    others = examples.filter(pl.col("example") < 0)
+    return pl.concat([known, others]).select(*EXAMPLES, *scores)
+
+
+def means_of(examples: pl.DataFrame, clients: Sequence[str]) -> pl.DataFrame:
+    """Compute scores from records: the loss per target token, and each metric's mean over examples.
+
+    Args:
+        examples: of `without_names`, of one run.
+        clients: its scored clients. What they share counts for each of them.
+
+    Returns:
+        Columns `setting_id`, `step`, `alpha`, `client`, `scope`, `metric` and `value`.
+    """
+    everyone = pl.DataFrame({"client": list(clients)}, schema={"client": pl.String})
+    shared = examples.filter(pl.col("client") == "").drop("client").join(everyone, how="cross")
+    every = pl.concat([examples.filter(pl.col("client") != ""), shared], how="diagonal")
+    keys = [SETTING_ID, *POINT, "client", "scope"]
+    names = [name for name in every.columns if name.startswith(SCORE) and name != f"{SCORE}loss"]
+    means = every.group_by(keys, maintain_order=True).agg(
+        (pl.col("loss").sum() / pl.col("tokens").sum()).alias(f"{SCORE}loss"), pl.col(names).mean()
+    )
+    long = means.unpivot([f"{SCORE}loss", *names], index=keys, variable_name="metric", value_name="value")
+    return long.drop_nulls("value").with_columns(pl.col("metric").str.strip_prefix(SCORE))
