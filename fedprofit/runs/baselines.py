@@ -21,7 +21,6 @@ from fedprofit.personalization.finetune import FineTune
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.conditions import load_points, metrics_at, save_points, score_points, score_prompts
 from fedprofit.runs.folder import TRY, RunFolder
-from fedprofit.tuner.prompt import KEY
 
 
 def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> list[Score]:
@@ -31,7 +30,7 @@ def alone(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) -> l
     rate, so that runs that chose otherwise are still compared.
     """
     tuned = _trained_alone(bench, settings, bench.sets.clients)
-    save_points(folder.prompts("local"), tuned)
+    save_points(folder.prompts("local"), tuned, bench.tuner)
     own = Condition("local", setting=settings.name, rate=settings.client.rate, pull=settings.pull)
     what = Condition("local", setting="local") if tried else own
     return score_points(bench, bench.start, tuned, settings, what)
@@ -46,8 +45,8 @@ def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) 
     if tried:
         write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{settings.name}")))
     else:
-        save_points(kept, _trained_centrally(bench, settings))
-    points, facts = load_points(kept, bench.engine.backbone.device)
+        save_points(kept, _trained_centrally(bench, settings), bench.tuner)
+    points, facts = load_points(kept, bench.tuner, bench.engine.backbone.device)
     own = Condition("central", setting=settings.name, rate=settings.client.rate)
     what, scores = Condition("central", setting="central") if tried else own, []
     for step, params in points.items():
@@ -74,7 +73,7 @@ def try_centrally(bench: Bench, folder: RunFolder, settings: FineTune) -> list[S
     record, kept = folder.history(settings.name), folder.prompts(f"{TRY}{settings.name}")
     if not record.exists() or not kept.exists():
         tuned = _trained_centrally(bench, settings)
-        save_points(kept, tuned)
+        save_points(kept, tuned, bench.tuner)
         _record(bench, record, tuned, [Job(0, bench.validation)])
     return []
 
@@ -82,7 +81,7 @@ def try_centrally(bench: Bench, folder: RunFolder, settings: FineTune) -> list[S
 def _record(bench: Bench, record: Path, tuned: Personalized, jobs: Sequence[Job]) -> None:
     """Write the history of a trial: its last step alone, as of an algorithm's last round."""
     last = max(tuned.points)
-    found = score(bench.engine, tuned.points[last][KEY], jobs, ["loss"])
+    found = score(bench.engine, bench.tuner.apply(tuned.points[last]), jobs, ["loss"])
     loss = reduce(Mean.merge, (means["loss"] for means in found)).value
     row = {
         "round": last,

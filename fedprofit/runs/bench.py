@@ -17,7 +17,7 @@ from fedprofit.evaluate.rules import Rules, choose_rules
 from fedprofit.local.base import LocalSolver
 from fedprofit.local.solver import Vectorized
 from fedprofit.runs.trials import check_trials
-from fedprofit.tuner.prompt import initial_prompt
+from fedprofit.tuner.base import Tuner
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Bench:
     config: Config
     engine: Engine
     dataset: FederatedDataset
-    start: Params  # the one initialization of every prompt
+    start: Params  # the one initialization of all clients
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
     rules: Rules  # how answers are compared with references
@@ -39,7 +39,12 @@ class Bench:
     @property
     def solver(self) -> LocalSolver:
         """What computes the clients' training."""
-        return Vectorized(self.engine)
+        return Vectorized(self.engine, self.tuner)
+
+    @property
+    def tuner(self) -> Tuner:
+        """What clients own and train."""
+        return self.config.tuner.build()
 
     def of_validation_clients(self) -> "Bench":
         """Return the same bench with the validation clients in the test clients' place.
@@ -63,12 +68,12 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     backbone = load_backbone(settings.name, settings.dtype, settings.device)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, backbone, dataset)
-    reach = config.tuner.length + dataset.store.longest() + config.evaluation.max_new_tokens
+    reach = config.tuner.tokens + dataset.store.longest() + config.evaluation.max_new_tokens
     engine = make_engine(backbone, settings.attention, settings.token_budget, settings.workers, reach)
     _check_clients(config, dataset)
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
-    start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
+    start = config.tuner.build().init(backbone, seed)
     rules = choose_rules(config.evaluation, config.data.source, *dataset.store.unread_targets())
     return Bench(config, engine, dataset, start, draw_sets(dataset, "test", config), validation, rules)
 
@@ -117,10 +122,10 @@ def _check_clients(config: Config, dataset: FederatedDataset) -> None:
 
 def _check_context(config: Config, backbone: Backbone, dataset: FederatedDataset) -> None:
     context = backbone.context_length
-    needed = config.tuner.length + dataset.store.longest()
+    needed = config.tuner.tokens + dataset.store.longest()
     if context is not None and needed > context:
         raise UserError(
             f"backbone {backbone.name!r}: reads at most {context} tokens, but the longest example has "
-            f"{dataset.store.longest()} and the prompt {config.tuner.length} ({needed} in all). Lower "
-            "data.template.max_tokens or tuner.length."
+            f"{dataset.store.longest()} and the tuner adds {config.tuner.tokens} ({needed} in all). Lower "
+            f"{' or '.join(filter(None, ('data.template.max_tokens', config.tuner.tokens_field)))}."
         )

@@ -12,16 +12,16 @@ from fedprofit.core.types import Params
 from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.personalization.base import PersonalizationSettings, Personalized, stopped_before
-from fedprofit.personalization.interpolate import interpolate
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import load_tensors, save_tensors
 from fedprofit.runs.train import Trained
-from fedprofit.tuner.prompt import KEY
+from fedprofit.tuner.base import Tuner
 
 
 def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
     """Score one prompt for all clients."""
-    return score_prompts(bench, {KEY: prompt[KEY].unsqueeze(0)}, condition, metrics_at(bench, generate=True))
+    stacked = {key: tensor.unsqueeze(0) for key, tensor in prompt.items()}
+    return score_prompts(bench, stacked, condition, metrics_at(bench, generate=True))
 
 
 def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
@@ -42,7 +42,7 @@ def personalized(
     start: Params = getattr(trained, settings.start)
     clients, seed = bench.sets.clients, bench.config.seed
     tuned = settings.build(bench.solver)(start, clients, bench.train_examples, seed)
-    save_points(keep, tuned)
+    save_points(keep, tuned, bench.tuner)
     what = Condition(
         "personalized", name, settings.name, settings.start, settings.known_rate, settings.known_pull
     )
@@ -57,7 +57,7 @@ def score_points(
     notes = {step: stopped_before(step, tuned.facts) for step in tuned.points}
 
     def at(step: int, alpha: float) -> tuple[Params, Condition]:
-        return interpolate(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
+        return bench.tuner.mix(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
 
     # The clients' own validation losses come first: they say at which step answers are wanted too.
     checks = {step: check_prompts(bench, *at(step, 1.0), notes[step]) for step in tuned.points}
@@ -99,7 +99,7 @@ def score_prompts(
     """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
     scores = score_clients(
-        bench.engine, params[KEY], bench.sets, condition, metrics, most, notes, bench.rules
+        bench.engine, bench.tuner.apply(params), bench.sets, condition, metrics, most, notes, bench.rules
     )
     return [*scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
 
@@ -108,17 +108,17 @@ def check_prompts(
     bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
 ) -> list[Score]:
     """Score prompts on the clients' own validation examples, by loss."""
-    return check_clients(bench.engine, params[KEY], bench.sets, condition, notes)
+    return check_clients(bench.engine, bench.tuner.apply(params), bench.sets, condition, notes)
 
 
-def save_points(path: Path, tuned: Personalized) -> None:
+def save_points(path: Path, tuned: Personalized, tuner: Tuner) -> None:
     """Keep the clients' prompts at every evaluation point."""
-    tensors = {f"step-{step}.{KEY}": params[KEY] for step, params in tuned.points.items()}
-    save_tensors(path, tensors, tuned.facts)
+    points = {f"step-{step}": params for step, params in tuned.points.items()}
+    save_tensors(path, tuner.save(points), tuned.facts)
 
 
-def load_points(path: Path, device: torch.device) -> tuple[dict[int, Params], dict[str, Any]]:
+def load_points(path: Path, tuner: Tuner, device: torch.device) -> tuple[dict[int, Params], dict[str, Any]]:
     """Read the clients' prompts by evaluation step, and the facts of `Personalized`."""
     tensors, facts = load_tensors(path, device)
-    steps = sorted(int(name.removeprefix("step-").removesuffix(f".{KEY}")) for name in tensors)
-    return {step: {KEY: tensors[f"step-{step}.{KEY}"]} for step in steps}, facts
+    points = {int(label.removeprefix("step-")): params for label, params in tuner.load(tensors, path).items()}
+    return dict(sorted(points.items())), facts

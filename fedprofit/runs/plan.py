@@ -89,7 +89,7 @@ def measure(bench: Bench) -> Work:
     shared = [example for examples in sets.shared.values() for example in examples]
     scored = [[*own, *shared] for own in sets.local.values()]
     return Work(
-        prompt=bench.config.tuner.length,
+        prompt=bench.config.tuner.tokens,
         prefix=prefix,
         source=source,
         target=target,
@@ -167,7 +167,7 @@ def _training(bench: Bench, work: Work, trial: AlgorithmSettings) -> float:
 
 def expected_bytes(config: Config, width: int, clients: int) -> int:
     """Estimate what a run's folder will hold: prompts, checkpoints, tables."""
-    prompt = 4 * config.tuner.length * width
+    prompt = 4 * config.tuner.expected_numbers(width)
     training = config.training
     personal = [one for method in training.methods for one in config.personalizations(method)]
     tuned = sum(1 + len(settings.evaluate_at) for settings in personal)

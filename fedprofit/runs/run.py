@@ -47,7 +47,6 @@ from fedprofit.runs.progress import Quiet, Reporter, duration, logged
 from fedprofit.runs.summary import write_summary
 from fedprofit.runs.train import Trained, save_trained, train
 from fedprofit.runs.trials import chosen_of
-from fedprofit.tuner.prompt import no_prompt
 
 Stage = Callable[[], list[Score]]
 
@@ -183,12 +182,12 @@ def all_stages(
         trained[name] = train(bench, settings.build(Context(bench.solver)), folder, report, work, watch)
         return []
 
-    yield "base", partial(score_shared, bench, no_prompt(bench.engine.backbone), Condition("base"))
+    yield "base", partial(score_shared, bench, bench.tuner.empty(bench.engine.backbone), Condition("base"))
     for method, trials in config.training.methods.items():
         for trial in trials:
             yield f"{TRAIN}{trial.name}", partial(train_stage, trial)
         chosen = trained[chosen_of(folder, [trial.name for trial in trials])]
-        save_trained(folder.prompts(f"federated-{method}"), chosen)
+        save_trained(folder.prompts(f"federated-{method}"), chosen, bench.tuner)
         for group, its_bench in groups.items():
             yield f"{group}federated-{method}", partial(federated, its_bench, method, chosen)
             for settings in config.personalizations(method):
