@@ -10,7 +10,7 @@ from fedprofit.config.base import Name, Section
 class Named(Section):
     """An entry with a name; by default its kind."""
 
-    name: Name
+    name: Name = ""
     """What results call it; by default its kind."""
 
     @model_validator(mode="before")

@@ -11,6 +11,7 @@ from fedprofit.core.types import ClientId, Example
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.rules import EARLIER, Rules
 from fedprofit.evaluate.score import Job, Mean, score
+from fedprofit.predict.base import Predictor
 
 Parts = dict[tuple[str, str], dict[str, Mean]]  # means by metric, by scope and task
 
@@ -27,7 +28,7 @@ class Sets:
 
 def score_clients(
     engine: Engine,
-    prompts: Tensor,
+    prompts: Tensor | Predictor,
     sets: Sets,
     condition: Condition,
     metrics: Sequence[str],
@@ -39,7 +40,8 @@ def score_clients(
 
     Args:
         engine: the frozen backbone.
-        prompts: one a client, `[clients, length, width]`, or one for all, `[1, length, width]`.
+        prompts: a predictor, or prompts: one a client, `[clients, length, width]`, or one for all,
+            `[1, length, width]`.
         sets: the clients and what they are scored on.
         condition: what the prompts are; it goes into every row.
         metrics: see `score`.
@@ -73,7 +75,7 @@ def score_clients(
 
 def check_clients(
     engine: Engine,
-    prompts: Tensor,
+    prompts: Tensor | Predictor,
     sets: Sets,
     condition: Condition,
     notes: Mapping[ClientId, str] | None = None,
@@ -86,7 +88,9 @@ def check_clients(
     return _rows(sets, condition, [{("validation", ""): means} for means in found], notes)
 
 
-def _own_jobs(prompts: Tensor, sets: Sets, examples: Mapping[ClientId, Sequence[Example]]) -> list[Job]:
+def _own_jobs(
+    prompts: Tensor | Predictor, sets: Sets, examples: Mapping[ClientId, Sequence[Example]]
+) -> list[Job]:
     """Return each client's prompt, or the one for all, on the client's own examples."""
     shared = len(prompts) == 1
     return [Job(0 if shared else place, examples[client]) for place, client in enumerate(sets.clients)]

@@ -10,6 +10,7 @@ from fedprofit.backbone.forward import Row
 from fedprofit.core.types import Example
 from fedprofit.evaluate.rules import EARLIER, Rules
 from fedprofit.evaluate.text import exact_match, rouge_l
+from fedprofit.predict.base import Predictor, predictor_of
 
 # By answer, references, and the variant that the rules say.
 TEXT_METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
@@ -49,7 +50,7 @@ class Job:
 
 def score(
     engine: Engine,
-    prompts: Tensor,
+    prompts: Tensor | Predictor,
     jobs: Sequence[Job],
     metrics: Sequence[str],
     max_new_tokens: int = 128,
@@ -59,7 +60,7 @@ def score(
 
     Args:
         engine: the frozen backbone.
-        prompts: `[prompts, length, width]`.
+        prompts: a predictor, or prompts `[prompts, length, width]`.
         jobs: which prompt on which examples.
         metrics: "loss" (nats per target token, over all tokens of a set), "rouge_l", "exact_match"
             (0 to 100, mean over instances). Without the latter two nothing is generated.
@@ -81,11 +82,11 @@ def score(
 
     wanted = [metric for metric in metrics if metric in TEXT_METRICS]
     if wanted:
-        losses, answers = engine.answer(prompts, rows, max_new_tokens)
+        losses, answers = predictor_of(engine, prompts).answer(rows, max_new_tokens)
         decode = engine.backbone.tokenizer.decode
         texts = [str(decode(answer, skip_special_tokens=True)).strip() for answer in answers]
     else:
-        losses, texts = engine.score(prompts, rows), [""] * len(rows)
+        losses, texts = predictor_of(engine, prompts).score(rows), [""] * len(rows)
     for job, row, loss, text in zip(job_of, rows, losses.tolist(), texts, strict=True):
         if "loss" in metrics:
             add(job, "loss", loss, len(row.example.target))

@@ -19,7 +19,14 @@ from fedprofit.evaluate.score import Job, Mean, score
 from fedprofit.personalization.base import Personalized, stopped_before
 from fedprofit.personalization.finetune import FineTune
 from fedprofit.runs.bench import Bench
-from fedprofit.runs.conditions import load_points, metrics_at, save_points, score_points, score_prompts
+from fedprofit.runs.conditions import (
+    load_points,
+    metrics_at,
+    prompted,
+    save_points,
+    score_points,
+    score_prompts,
+)
 from fedprofit.runs.folder import TRY, RunFolder
 
 
@@ -53,7 +60,7 @@ def centrally(bench: Bench, folder: RunFolder, settings: FineTune, tried: bool) 
         metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
         stopped = stopped_before(step, facts).values()
         notes = {client: reason for reason in stopped for client in bench.sets.clients}
-        scores += score_prompts(bench, params, replace(what, step=step), metrics, notes)
+        scores += score_prompts(bench, prompted(bench, params), replace(what, step=step), metrics, notes)
     return scores
 
 

@@ -12,16 +12,31 @@ from fedprofit.core.types import Params
 from fedprofit.evaluate.clients import check_clients, score_clients
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.personalization.base import PersonalizationSettings, Personalized, stopped_before
+from fedprofit.predict.base import (
+    Predictor,
+    PredictorContext,
+    PredictorSettings,
+    Prompted,
+    build_predictor,
+)
+from fedprofit.predict.interpolated import Interpolated
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import load_tensors, save_tensors
 from fedprofit.runs.train import Trained
 from fedprofit.tuner.base import Tuner
 
+SERVED = "served"  # the condition of predictors that a personalization names
+
 
 def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
     """Score one prompt for all clients."""
     stacked = {key: tensor.unsqueeze(0) for key, tensor in prompt.items()}
-    return score_prompts(bench, stacked, condition, metrics_at(bench, generate=True))
+    return score_prompts(bench, prompted(bench, stacked), condition, metrics_at(bench, generate=True))
+
+
+def prompted(bench: Bench, params: Params) -> Predictor:
+    """Return the predictor of stacked parameters: one set a client, or one for all."""
+    return Prompted(bench.engine, bench.tuner.apply(params))
 
 
 def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
@@ -52,12 +67,17 @@ def personalized(
 def score_points(
     bench: Bench, start: Params, tuned: Personalized, settings: PersonalizationSettings, what: Condition
 ) -> list[Score]:
-    """Score the clients' prompts at every evaluation point, and between there and the start."""
+    """Score the clients' parameters at every evaluation point, interpolations, and the named predictors."""
     last, generate = max(tuned.points), bench.config.evaluation.generate
     notes = {step: stopped_before(step, tuned.facts) for step in tuned.points}
 
-    def at(step: int, alpha: float) -> tuple[Params, Condition]:
-        return bench.tuner.mix(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
+    def predictor(step: int, chosen: PredictorSettings) -> Predictor:
+        personal, clients = tuned.points[step], tuned.clients
+        context = PredictorContext(bench.engine, bench.tuner, personal, start, clients, bench.train_examples)
+        return build_predictor(chosen, context, finite=False)
+
+    def at(step: int, alpha: float) -> tuple[Predictor, Condition]:
+        return predictor(step, Interpolated(alpha=alpha)), replace(what, alpha=alpha, step=step)
 
     # The clients' own validation losses come first: they say at which step answers are wanted too.
     checks = {step: check_prompts(bench, *at(step, 1.0), notes[step]) for step in tuned.points}
@@ -70,6 +90,9 @@ def score_points(
             metrics = metrics_at(bench, step == last or generate == "all" or chosen)
             known = checks[step] if alpha == 1.0 else None
             scores += score_prompts(bench, *at(step, alpha), metrics, notes[step], known)
+    for one in settings.predictors:
+        served = replace(what, condition=SERVED, setting=f"{what.setting}.{one.name}", step=last)
+        scores += score_prompts(bench, predictor(last, one), served, metrics_at(bench, True), notes[last])
     return scores
 
 
@@ -90,25 +113,23 @@ def metrics_at(bench: Bench, generate: bool) -> list[str]:
 
 def score_prompts(
     bench: Bench,
-    params: Params,
+    predictor: Predictor,
     condition: Condition,
     metrics: Sequence[str],
     notes: dict[str, str] | None = None,
     checks: Sequence[Score] | None = None,
 ) -> list[Score]:
-    """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
+    """Score a predictor on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
-    scores = score_clients(
-        bench.engine, bench.tuner.apply(params), bench.sets, condition, metrics, most, notes, bench.rules
-    )
-    return [*scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
+    scores = score_clients(bench.engine, predictor, bench.sets, condition, metrics, most, notes, bench.rules)
+    return [*scores, *(check_prompts(bench, predictor, condition, notes) if checks is None else checks)]
 
 
 def check_prompts(
-    bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
+    bench: Bench, predictor: Predictor, condition: Condition, notes: dict[str, str] | None = None
 ) -> list[Score]:
-    """Score prompts on the clients' own validation examples, by loss."""
-    return check_clients(bench.engine, bench.tuner.apply(params), bench.sets, condition, notes)
+    """Score a predictor on the clients' own validation examples, by loss."""
+    return check_clients(bench.engine, predictor, bench.sets, condition, notes)
 
 
 def save_points(path: Path, tuned: Personalized, tuner: Tuner) -> None:

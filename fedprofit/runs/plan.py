@@ -75,7 +75,9 @@ class Work:
         answered = {"last": 1, "best": min(points, 2), "all": points}[generate] + alphas
         mixed = (points - 1) * alphas if settings.interpolate_at == "all" else 0
         answered += mixed if generate == "all" else 0
-        every = points + alphas + mixed
+        served = round(sum(predictor.passes for predictor in settings.predictors))
+        every = points + alphas + mixed + served
+        answered += served
         checks = every * self.scored(self.clients * self.checked, 0)
         read = self.trained(self.clients, steps, rows) + (every - answered) * self.scored(one, 0)
         return read + answered * self.answered(config, one) + checks
