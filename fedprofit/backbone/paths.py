@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from fedprofit.backbone.divergence import packed_divergences, plain_divergences
+from fedprofit.backbone.ensemble import packed_mixture, single_mixture
+from fedprofit.backbone.features import packed_states, single_states
 from fedprofit.backbone.forward import Row, packed_losses, plain_losses, single_losses
 from fedprofit.backbone.generate import packed_generate, plain_generate, single_generate
 from fedprofit.backbone.load import Backbone
@@ -82,3 +84,38 @@ def answer(
     if path == SINGLE:
         return found, single_generate(backbone, prompts, rows, most)
     return found, plain_generate(backbone, prompts, rows, most, path)
+
+
+def mixture(
+    backbone: Backbone,
+    path: str,
+    prompts: Tensor,
+    rows: Sequence[Row],
+    weights: Sequence[float],
+    most: int,
+    budget: int,
+) -> tuple[Tensor, list[list[int]]]:
+    """Return the rows' losses under ensembles, and at most `most` greedy tokens after each row's source.
+
+    Args as of `packed_mixture`: the prompts are `[owners, members, length, width]`.
+    """
+    with torch.no_grad():
+        if path in PACKED:
+            return packed_mixture(backbone, prompts, rows, weights, most, budget, fused=path == "fused")
+        _use_own_attention(backbone, path)
+        return single_mixture(backbone, prompts, rows, weights, most)
+
+
+def states(backbone: Backbone, path: str, _: Tensor, rows: Sequence[Row], depth: int) -> tuple[Tensor]:
+    """Return the rows' mean hidden states over their sources, `[rows, width]`, read without a prompt."""
+    with torch.no_grad():
+        if path in PACKED:
+            return (packed_states(backbone, rows, depth),)
+        _use_own_attention(backbone, path)
+        return (single_states(backbone, rows, depth),)
+
+
+def _use_own_attention(backbone: Backbone, path: str) -> None:
+    wanted = backbone.attention if path == SINGLE else path
+    if backbone.model.config._attn_implementation != wanted:
+        backbone.model.set_attn_implementation(wanted)

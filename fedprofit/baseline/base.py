@@ -13,6 +13,7 @@ from fedprofit.config.trial import Named
 from fedprofit.core.types import ClientId, Example, Params
 from fedprofit.local.base import LocalSolver
 from fedprofit.personalization.base import Personalized
+from fedprofit.predict.base import PredictorSettings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class BaselineSettings(Named, Component, family="baseline", package="fedprofit.b
     is_shared: ClassVar[bool] = False  # whether one set of parameters serves all clients
     interpolation: ClassVar[tuple[float, ...]] = ()  # with nothing: there is no federated prompt
     interpolate_at: ClassVar[str] = "last"
+    predictors: ClassVar[tuple[PredictorSettings, ...]] = ()
 
     def train(self, context: BaselineContext, clients: Sequence[ClientId]) -> Personalized:
         """Train parameters for these clients, along their steps.

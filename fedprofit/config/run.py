@@ -20,7 +20,8 @@ from fedprofit.data.settings import DataConfig
 from fedprofit.evaluate.settings import EvaluationConfig
 from fedprofit.personalization.base import PersonalizationSettings
 from fedprofit.plugins import load_modules
-from fedprofit.tuner.settings import TunerConfig
+from fedprofit.tuner.base import TunerSettings
+from fedprofit.tuner.prompt import SoftPrompt
 
 
 class TrainingConfig(Section):
@@ -88,7 +89,7 @@ class Config(Section):
     seed: Count = 0
     backbone: BackboneConfig = BackboneConfig()
     data: DataConfig
-    tuner: TunerConfig = TunerConfig()
+    tuner: TunerSettings = SoftPrompt()
     training: TrainingConfig
     plugins: tuple[str, ...] = ()  # modules that bring components of their own
     personalization: tuple[PersonalizationSettings, ...] = ()

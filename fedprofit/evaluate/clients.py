@@ -16,6 +16,7 @@ from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.records import SHARED, ClientRecord, Record, Scored
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, score
+from fedprofit.predict.base import Predictor
 
 Parts = dict[tuple[str, str], Mapping[str, Accumulator]]  # accumulators by metric, by scope and task
 
@@ -32,7 +33,7 @@ class Sets:
 
 def score_clients(
     engine: Engine,
-    prompts: Tensor,
+    prompts: Tensor | Predictor,
     sets: Sets,
     condition: Condition,
     metrics: Sequence[Metric],
@@ -43,7 +44,8 @@ def score_clients(
 
     Args:
         engine: the frozen backbone.
-        prompts: one a client, `[clients, length, width]`, or one for all, `[1, length, width]`.
+        prompts: a predictor, or prompts: one a client, `[clients, length, width]`, or one for all,
+            `[1, length, width]`.
         sets: the clients and what they are scored on.
         condition: what the prompts are; it goes into every row.
         metrics: see `score`.
@@ -80,7 +82,7 @@ def score_clients(
 
 def check_clients(
     engine: Engine,
-    prompts: Tensor,
+    prompts: Tensor | Predictor,
     sets: Sets,
     condition: Condition,
     notes: Mapping[ClientId, str] | None = None,
@@ -95,7 +97,9 @@ def check_clients(
     return Scored(_rows(sets, condition, held, [LOSS], notes), records)
 
 
-def _own_jobs(prompts: Tensor, sets: Sets, examples: Mapping[ClientId, Sequence[Example]]) -> list[Job]:
+def _own_jobs(
+    prompts: Tensor | Predictor, sets: Sets, examples: Mapping[ClientId, Sequence[Example]]
+) -> list[Job]:
     """Return each client's prompt, or the one for all, on the client's own examples."""
     shared = len(prompts) == 1
     return [Job(0 if shared else place, examples[client]) for place, client in enumerate(sets.clients)]

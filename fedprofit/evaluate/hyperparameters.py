@@ -16,10 +16,15 @@ import polars as pl
 from fedprofit.core.files import content_hash
 from fedprofit.evaluate.results import NAMES, SETTING_ID
 
-ALGORITHM, PERSONALIZATION, BASELINE = "algorithm", "personalization", "baseline"  # what columns begin with
+ALGORITHM, PERSONALIZATION, BASELINE, PREDICTOR = (
+    "algorithm",
+    "personalization",
+    "baseline",
+    "predictor",
+)  # what columns begin with
 NEW, PARTICIPATING = "new", "participating"  # regimes: whether the scored clients took part in training
 # What a user called it, and where it applies: no part of what it is.
-NOT_CONTENT = ("name", "method", "algorithms")
+NOT_CONTENT = ("name", "method", "algorithms", "predictors")
 SCALARS = {bool: pl.Boolean(), int: pl.Int64(), float: pl.Float64(), str: pl.String()}
 
 Values = Mapping[str, Any]

@@ -13,6 +13,7 @@ from fedprofit.evaluate.accumulate import Accumulator
 from fedprofit.evaluate.checks import checked_score, guarded, merged
 from fedprofit.evaluate.metrics.base import Answer, Metric
 from fedprofit.evaluate.records import Record
+from fedprofit.predict.base import Predictor, predictor_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class JobScores:
 
 def score(
     engine: Engine,
-    prompts: Tensor,
+    prompts: Tensor | Predictor,
     jobs: Sequence[Job],
     metrics: Sequence[Metric],
     max_new_tokens: int = 128,
@@ -47,7 +48,7 @@ def score(
 
     Args:
         engine: the frozen backbone.
-        prompts: `[prompts, length, width]`.
+        prompts: a predictor, or prompts `[prompts, length, width]`.
         jobs: which prompt on which examples.
         metrics: nothing is generated unless one of them needs text.
         max_new_tokens: of generated answers.
@@ -83,14 +84,17 @@ def _need_text(metrics: Sequence[Metric]) -> bool:
     return any(metric.needs_text for metric in metrics)
 
 
-def _answers(engine: Engine, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int) -> list[Answer]:
+def _answers(
+    engine: Engine, prompts: Tensor | Predictor, rows: Sequence[Row], max_new_tokens: int
+) -> list[Answer]:
     """Read each row's loss, and generate its answer if `max_new_tokens` is not 0."""
+    predictor = predictor_of(engine, prompts)
     texts: Sequence[str | None] = [None] * len(rows)
     if max_new_tokens:
-        losses, answers = engine.answer(prompts, rows, max_new_tokens)
+        losses, answers = predictor.answer(rows, max_new_tokens)
         decode = engine.backbone.tokenizer.decode
         texts = [str(decode(answer, skip_special_tokens=True)).strip() for answer in answers]
     else:
-        losses = engine.score(prompts, rows)
+        losses = predictor.score(rows)
     found = zip(rows, losses.tolist(), texts, strict=True)
     return [Answer(row.example, loss, text) for row, loss, text in found]

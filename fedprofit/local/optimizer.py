@@ -47,10 +47,10 @@ class ClientOptimizerSettings(
 
         >>> import torch
         >>> optimizer = Sgd(rate=0.5).build()
-        >>> ones = {"prompt": torch.ones(2, 1)}
+        >>> ones = {"x": torch.ones(2, 1)}
         >>> state = optimizer.init(ones)
         >>> params, state = optimizer.update(ones, ones, state, active=torch.tensor([True, False]))
-        >>> params["prompt"].flatten().tolist(), state.steps.tolist()
+        >>> params["x"].flatten().tolist(), state.steps.tolist()
         ([0.5, 1.0], [1, 0])
         """
         from fedprofit.local.stacked import stacked_optimizer

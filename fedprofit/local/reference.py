@@ -19,7 +19,8 @@ from fedprofit.local.base import Gradients
 from fedprofit.local.objective import ClientStep, Step, Term, check_gradient, term_error
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.stacked import finite_clients, finite_slices
-from fedprofit.tuner.prompt import stacked_prompts
+from fedprofit.tuner.base import Tuner
+from fedprofit.tuner.prompt import SOFT_PROMPT
 
 
 @dataclass
@@ -45,17 +46,18 @@ class Sequential:
 
     backbone: Backbone
     path: str = paths.SINGLE
+    tuner: Tuner = SOFT_PROMPT
 
     def loss(self, params: Params, batch: Batch) -> Tensor:
         """Return the mean loss per target token of a batch, in nats, at unstacked parameters."""
         rows = [Row(0, example) for example in batch]
-        losses = paths.losses(self.backbone, self.path, stacked_prompts(_stacked([params])), rows)
+        losses = paths.losses(self.backbone, self.path, self.tuner.apply(_stacked([params])), rows)
         return losses.sum() / _targets(batch)
 
     def divergence(self, params: Params, reference: Params, batch: Batch) -> Tensor:
         """Return the mean KL(reference || current) per target token; `reference` is held constant."""
         rows = [Row(0, example) for example in batch]
-        now, before = (stacked_prompts(_stacked([one])) for one in (params, reference))
+        now, before = (self.tuner.apply(_stacked([one])) for one in (params, reference))
         found = paths.divergences(self.backbone, self.path, now, before, rows)
         return found.sum() / _targets(batch)
 
@@ -156,7 +158,7 @@ class Sequential:
     ) -> Gradients:
         """Differentiate a scalar of each client that has a batch; 0 for the others."""
         losses, slopes, tokens = [], [], []
-        length = stacked_prompts(params).shape[1]
+        length = self.tuner.apply(params).shape[1]
         for place, batch in enumerate(batches):
             leaves = {
                 key: tensor.detach().requires_grad_() for key, tensor in _of_client(params, place).items()

@@ -19,7 +19,8 @@ from fedprofit.local.base import Gradients
 from fedprofit.local.objective import Step, Term, with_terms
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.stacked import finite_clients
-from fedprofit.tuner.prompt import stacked_prompts
+from fedprofit.tuner.base import Tuner
+from fedprofit.tuner.prompt import SOFT_PROMPT
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,20 @@ class Vectorized:
     """The local solver of an engine: `LocalSolver` says what its methods do."""
 
     engine: Engine
+    tuner: Tuner = SOFT_PROMPT
 
     def gradients(self, params: Params, batches: Sequence[Batch]) -> Gradients:
         """Compute each client's mean loss per target token on its batch, and its gradient."""
-        return gradients(self.engine, params, batches)
+        return gradients(self.engine, params, batches, self.tuner)
 
     def divergences(self, params: Params, reference: Params, batches: Sequence[Batch]) -> Gradients:
         """Compute each client's mean KL divergence per target token from a reference, and its gradient."""
-        before = stacked_prompts(reference).detach()
+        before = self.tuner.apply(reference).detach()
         return _differentiated(
-            params, batches, lambda now, rows, share: self.engine.divergences(now, before, rows, share)
+            params,
+            batches,
+            self.tuner,
+            lambda now, rows, share: self.engine.divergences(now, before, rows, share),
         )
 
     def solve(
@@ -48,24 +53,27 @@ class Vectorized:
         snapshots: Sequence[int] = (),
     ) -> tuple[LocalResult, dict[int, Params]]:
         """Train every client on its own batches from its own start."""
-        return solve(self.engine, params, work, optimizer, terms, snapshots)
+        return solve(self.engine, params, work, optimizer, terms, snapshots, self.tuner)
 
 
-def gradients(engine: Engine, params: Params, batches: Sequence[Batch]) -> Gradients:
+def gradients(
+    engine: Engine, params: Params, batches: Sequence[Batch], tuner: Tuner = SOFT_PROMPT
+) -> Gradients:
     """Compute each client's mean loss per target token on its batch, and its gradient; see `LocalSolver`."""
-    return _differentiated(params, batches, engine.gradients)
+    return _differentiated(params, batches, tuner, engine.gradients)
 
 
 def _differentiated(
     params: Params,
     batches: Sequence[Batch],
+    tuner: Tuner,
     compute: Callable[[Tensor, Sequence[Row], Tensor], tuple[Tensor, Tensor]],
 ) -> Gradients:
     """Average what an engine computes of rows over each client's target tokens, and differentiate it."""
     rows = [Row(client, example) for client, batch in enumerate(batches) for example in batch]
     targets = [sum(len(example.target) for example in batch) for batch in batches]
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in params.items()}
-    prompts = stacked_prompts(leaves)
+    prompts = tuner.apply(leaves)
     share = torch.tensor([1 / targets[row.owner] for row in rows], device=prompts.device)
     sums, slopes = compute(prompts.detach(), rows, share)
     torch.autograd.backward(prompts, slopes)
@@ -84,6 +92,7 @@ def solve(
     optimizer: ClientOptimizerSettings,
     terms: Sequence[Term] = (),
     snapshots: Sequence[int] = (),
+    tuner: Tuner = SOFT_PROMPT,
 ) -> tuple[LocalResult, dict[int, Params]]:
     """Train every client on its own batches from its own start; see `LocalSolver`."""
     rule = optimizer.build()
@@ -99,7 +108,7 @@ def solve(
             for client in work
         ]
         if any(batches):
-            found = gradients(engine, params, batches)
+            found = gradients(engine, params, batches, tuner)
             slopes = with_terms(Step(params, batches, found, solver), terms, names, step + 1)
             finite, before = finite_clients(found.losses, slopes), state.steps
             active = finite & torch.tensor([bool(batch) for batch in batches], device=finite.device)

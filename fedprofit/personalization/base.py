@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
 
 from fedprofit.config.base import Fraction, Name, Positive
 from fedprofit.config.component import Component, where_of
@@ -14,6 +16,7 @@ from fedprofit.data.batching import BatchPlan
 from fedprofit.local.base import LocalSolver
 from fedprofit.local.objective import Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
+from fedprofit.predict.base import PredictorSettings
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,17 @@ class PersonalizationSettings(
     """Weights alpha at which alpha x personal + (1 - alpha) x federated is scored too."""
     interpolate_at: Literal["last", "all"] = "last"
     """Whether only the last step is interpolated or all scored ones; each alpha costs a full scoring."""
+    predictors: tuple[PredictorSettings, ...] = ()
+    """Predictors that are scored at the last step too, made of the personal and the federated parameters."""
     start: Literal["last", "best"] = "last"
     """The federated prompt of the last round, or of the best one on the validation clients."""
+
+    @model_validator(mode="after")
+    def _predictors_are_distinct(self) -> Self:
+        names = [predictor.name for predictor in self.predictors]
+        if len(set(names)) < len(names):
+            raise ValueError("predictors: two entries have the same name; give each a name of its own")
+        return self
 
     def per_client(self, examples: float) -> tuple[float, float]:
         """Return the steps of a client with that many examples, and how many rows each step reads.

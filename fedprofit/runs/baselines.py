@@ -18,9 +18,15 @@ from fedprofit.evaluate.score import Job
 from fedprofit.evaluate.score import score as score_jobs
 from fedprofit.personalization.base import stopped_before
 from fedprofit.runs.bench import Bench
-from fedprofit.runs.conditions import load_points, metrics_at, save_points, score_points, score_prompts
+from fedprofit.runs.conditions import (
+    load_points,
+    metrics_at,
+    prompted,
+    save_points,
+    score_points,
+    score_prompts,
+)
 from fedprofit.runs.folder import TRY, RunFolder
-from fedprofit.tuner.prompt import KEY
 
 
 def context_of(bench: Bench) -> BaselineContext:
@@ -42,11 +48,11 @@ def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
     tuned = entry.train(context_of(bench), clients)
     jobs = [Job(0, bench.validation)]
     if entry.is_shared:
-        save_points(kept, tuned)
+        save_points(kept, tuned, bench.tuner)
     else:
         jobs = [Job(k, bench.dataset.examples(client, "validation")) for k, client in enumerate(clients)]
     last = max(tuned.points)
-    found = score_jobs(bench.engine, tuned.points[last][KEY], jobs, [LOSS])
+    found = score_jobs(bench.engine, bench.tuner.apply(tuned.points[last]), jobs, [LOSS])
     loss = reduce(lambda one, other: one.merge(other), (each.values[LOSS.name] for each in found)).value
     row = {
         "round": last,
@@ -66,7 +72,7 @@ def score(bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, t
     if entry.is_shared:
         return _score_shared(bench, folder, name, entry, tried, what)
     tuned = entry.train(context_of(bench), bench.sets.clients)
-    save_points(folder.prompts(name), tuned)
+    save_points(folder.prompts(name), tuned, bench.tuner)
     return score_points(bench, bench.start, tuned, entry, what)
 
 
@@ -77,12 +83,12 @@ def _score_shared(
     if tried:  # what a trial has trained is not trained again
         write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{entry.name}")))
     else:
-        save_points(kept, entry.train(context_of(bench), bench.sets.clients))
-    points, facts = load_points(kept, bench.engine.backbone.device)
+        save_points(kept, entry.train(context_of(bench), bench.sets.clients), bench.tuner)
+    points, facts = load_points(kept, bench.tuner, bench.engine.backbone.device)
     scores = []
     for step, params in points.items():
         metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
         stopped = stopped_before(step, facts).values()
         notes = {client: reason for reason in stopped for client in bench.sets.clients}
-        scores += score_prompts(bench, params, replace(what, step=step), metrics, notes)
+        scores += score_prompts(bench, prompted(bench, params), replace(what, step=step), metrics, notes)
     return scores

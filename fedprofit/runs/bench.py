@@ -23,7 +23,7 @@ from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import Vectorized
 from fedprofit.runs.trials import check_trials
 from fedprofit.server.cohort import draw_cohort
-from fedprofit.tuner.prompt import initial_prompt
+from fedprofit.tuner.base import Tuner
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Bench:
     config: Config
     engine: Engine
     dataset: FederatedDataset
-    start: Params  # the one initialization of every prompt
+    start: Params  # the one initialization of all clients
     sets: Sets  # the test clients and what they are scored on
     validation: Examples  # the global validation set; empty without validation clients
     scoring: Scoring  # the metrics, as decided for the data set
@@ -47,8 +47,13 @@ class Bench:
     def solver(self) -> LocalSolver:
         """What computes the clients' training."""
         if self.config.backbone.engine == "reference":
-            return Sequential(self.engine.backbone)
-        return Vectorized(self.engine)
+            return Sequential(self.engine.backbone, tuner=self.tuner)
+        return Vectorized(self.engine, self.tuner)
+
+    @property
+    def tuner(self) -> Tuner:
+        """What clients own and train."""
+        return self.config.tuner.build()
 
     def of_validation_clients(self) -> "Bench":
         """Return the same bench with the validation clients in the test clients' place.
@@ -72,13 +77,13 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     backbone = load_backbone(settings.name, settings.dtype, settings.device)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, backbone, dataset)
-    reach = config.tuner.length + dataset.store.longest() + config.evaluation.max_new_tokens
+    reach = config.tuner.tokens + dataset.store.longest() + config.evaluation.max_new_tokens
     path = SINGLE if settings.engine == "reference" else settings.attention
     engine = make_engine(backbone, path, settings.token_budget, settings.workers, reach)
     _check_clients(config, dataset)
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
-    start = initial_prompt(backbone, config.tuner.length, seed, config.tuner.text)
+    start = config.tuner.build().init(backbone, seed)
     facts = DataFacts(config.data.source.kind, *dataset.store.unread_targets())
     scoring = decide(config.evaluation.metrics, facts)
     rehearse(scoring.metrics, [dataset.store[0]])
@@ -148,10 +153,10 @@ def _check_clients(config: Config, dataset: FederatedDataset) -> None:
 
 def _check_context(config: Config, backbone: Backbone, dataset: FederatedDataset) -> None:
     context = backbone.context_length
-    needed = config.tuner.length + dataset.store.longest()
+    needed = config.tuner.tokens + dataset.store.longest()
     if context is not None and needed > context:
         raise UserError(
             f"backbone {backbone.name!r}: reads at most {context} tokens, but the longest example has "
-            f"{dataset.store.longest()} and the prompt {config.tuner.length} ({needed} in all). Lower "
-            "data.template.max_tokens or tuner.length."
+            f"{dataset.store.longest()} and the tuner adds {config.tuner.tokens} ({needed} in all). Lower "
+            f"{' or '.join(filter(None, ('data.template.max_tokens', config.tuner.tokens_field)))}."
         )

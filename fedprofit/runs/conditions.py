@@ -19,16 +19,31 @@ from fedprofit.personalization.base import (
     personalize,
     stopped_before,
 )
-from fedprofit.personalization.interpolate import interpolate
+from fedprofit.predict.base import (
+    Predictor,
+    PredictorContext,
+    PredictorSettings,
+    Prompted,
+    build_predictor,
+)
+from fedprofit.predict.interpolated import Interpolated
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import load_tensors, save_tensors
 from fedprofit.runs.train import Trained
-from fedprofit.tuner.prompt import KEY
+from fedprofit.tuner.base import Tuner
+
+SERVED = "served"  # the condition of predictors that a personalization names
 
 
 def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
     """Score one prompt for all clients."""
-    return score_prompts(bench, {KEY: prompt[KEY].unsqueeze(0)}, condition, metrics_at(bench, generate=True))
+    stacked = {key: tensor.unsqueeze(0) for key, tensor in prompt.items()}
+    return score_prompts(bench, prompted(bench, stacked), condition, metrics_at(bench, generate=True))
+
+
+def prompted(bench: Bench, params: Params) -> Predictor:
+    """Return the predictor of stacked parameters: one set a client, or one for all."""
+    return Prompted(bench.engine, bench.tuner.apply(params))
 
 
 def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
@@ -50,7 +65,7 @@ def personalized(
     start: Params = getattr(trained, settings.start)
     clients, seed = bench.sets.clients, bench.config.seed
     tuned = personalize(settings, bench.solver, start, clients, bench.train_examples, seed)
-    save_points(keep, tuned)
+    save_points(keep, tuned, bench.tuner)
     what = Condition("personalized", name, settings.name, settings.start)
     return score_points(bench, start, tuned, settings, what)
 
@@ -62,12 +77,17 @@ def score_points(
     settings: PersonalizationSettings | BaselineSettings,
     what: Condition,
 ) -> list[Score]:
-    """Score the clients' prompts at every evaluation point, and between there and the start."""
+    """Score the clients' parameters at every evaluation point, interpolations, and the named predictors."""
     last, generate = max(tuned.points), bench.config.evaluation.generate
     notes = {step: stopped_before(step, tuned.facts) for step in tuned.points}
 
-    def at(step: int, alpha: float) -> tuple[Params, Condition]:
-        return interpolate(tuned.points[step], start, alpha), replace(what, alpha=alpha, step=step)
+    def predictor(step: int, chosen: PredictorSettings) -> Predictor:
+        personal, clients = tuned.points[step], tuned.clients
+        context = PredictorContext(bench.engine, bench.tuner, personal, start, clients, bench.train_examples)
+        return build_predictor(chosen, context, finite=False)
+
+    def at(step: int, alpha: float) -> tuple[Predictor, Condition]:
+        return predictor(step, Interpolated(alpha=alpha)), replace(what, alpha=alpha, step=step)
 
     # The clients' own validation losses come first: they say at which step answers are wanted too.
     checks = {step: check_prompts(bench, *at(step, 1.0), notes[step]) for step in tuned.points}
@@ -80,6 +100,9 @@ def score_points(
             metrics = metrics_at(bench, step == last or generate == "all" or chosen)
             known = checks[step] if alpha == 1.0 else None
             scores += score_prompts(bench, *at(step, alpha), metrics, notes[step], known)
+    for one in settings.predictors:
+        served = replace(what, condition=SERVED, setting=f"{what.setting}.{one.name}", step=last)
+        scores += score_prompts(bench, predictor(last, one), served, metrics_at(bench, True), notes[last])
     return scores
 
 
@@ -100,36 +123,36 @@ def metrics_at(bench: Bench, generate: bool) -> list[Metric]:
 
 def score_prompts(
     bench: Bench,
-    params: Params,
+    predictor: Predictor,
     condition: Condition,
     metrics: Sequence[Metric],
     notes: dict[str, str] | None = None,
     checks: Sequence[Score] | None = None,
 ) -> list[Score]:
-    """Score one prompt a client, or one for all, on what the run scores on; `checks` if known already."""
+    """Score a predictor on what the run scores on; `checks` if known already."""
     most = bench.config.evaluation.max_new_tokens
-    found = score_clients(bench.engine, params[KEY], bench.sets, condition, metrics, most, notes)
+    found = score_clients(bench.engine, predictor, bench.sets, condition, metrics, most, notes)
     bench.records.add(found.records)
-    return [*found.scores, *(check_prompts(bench, params, condition, notes) if checks is None else checks)]
+    return [*found.scores, *(check_prompts(bench, predictor, condition, notes) if checks is None else checks)]
 
 
 def check_prompts(
-    bench: Bench, params: Params, condition: Condition, notes: dict[str, str] | None = None
+    bench: Bench, predictor: Predictor, condition: Condition, notes: dict[str, str] | None = None
 ) -> list[Score]:
-    """Score prompts on the clients' own validation examples, by loss."""
-    found = check_clients(bench.engine, params[KEY], bench.sets, condition, notes)
+    """Score a predictor on the clients' own validation examples, by loss."""
+    found = check_clients(bench.engine, predictor, bench.sets, condition, notes)
     bench.records.add(found.records)
     return list(found.scores)
 
 
-def save_points(path: Path, tuned: Personalized) -> None:
+def save_points(path: Path, tuned: Personalized, tuner: Tuner) -> None:
     """Keep the clients' prompts at every evaluation point."""
-    tensors = {f"step-{step}.{KEY}": params[KEY] for step, params in tuned.points.items()}
-    save_tensors(path, tensors, tuned.facts)
+    points = {f"step-{step}": params for step, params in tuned.points.items()}
+    save_tensors(path, tuner.save(points), tuned.facts)
 
 
-def load_points(path: Path, device: torch.device) -> tuple[dict[int, Params], dict[str, Any]]:
+def load_points(path: Path, tuner: Tuner, device: torch.device) -> tuple[dict[int, Params], dict[str, Any]]:
     """Read the clients' prompts by evaluation step, and the facts of `Personalized`."""
     tensors, facts = load_tensors(path, device)
-    steps = sorted(int(name.removeprefix("step-").removesuffix(f".{KEY}")) for name in tensors)
-    return {step: {KEY: tensors[f"step-{step}.{KEY}"]} for step in steps}, facts
+    points = {int(label.removeprefix("step-")): params for label, params in tuner.load(tensors, path).items()}
+    return dict(sorted(points.items())), facts

@@ -79,7 +79,9 @@ class Sizes:
         answered = {"last": 1, "best": min(points, 2), "all": points}[generate] + alphas
         mixed = (points - 1) * alphas if settings.interpolate_at == "all" else 0
         answered += mixed if generate == "all" else 0
-        every = points + alphas + mixed
+        served = round(sum(predictor.passes for predictor in settings.predictors))
+        every = points + alphas + mixed + served
+        answered += served
         checks = every * self.scored(self.clients * self.checked, 0)
         read = self.trained(self.clients, steps, rows) + (every - answered) * self.scored(one, 0)
         return read + answered * self.answered(config, one) + checks
@@ -93,7 +95,7 @@ def measure(bench: Bench) -> Sizes:
     shared = [example for examples in sets.shared.values() for example in examples]
     scored = [[*own, *shared] for own in sets.local.values()]
     return Sizes(
-        prompt=bench.config.tuner.length,
+        prompt=bench.config.tuner.tokens,
         prefix=prefix,
         source=source,
         target=target,
@@ -143,7 +145,7 @@ def of_training(bench: Bench, sizes: Sizes, trial: AlgorithmSettings) -> float:
 
 def expected_bytes(config: Config, width: int, clients: int) -> int:
     """Estimate what a run's folder will hold: prompts, checkpoints, tables."""
-    prompt = 4 * config.tuner.length * width
+    prompt = 4 * config.tuner.expected_numbers(width)
     training = config.training
     personal = [one for method in training.methods for one in config.personalizations(method)]
     tuned = sum(1 + len(settings.evaluate_at) for settings in personal)

@@ -20,9 +20,9 @@ def reading_speed(bench: Bench) -> float:
     cohort = bench.dataset.clients("train")[: training.cohort]
     batches: list[Batch] = [bench.dataset.examples(client, "train")[:rows] for client in cohort]
     start = {key: tensor.expand(len(batches), *tensor.shape) for key, tensor in bench.start.items()}
-    gradients(bench.engine, start, batches)  # the first pass pays for allocations
+    gradients(bench.engine, start, batches, bench.tuner)  # the first pass pays for allocations
     began = time.monotonic()
     for _ in range(2):
-        gradients(bench.engine, start, batches)
+        gradients(bench.engine, start, batches, bench.tuner)
     done = work.trained(len(batches), 2, sum(map(len, batches)) / len(batches))
     return done / (time.monotonic() - began)

@@ -6,9 +6,8 @@ from fedprofit.algorithm.base import AlgorithmSettings, Context
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import save_tensors
-from fedprofit.runs.conditions import metrics_at, score_prompts
+from fedprofit.runs.conditions import metrics_at, prompted, score_prompts
 from fedprofit.runs.train import Trained
-from fedprofit.tuner.prompt import KEY
 
 PERSONAL = "personal"
 
@@ -24,6 +23,6 @@ def score_personal(bench: Bench, keep: Path, method: str, trained: Trained) -> l
     clients = bench.sets.clients
     params = trained.personal(clients)
     facts = {"clients": list(clients), "steps": [trained.rounds] * len(clients), "stopped": {}}
-    save_tensors(keep, {f"step-{trained.rounds}.{KEY}": params[KEY]}, facts)
+    save_tensors(keep, bench.tuner.save({f"step-{trained.rounds}": params}), facts)
     condition = Condition(PERSONAL, method, setting=PERSONAL, step=trained.rounds)
-    return score_prompts(bench, params, condition, metrics_at(bench, generate=True))
+    return score_prompts(bench, prompted(bench, params), condition, metrics_at(bench, generate=True))

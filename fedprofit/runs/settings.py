@@ -10,6 +10,7 @@ from fedprofit.evaluate.hyperparameters import (
     BASELINE,
     NEW,
     PERSONALIZATION,
+    PREDICTOR,
     ScoredSetting,
     flattened,
     in_common,
@@ -54,6 +55,10 @@ def _settings(
             if method in (entry.get("algorithms") or methods):
                 parts = algorithm | {PERSONALIZATION: flattened(entry)}
                 yield ScoredSetting("personalized", method, entry["name"], entry["start"], regime, parts)
+                for one in entry.get("predictors") or ():
+                    served = parts | {PREDICTOR: flattened(one)}
+                    name = f"{entry['name']}.{one['name']}"
+                    yield ScoredSetting("served", method, name, entry["start"], regime, served)
     for name, value in (configuration.get("baselines") or {}).items():
         trials = value if isinstance(value, list) else [value] if value else []
         if trials:

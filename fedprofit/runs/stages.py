@@ -25,7 +25,6 @@ from fedprofit.runs.personal import has_personal, score_personal
 from fedprofit.runs.progress import Reporter
 from fedprofit.runs.train import Trained, save_trained, train
 from fedprofit.runs.trials import chosen_of
-from fedprofit.tuner.prompt import no_prompt
 
 VALIDATION = "validation-"  # begins the names of stages that score the validation clients
 
@@ -77,7 +76,7 @@ def stages_of(bench: Bench) -> list[Stage]:
 
 
 def _score_base(bench: Bench, running: Running) -> list[Score]:
-    return score_shared(bench, no_prompt(bench.engine.backbone), Condition("base"))
+    return score_shared(bench, bench.tuner.empty(bench.engine.backbone), Condition("base"))
 
 
 def _training(bench: Bench, sizes: cost.Sizes, trial: AlgorithmSettings) -> Stage:
@@ -106,7 +105,7 @@ def _of_method(bench: Bench, sizes: cost.Sizes, group: str, method: str) -> Iter
     def score_federated(running: Running) -> list[Score]:
         chosen = selected(running)
         if not group:
-            save_trained(running.folder.prompts(f"federated-{method}"), chosen)
+            save_trained(running.folder.prompts(f"federated-{method}"), chosen, bench.tuner)
         return federated(bench, method, chosen)
 
     def personalize(name: str, settings: PersonalizationSettings, running: Running) -> list[Score]:

@@ -23,7 +23,7 @@ from fedprofit.runs.progress import Reporter
 from fedprofit.server.check import check_tensors
 from fedprofit.server.cohort import draw_cohort
 from fedprofit.server.store import ClientStore
-from fedprofit.tuner.prompt import KEY
+from fedprofit.tuner.base import Tuner
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def train(
             state, done = checked_round(algorithm, state, work, context.at(number))
         row: dict[str, Any] = {"round": number, **done.to_mapping(), "loss": _known(done.loss)}
         if number % settings.evaluate_every == 0 or number == settings.rounds:
-            row["validation_loss"] = _known(mean_loss(bench.engine, state.params[KEY], bench.validation))
+            row["validation_loss"] = _known(
+                mean_loss(bench.engine, bench.tuner.apply_one(state.params), bench.validation)
+            )
             if _better(row["validation_loss"], facts["best_loss"]):
                 best = state.params
                 facts |= {"best_round": number, "best_loss": row["validation_loss"]}
@@ -142,9 +144,9 @@ def named_errors(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {error}") from error
 
 
-def save_trained(path: Path, trained: Trained) -> None:
+def save_trained(path: Path, trained: Trained, tuner: Tuner) -> None:
     """Keep the prompts of the last and the best-on-validation round."""
-    tensors = {f"{which}.{KEY}": getattr(trained, which)[KEY] for which in ("last", "best")}
+    tensors = tuner.save({"last": trained.last, "best": trained.best})
     rounds = {"last": trained.rounds, "best": trained.best_round}
     save_tensors(path, tensors, {"algorithm": trained.name, "rounds": rounds})
 

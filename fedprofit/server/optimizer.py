@@ -58,8 +58,8 @@ class ServerOptimizerSettings(
 
         >>> import torch
         >>> server = PlainServer().build()
-        >>> state = server.apply(server.init({"prompt": torch.zeros(1)}), {"prompt": torch.ones(1)})
-        >>> state.params["prompt"].item(), state.round
+        >>> state = server.apply(server.init({"x": torch.zeros(1)}), {"x": torch.ones(1)})
+        >>> state.params["x"].item(), state.round
         (1.0, 1)
         """
         import torch

@@ -46,7 +46,7 @@ class ClientStore:
     >>> import torch
     >>> store, start = ClientStore(), {"prompt": torch.zeros(1)}
     >>> store.put("control", ["ann"], {"prompt": torch.ones(1, 1)})
-    >>> store.get("control", ["ann", "bob"], start)["prompt"].tolist()
+    >>> store.get("control", ["ann", "bob"], start)["x"].tolist()
     [[1.0], [0.0]]
     """
 

@@ -13,7 +13,7 @@ from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, Sgd
 from fedprofit.local.solver import Vectorized
 from fedprofit.personalization.finetune import FineTune
-from fedprofit.personalization.interpolate import interpolate
+from fedprofit.tuner.prompt import SOFT_PROMPT
 
 CLIENTS = ["ann", "bob", "cid"]
 DATA = {"ann": ragged_batch(1, 7), "bob": ragged_batch(2, 3), "cid": []}
@@ -138,12 +138,12 @@ def test_nobody_to_train(engine, start):
 def test_interpolation(start):
     draw = torch.Generator().manual_seed(0)
     personal = {"prompt": torch.randn(3, *start["prompt"].shape, generator=draw)}
-    assert torch.equal(interpolate(personal, start, 1.0)["prompt"], personal["prompt"])
-    assert torch.equal(interpolate(personal, start, 0.0)["prompt"], start["prompt"].expand(3, -1, -1))
+    assert torch.equal(SOFT_PROMPT.mix(personal, start, 1.0)["prompt"], personal["prompt"])
+    assert torch.equal(SOFT_PROMPT.mix(personal, start, 0.0)["prompt"], start["prompt"].expand(3, -1, -1))
     stacked = {"prompt": start["prompt"].expand(3, -1, -1)}
     for alpha in np.linspace(0, 1, 5):
-        mixed = interpolate(personal, start, float(alpha))["prompt"]
+        mixed = SOFT_PROMPT.mix(personal, start, float(alpha))["prompt"]
         for client in range(3):
             expected = torch.lerp(start["prompt"], personal["prompt"][client], float(alpha))
             torch.testing.assert_close(mixed[client], expected)
-        assert torch.equal(mixed, interpolate(personal, stacked, float(alpha))["prompt"])
+        assert torch.equal(mixed, SOFT_PROMPT.mix(personal, stacked, float(alpha))["prompt"])

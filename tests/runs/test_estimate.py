@@ -32,7 +32,7 @@ def test_a_step_is_estimated_at_what_its_batch_reads(bench):
         examples = bench.train_examples(client)
         for _ in range(100):
             rows = [Row(0, example) for example in examples.take(draw.permutation(len(examples))[:4])]
-            read.append(count_tokens(rows, bench.config.tuner.length))
+            read.append(count_tokens(rows, bench.config.tuner.tokens))
     assert measure(bench).trained(clients=2, steps=3, rows=4) == pytest.approx(
         TRAINED * 2 * 3 * np.mean(read), rel=0.07
     )
@@ -45,7 +45,7 @@ def test_a_point_is_estimated_at_what_its_scoring_reads(bench):
         for place, own in enumerate(bench.sets.local.values())
         for example in [*own, *shared]
     ]
-    read = count_tokens(rows, bench.config.tuner.length)
+    read = count_tokens(rows, bench.config.tuner.tokens)
     assert measure(bench).scored(len(rows), new_tokens=0) == pytest.approx(read, rel=0.07)
 
 

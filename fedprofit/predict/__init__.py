@@ -1,0 +1,1 @@
+"""What answers a client's inputs, made of personal and federated parameters."""
