@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedprofit.data.settings import Source
+from fedprofit.data.sources.base import SourceSettings
 from fedprofit.evaluate.settings import EvaluationConfig
 
 SCORING = "scoring"  # the section of environment.json and summary.json that has the rules
@@ -71,7 +71,7 @@ class Rules:
 EARLIER = Rules()
 
 
-def choose_rules(settings: EvaluationConfig, source: Source, targets: int, unread: int) -> Rules:
+def choose_rules(settings: EvaluationConfig, source: SourceSettings, targets: int, unread: int) -> Rules:
     """Decide what the settings leave open.
 
     Args:
@@ -80,17 +80,17 @@ def choose_rules(settings: EvaluationConfig, source: Source, targets: int, unrea
         targets: how many references it has.
         unread: how many of them `rouge-score` cannot read (see `ExampleStore.unread_targets`).
 
-    >>> from fedprofit.data.settings import TableSource
-    >>> own = TableSource(kind="table", path="own.csv")
+    >>> from fedprofit.data.sources.table import TableSource
+    >>> own = TableSource(path="own.csv")
     >>> choose_rules(EvaluationConfig(), own, targets=100, unread=1).rouge_tokenizer
     'unicode'
     """
     tokenizer, variant = settings.rouge_tokenizer, settings.exact_match
     if tokenizer == "auto":
-        most = targets / 2 if source.kind == "sni" else 0
+        most = targets * source.unread_share
         tokenizer = "unicode" if unread > most else "rouge-score"
     if variant == "auto":
-        variant = "sni" if source.kind in ("sni", "lexicon") else "strict"
+        variant = "strict" if source.is_users_own else "sni"
     return Rules(tokenizer, variant, targets, unread)
 
 

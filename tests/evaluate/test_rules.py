@@ -14,7 +14,11 @@ from fedprofit.config.file import from_mapping
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import write_json
 from fedprofit.data.pool import POOL_SCHEMA
-from fedprofit.data.settings import HubSource, LexiconSource, SniSource, TableSource, TemplateConfig
+from fedprofit.data.settings import TemplateConfig
+from fedprofit.data.sources.hub import HubSource
+from fedprofit.data.sources.lexicon import LexiconSource
+from fedprofit.data.sources.sni import SniSource
+from fedprofit.data.sources.table import TableSource
 from fedprofit.data.store import ExampleStore, write_store
 from fedprofit.data.template import Template
 from fedprofit.evaluate.rules import SCORING, Rules, choose_rules, recorded_rules
