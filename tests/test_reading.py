@@ -113,7 +113,8 @@ def test_a_panic_of_a_library_is_named(tmp_path, monkeypatch):
 READERS = re.compile(
     r"json\.loads?|pl\.(read|scan)_\w+|pq\.\w+|parquet\.read_\w+|ipc\.open_\w+|safe_open|load_file|yaml\.load\w*"
 )
-# Users' data is read by `data/sources` and `data/tables`; mapped files belong to folders that `manifest` has verified.
+# Users' data is read by `data/sources` and `data/tables`; mapped files belong to folders that `manifest` has
+# verified.
 ALLOWED = {"core/reading.py", "core/yaml_text.py", "data/store.py"}
 
 

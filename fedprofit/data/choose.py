@@ -78,7 +78,7 @@ def _limited(
     settings: DataConfig,
     seed: int,
 ) -> tuple[Ints, Ints]:
-    """Return, aligned, the client and row of what the chosen own: by seed, at most `data.examples` a split."""
+    """Return, aligned, the client and row of what the chosen own, at most `data.examples` of each split."""
     rows = np.flatnonzero(group[owner] >= 0)
     client = np.searchsorted(chosen, owner[rows])
     if settings.examples is None:
@@ -107,8 +107,8 @@ def _check_enough(
         there = int(np.count_nonzero(named == number))
         if asked > there:
             raise UserError(
-                f"data.clients asks for {asked} {SPLITS[number]} clients, and the source names {there}{aside}. "
-                f"{lower}"
+                f"data.clients asks for {asked} {SPLITS[number]} clients, and the source names "
+                f"{there}{aside}. {lower}"
             )
 
 

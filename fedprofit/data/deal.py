@@ -103,7 +103,7 @@ class Stock:
         labels: each row's label, a task or category, as a position from 0 among those present, `[rows]`.
         split: each row's split, `[rows]`: 0 train, 1 validation, 2 test.
         given: the task that each client was given, as a label, `[clients]`; -1 where labels are categories.
-        sizes: how many rows of each split each client gets, `[clients, 3]`. Their sums are the rows there are.
+        sizes: how many rows of each split each client gets, `[clients, 3]`. They sum to its rows.
     """
 
     labels: Ints
@@ -114,13 +114,14 @@ class Stock:
     @cached_property
     def counts(self) -> Ints:
         """Rows by label and split, `[labels, 3]`."""
-        kinds = self.labels.max() + 1
-        return np.bincount(self.labels * 3 + self.split, minlength=3 * kinds).reshape(-1, 3)
+        cells: Ints = self.labels * 3 + self.split
+        return np.bincount(cells, minlength=3 * (int(self.labels.max()) + 1)).reshape(-1, 3)
 
     @property
     def prior(self) -> Ints:
         """Rows by label, `[labels]`."""
-        return self.counts.sum(axis=1)
+        prior: Ints = self.counts.sum(axis=1)
+        return prior
 
     def by_mix(self, mixes: NDArray[Any], generator: np.random.Generator) -> Ints:
         """Deal by each client's mix of labels, `[clients, labels]`, the same for its three splits.
@@ -162,7 +163,7 @@ def _quotas(choices: Ints, sizes: Ints, kinds: int) -> Ints:
 
 
 def dirichlet(alpha: float, prior: Ints, clients: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """Draw each client's mix, `[clients, labels]`, from Dirichlet(alpha x prior), the prior summing to one."""
+    """Draw each client's mix, `[clients, labels]`, from Dirichlet(alpha x prior), the prior scaled to 1."""
     mixes = np.empty((clients, len(prior)), np.float32)
     block = max(1, CELLS // len(prior))
     for start in range(0, clients, block):

@@ -4,9 +4,9 @@ Tasks are given to the clients of a group in turn, in an order by seed. A group 
 the clients that were given it need. This does not depend on the level of heterogeneity: a level then assigns
 these rows, so that levels differ in nothing else.
 
-A rare task does not end a study. Where tasks have too few rows for the clients that would be given them, the one
-with the fewest rows is set aside and the others are given again, until all have enough. At least half of the
-tasks are kept; where that is not enough, the user must change the settings.
+A rare task does not end a study. Where tasks have too few rows for the clients that would be given them, the
+one with the fewest rows is set aside and the others are given again, until all have enough. At least half of
+the tasks are kept; where that is not enough, the user must change the settings.
 """
 
 import numpy as np
@@ -66,8 +66,8 @@ def deal_pool(
     order = numpy_generator(seed, "task order").permutation(np.flatnonzero(stock.any(axis=1)))
     if level.tasks_each > len(order):
         raise UserError(
-            f"data.partition.tasks_per_client is {level.tasks_each}, and there are {len(order)} tasks for the "
-            f"clients. Set it to {len(order)} or less."
+            f"data.partition.tasks_per_client is {level.tasks_each}, and there are {len(order)} tasks for "
+            f"the clients. Set it to {len(order)} or less."
         )
     counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
     given, sizes, rare = _give_tasks(order, stock, names, settings, level, seed)
@@ -106,8 +106,8 @@ def _assigned(
         )
     if owner.min() < 0 or owner.max() >= len(sizes):
         raise UserError(
-            f"{whose} named the client {owner.min() if owner.min() < 0 else owner.max()}, and clients are 0 to "
-            f"{len(sizes) - 1}. Correct it."
+            f"{whose} named the client {owner.min() if owner.min() < 0 else owner.max()}, and clients are 0 "
+            f"to {len(sizes) - 1}. Correct it."
         )
     got = np.bincount(owner * 3 + split, minlength=3 * len(sizes)).reshape(-1, 3)
     wrong = np.argwhere(got != sizes)
@@ -189,9 +189,9 @@ def client_sizes(
 ) -> list[Ints]:
     """Return how many rows of each split each client of each group gets.
 
-    Without `data.examples` the clients that were given a task share its rows evenly. Quantity skew draws sizes
-    log-normally and rescales them to the same total, one row at least; the three splits of a client are scaled
-    alike.
+    Without `data.examples` the clients that were given a task share its rows evenly. Quantity skew draws
+    sizes log-normally and rescales them to the same total, one row at least; the three splits of a client are
+    scaled alike.
 
     Args:
         given: for each group, the task given to each client.

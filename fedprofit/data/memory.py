@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 Instance = Mapping[str, Any]  # column name -> value
 GIVEN = ("client", "split", "group")  # columns that the structure of the data says, not its rows
 ACCEPTED = (
-    "a list of dicts, a mapping of clients to rows, a mapping of columns to values, a polars, pandas or pyarrow "
-    "table, a datasets.Dataset or DatasetDict, or an object with the methods clients, examples and unseen"
+    "a list of dicts, a mapping of clients to rows, a mapping of columns to values, a polars, pandas or "
+    "pyarrow table, a datasets.Dataset or DatasetDict, or an object with the methods clients, examples and "
+    "unseen"
 )
 
 
@@ -64,11 +65,11 @@ def dataset(data: Any, columns: Columns | Mapping[str, str] | None = None) -> Me
     """Keep rows from memory in the cache and return the data source that reads them.
 
     Args:
-        data: rows as a list of dicts, a mapping of clients to rows (or to splits and their rows), a mapping of
-            columns to values, a polars, pandas or pyarrow table, a `datasets.Dataset` or `DatasetDict`, or an
-            object with the methods of `ClientData`.
-        columns: which column is what, as `{"input": "question"}`. Others are found by their usual names: input,
-            target, client, definition, task, category, split, group.
+        data: rows as a list of dicts, a mapping of clients to rows (or to splits and their rows), a mapping
+            of columns to values, a polars, pandas or pyarrow table, a `datasets.Dataset` or `DatasetDict`, or
+            an object with the methods of `ClientData`.
+        columns: which column is what, as `{"input": "question"}`. Others are found by their usual names:
+            input, target, client, definition, task, category, split, group.
 
     Raises:
         UserError: other data, no rows, a row without a column that others have, a value that is not text or a
@@ -123,7 +124,8 @@ def table_of(
     if table is None and _is_columns(data, columns):
         lengths = {name: len(values) for name, values in data.items()}
         if len(set(lengths.values())) > 1:
-            raise UserError(f"{place}: the columns differ in length ({cut(str(lengths))}). Give equal lengths.")
+            found = cut(str(lengths))
+            raise UserError(f"{place}: the columns differ in length ({found}). Give equal lengths.")
         data = [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
     if table is not None:
         named = _named(columns, table.column_names, place)
@@ -147,7 +149,8 @@ def _from_library(data: Any, columns: Columns | Mapping[str, str] | None, place:
             return pa.Table.from_pandas(data, preserve_index=False)
         except (pa.ArrowException, TypeError) as error:
             raise UserError(
-                f"{place}: the table's values are not all text or numbers ({first_line(error)}). Convert them."
+                f"{place}: the table's values are not all text or numbers ({first_line(error)}). "
+                "Convert them."
             ) from None
     if datasets is not None and isinstance(data, datasets.Dataset | datasets.DatasetDict):
         from fedprofit.data.sources.hub import SPLIT_COLUMN, tables_of
@@ -223,7 +226,8 @@ def _labelled(data: Any, place: str) -> Iterator[_Labelled]:
                         f"{place}: client {name!r} has a split {shown(split)}; {nearest(str(split), SPLITS)}"
                     )
                 said = {"client": name} | ({"split": SPLIT_NAMES[split]} if split is not None else {})
-                yield from _rows(rows, said, f"{place}: client {name!r}" + (f", split {split!r}" if split else ""))
+                where = f"{place}: client {name!r}" + (f", split {split!r}" if split else "")
+                yield from _rows(rows, said, where)
     elif isinstance(data, Iterable):
         yield from _rows(data, {}, place)
     else:
@@ -240,8 +244,8 @@ def _of_object(data: ClientData, place: str) -> Iterator[_Labelled]:
             client = _text(name, f"{place}: clients({group!r}): a name")
             if groups.setdefault(client, group) != group:
                 raise UserError(
-                    f"{place}: client {client!r} is a {groups[client]} client and a {group} client. Name it in "
-                    "one group."
+                    f"{place}: client {client!r} is a {groups[client]} client and a {group} client. Name "
+                    "it in one group."
                 )
             for split in SPLITS:
                 where = f"{place}: client {client!r}, split {split!r}"
@@ -265,15 +269,16 @@ def _rows(rows: Any, said: Mapping[str, str | None], where: str) -> Iterator[_La
     for number, row in enumerate(_counted(rows, where, "rows"), 1):
         if not isinstance(row, Mapping):
             raise UserError(
-                f"{where}: row {number} is {shown(row)}, not a mapping of columns to values. Give rows such as "
-                '{"input": …, "target": …}.'
+                f"{where}: row {number} is {shown(row)}, not a mapping of columns to values. Give rows "
+                'such as {"input": …, "target": …}.'
             )
         yield _Labelled(row, dict(said), number)
 
 
 def _counted(values: Any, where: str, what: str) -> Iterator[Any]:
     """Yield the values of a sequence; UserError where its length is not their number."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable | Sequence | _Indexed):
+    countable = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
+    if isinstance(values, str | bytes | Mapping) or not countable:
         raise UserError(f"{where}: found {shown(values)} where {what} are expected. Give a list.")
     length = len(values) if hasattr(values, "__len__") else None
     found = 0
@@ -289,12 +294,9 @@ def _counted(values: Any, where: str, what: str) -> Iterator[Any]:
         ) from error
     if length is not None and found != length:
         more = "more" if found > length else str(found)
-        raise UserError(f"{where}: len() is {length}, and iteration yields {more} {what}. Correct the object.")
-
-
-@runtime_checkable
-class _Indexed(Protocol):
-    def __getitem__(self, position: int) -> Any: ...
+        raise UserError(
+            f"{where}: len() is {length}, and iteration yields {more} {what}. Correct the object."
+        )
 
 
 def _text(value: Any, what: str) -> str:
@@ -320,8 +322,8 @@ def _from_rows(
             first = min(findings, key=lambda found: found.rows[0])
             row = int(first.rows[0])
             raise UserError(
-                f"{rows[row].where(place)}, {name}: {first.reason} ({shown(first.value(row))}). Give text or a "
-                "number."
+                f"{rows[row].where(place)}, {name}: {first.reason} ({shown(first.value(row))}). Give "
+                "text or a number."
             )
     return pa.table(made), named
 
@@ -331,8 +333,8 @@ def _value(one: _Labelled, name: str, said: Sequence[str], place: str) -> Any:
         return one.said.get(name)
     if name not in one.row:
         raise UserError(
-            f"{one.where(place)}: there is no key {name!r}; {nearest(name, map(str, one.row))} Give every row the "
-            "same keys; null where a value is missing."
+            f"{one.where(place)}: there is no key {name!r}; {nearest(name, map(str, one.row))} Give every "
+            "row the same keys; null where a value is missing."
         )
     return plain(one.row[name])
 

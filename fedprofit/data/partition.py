@@ -1,7 +1,7 @@
 """Clients from instances: who owns which rows of the pool.
 
-`partition` takes the unseen tasks out; a component of the family "partition" then makes clients (`partitions/`).
-The result is an `Assignment`, which the store, the cohorts and the scores read.
+`partition` takes the unseen tasks out; a component of the family "partition" then makes clients
+(`partitions/`). The result is an `Assignment`, which the store, the cohorts and the scores read.
 """
 
 from dataclasses import dataclass, replace
@@ -38,8 +38,8 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
     """Make the clients that the settings ask for; the same arguments give the same clients.
 
     Raises:
-        UserError: unknown unseen tasks, too few clients, too few rows of a task, a client without train rows, a
-            validation or test client without test rows.
+        UserError: unknown unseen tasks, too few clients, too few rows of a task, a client without train rows,
+            a validation or test client without test rows.
     """
     chosen = settings.partition.resolve(settings.source)
     if settings.clients.train + settings.clients.validation + settings.clients.test == 0:
@@ -66,8 +66,8 @@ def _hidden_rows(
     shared = np.intersect1d(task[foreign], task[~foreign])
     if len(shared):
         raise UserError(
-            f"data.source: rows that are unseen are of the task {tasks[shared[0]]!r}, and so are rows of clients. "
-            "Give the unseen rows tasks that no client has."
+            f"data.source: rows that are unseen are of the task {tasks[shared[0]]!r}, and so are rows of "
+            "clients. Give the unseen rows tasks that no client has."
         )
     tested = np.bincount(task[(split == TEST) & ~foreign], minlength=len(tasks)) > 0
     if not foreign.any():

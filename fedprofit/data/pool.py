@@ -21,8 +21,8 @@ POOL_SCHEMA = pa.schema(
         ("client", pa.string()),  # the owner, or null: made by a partition
     ]
 )
-# A column that a pool may have besides: the group of the row's client, as the source names it, or "unseen" for
-# test rows of no client.
+# A column that a pool may have besides: the group of the row's client, as the source names it, or "unseen"
+# for test rows of no client.
 GROUP = pa.field("group", pa.string())
 UNSEEN = "unseen"
 Split = Literal[

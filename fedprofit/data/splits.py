@@ -77,9 +77,9 @@ def cut(names: list[str], groups: Ints, keys: Ints, seed: int, wanted: tuple[boo
 def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
     """Return each row's split, `[rows]`: the one that it names, else one made by seed.
 
-    Rows without a split are cut 60/20/20: within their client where clients are the pool's own (`natural`), else
-    within their task. Equal inputs of a task stay together, within the client or within the pool. Where every row
-    names a split but none is validation (or test), a fifth of the train rows becomes it.
+    Rows without a split are cut 60/20/20: within their client where clients are the pool's own (`natural`),
+    else within their task. Equal inputs of a task stay together, within the client or within the pool. Where
+    every row names a split but none is validation (or test), a fifth of the train rows becomes it.
     """
     named = pc.fill_null(pc.index_in(pool["split"], value_set=pa.array(SPLITS)), -1)
     split: NDArray[np.int8] = np.array(named.to_numpy(), np.int8)

@@ -1,8 +1,8 @@
 """The contract of partitions.
 
-There are two kinds. A *level* deals rows to clients that are made: which rows a group of clients uses, and how
-many each client gets, is the same at every level, so that levels differ only in who gets which row. Partitions
-of *given clients* take the clients, and how much each has, from the data.
+There are two kinds. A *level* deals rows to clients that are made: which rows a group of clients uses, and
+how many each client gets, is the same at every level, so that levels differ only in who gets which row.
+Partitions of *given clients* take the clients, and how much each has, from the data.
 """
 
 from dataclasses import dataclass
@@ -78,8 +78,8 @@ class Dealt(PartitionSettings):
     quantity_skew: Weight = 0.0
     """The standard deviation of the log of the clients' sizes."""
     hold_out: Literal["all", "scored"] = "all"
-    """The clients that get validation and test rows: all, or only validation and test clients. The latter leaves
-    these more rows where a task has few."""
+    """The clients that get validation and test rows: all, or only validation and test clients. The latter
+    leaves these more rows where a task has few."""
 
     @property
     def spares_train_clients(self) -> bool:
@@ -142,7 +142,8 @@ class GivenClients(PartitionSettings):
         settings: "DataConfig",
         seed: int,
     ) -> "tuple[list[str], Ints, NDArray[np.int8]]":
-        """Return the clients' names, ascending; each row's client as a position among them (-1: none); its split.
+        """Return the clients' names, ascending; each row's client as a position among them (-1: none); its
+        split.
 
         The arguments are those of `owners`. Hidden rows have no client.
         """

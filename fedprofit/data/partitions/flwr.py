@@ -24,8 +24,8 @@ class Flower(GivenClients, kind="flwr"):
     partitioner: str
     """The name of a class of `flwr_datasets.partitioner`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of the class. By default `num_partitions` is the number of clients, `partition_by` is task and
-    `seed` is the run's, where the class takes them."""
+    """Arguments of the class. By default `num_partitions` is the number of clients, `partition_by` is task
+    and `seed` is the run's, where the class takes them."""
 
     def clients(
         self,
@@ -60,8 +60,8 @@ def partition_rows(
     some classes cut in order.
 
     Raises:
-        UserError: the extra is not installed, an unknown class, options it does not accept, a class that hands a
-            row to two parts (the vertical ones cut columns, not rows).
+        UserError: the extra is not installed, an unknown class, options it does not accept, a class that
+            hands a row to two parts (the vertical ones cut columns, not rows).
     """
     partitioner = _make(settings, clients, seed)
     import datasets

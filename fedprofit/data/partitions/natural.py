@@ -58,7 +58,7 @@ class Auto(Dealt, kind="auto"):
         for name in ("quantity_skew", "hold_out"):
             if getattr(self, name) != Auto.model_fields[name].default:
                 raise UserError(
-                    f"data.partition.{name} does not go with the clients that the source names, who have what "
-                    "they have. Leave it out, or choose another data.partition.kind."
+                    f"data.partition.{name} does not go with the clients that the source names, whose sizes "
+                    "are given. Leave it out, or choose another data.partition.kind."
                 )
         return Natural()

@@ -72,7 +72,8 @@ def fingerprint(settings: SourceSettings, seed: int) -> str:
 
     It covers the settings, the seed, the names and content of files (beyond 256 MiB their size and time of
     change), and the facts that the source names. Where a plug-in's source names neither files nor facts, it
-    covers its rows. A data set on the hub is known by its name and `revision` only: name a revision to pin it.
+    covers its rows. A data set on the hub is known by its name and `revision` only: name a revision to pin
+    it.
     """
     values = portable(settings.model_dump(mode="json"))
     return content_hash({"settings": values, "seed": seed, "data": _data(settings, seed, with_times=True)})

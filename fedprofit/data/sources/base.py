@@ -48,8 +48,8 @@ def portable(source: dict[str, Any]) -> dict[str, Any]:
 class SourceSettings(Component, family="data source", package="fedprofit.data.sources"):
     """Where the instances of a data set come from.
 
-    A source of your own is a subclass with a `kind` and the method `read`. Its cached rows are made again when
-    its settings change, or the files or facts that it names; where it names none, when its rows change.
+    A source of your own is a subclass with a `kind` and the method `read`. Its cached rows are made again
+    when its settings change, or the files or facts that it names; where it names none, when its rows change.
     """
 
     is_users_own: ClassVar[bool] = True  # not of a benchmark with a scoring of its own

@@ -43,8 +43,8 @@ class HubSource(TabularSource, kind="hub"):
         The splits of the data set are kept, unless a split column is named. Class labels become their names.
 
         Raises:
-            UserError: the extra is not installed, the data set cannot be loaded, a split has another name. What
-                is wrong with its rows goes into `reading`, see `columns.to_pool`.
+            UserError: the extra is not installed, the data set cannot be loaded, a split has another name.
+                What is wrong with its rows goes into `reading`, see `columns.to_pool`.
         """
         try:
             import datasets
@@ -65,7 +65,7 @@ class HubSource(TabularSource, kind="hub"):
 
 
 def tables_of(loaded: Any, columns: Columns, name: str) -> "Iterator[tuple[pa.Table, Columns, str]]":
-    """Yield each split of a `datasets` object that has rows: its table, its columns, its place in messages."""
+    """Yield each split of a `datasets` object that has rows: its table, its columns, its name in messages."""
     import datasets
     import pyarrow as pa
 
@@ -74,7 +74,7 @@ def tables_of(loaded: Any, columns: Columns, name: str) -> "Iterator[tuple[pa.Ta
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {None: loaded}
     if columns.split is None and None not in parts:
         columns = columns.model_copy(update={"split": SPLIT_COLUMN})
-        _check_splits(list(parts), name)
+        _check_splits([str(split) for split in parts], name)
     for split, part in parts.items():
         place = f"{name}, split {split}" if split else name
         used = columns.model_copy(update={"split": None}) if columns.split == SPLIT_COLUMN else columns

@@ -35,7 +35,8 @@ class TableSource(TabularSource, kind="table"):
     path: FilePath
     """The file: .parquet; .csv or .tsv; .jsonl or .json with one object a line; text also with .gz."""
     encoding: str | None = None
-    """The encoding of a text file, such as utf-16 or cp1252; by its byte-order mark, else utf-8, if not given."""
+    """The encoding of a text file, such as utf-16 or cp1252; by its byte-order mark, else utf-8, if not
+    given."""
     separator: Annotated[str, AfterValidator(_one_character)] | None = None
     """The character between the fields of a CSV file; detected if not given."""
 
@@ -54,8 +55,8 @@ class TableSource(TabularSource, kind="table"):
         """Read the named columns.
 
         Raises:
-            UserError: no such file, another suffix, an empty or damaged file. What is wrong with its rows goes
-                into `reading`, see `columns.to_pool`.
+            UserError: no such file, another suffix, an empty or damaged file. What is wrong with its rows
+                goes into `reading`, see `columns.to_pool`.
         """
         return _read(self, reading)
 

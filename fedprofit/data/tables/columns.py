@@ -48,9 +48,9 @@ def to_pool(
 
     Numbers become text, without an exponent; NaN is missing; a target that is text becomes a list of one;
     without a task column every row belongs to the task "task". `place` (a file or data set) begins every
-    error message. TextTable with something wrong go into `reading` and are left out; without one they are refused
-    at once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input that is
-    empty together with its definition, what is not text.
+    error message. Rows with something wrong go into `reading` and are left out; without one they are
+    refused at once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input
+    that is empty together with its definition, what is not text.
 
     Raises UserError: a missing column, a column that is not text, a client under two ids that differ in
     white space only.
