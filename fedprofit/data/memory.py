@@ -336,7 +336,12 @@ def _value(one: _Labelled, name: str, said: Sequence[str], place: str) -> Any:
             f"{one.where(place)}: there is no key {name!r}; {nearest(name, map(str, one.row))} Give every "
             "row the same keys; null where a value is missing."
         )
-    return plain(one.row[name])
+    value = one.row[name]
+    if isinstance(value, bytes):
+        raise UserError(
+            f"{one.where(place)}, {name}: bytes where text is expected ({shown(value)}). Decode them."
+        )
+    return plain(value)
 
 
 def plain(value: Any) -> Any:

@@ -98,9 +98,10 @@ def strangers():
                 family, "kinds", {kind: family.kinds[kind] for kind in known if kind in family.kinds}
             )
         patch.setattr(plugins, "_files", {})
-        patch.setattr(sys, "modules", dict(sys.modules))
         plugins.load_files([PLUGIN])
         yield
+        for file in plugins.loaded_files():
+            del sys.modules[file.module]
     for kind in ("reversed", "lengths"):
         FAMILIES["partition"].kinds.pop(kind, None)
 

@@ -242,7 +242,7 @@ def _wrong(pool: pa.Table, given: _Given, columns: Columns | None) -> list[Findi
 
 def _twice(clients: pa.ChunkedArray, place: str) -> list[str]:
     """Name client ids that differ in surrounding white space only: one client would become two."""
-    ids = pc.unique(clients)
+    ids = pc.unique(clients).drop_null()
     trimmed = pc.utf8_trim_whitespace(ids)
     if pc.count_distinct(trimmed).as_py() == len(ids):
         return []
