@@ -26,8 +26,8 @@ import fedprofit
 from fedprofit.algorithm.base import Context
 from fedprofit.backbone.engine import Engine
 from fedprofit.core.files import cache_folder, write_json
-from fedprofit.data.settings import LexiconSource
 from fedprofit.data.sources import read_source
+from fedprofit.data.sources.lexicon import LexiconSource
 from fedprofit.doctor import peak_bytes
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.train import client_work

@@ -14,8 +14,10 @@ from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.core.errors import UserError
 from fedprofit.core.seeding import numpy_generator
 from fedprofit.core.types import ClientWork, Example
-from fedprofit.data.settings import LexiconSource, SniSource, TemplateConfig
+from fedprofit.data.settings import TemplateConfig
 from fedprofit.data.sources import read_source
+from fedprofit.data.sources.lexicon import LexiconSource
+from fedprofit.data.sources.sni import SniSource
 from fedprofit.data.template import Instance, Template
 from fedprofit.local.optimizer import Adam
 from fedprofit.tuner.prompt import KEY, initial_prompt

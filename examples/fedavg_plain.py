@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.sources.lexicon import read
+from fedprofit.data.lexicon import read
 
 TASKS = ["country_capital", "country_continent", "country_currency", "country_domain", "country_french"]
 LOCAL_TEST, GLOBAL_TEST = 5, 2  # test examples of each task in its client's own set and in the global set

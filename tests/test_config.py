@@ -134,7 +134,10 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
         ("data.source={kind: table}", "'data.source.path' is missing and has no default"),
         ("data.unseen_tasks=abc", "'data.unseen_tasks': should be a whole number or a list (found 'abc')"),
         ("data.unseen_tasks=[a, 2]", "'data.unseen_tasks.1': should be text (found 2)"),
-        ("data.partition.alpha=0", "'data.partition.alpha': should be greater than 0 (found 0)"),
+        (
+            "data.partition={kind: dirichlet, alpha: 0}",
+            "'data.partition.alpha': should be greater than 0 (found 0)",
+        ),
         (
             "personalization.0.interpolation=[0.5, 2]",
             "'personalization.0.interpolation.1': should be less than or equal to 1 (found 2)",
@@ -516,7 +519,7 @@ def test_data_in_memory_is_refused_by_name(data):
     mapping = changed() | {"data": {"source": {"kind": "table", "path": data}}}
     kind = re.escape(type(data).__name__)
     with pytest.raises(
-        UserError, match=rf"'data.source.path':? holds data in memory .*{kind}.*not supported yet"
+        UserError, match=rf"'data.source.path':? holds data in memory .*{kind}.*memory\.dataset"
     ):
         from_mapping(mapping)
 

@@ -15,8 +15,8 @@ from tiny import tiny_folder
 import fedprofit
 from fedprofit.backbone import convert, fetch, load
 from fedprofit.core.errors import UserError
-from fedprofit.data.settings import Source
 from fedprofit.data.sources import read_source
+from fedprofit.data.sources.base import SourceSettings
 
 
 def fail(error):
@@ -27,7 +27,7 @@ def fail(error):
 
 
 def source(**settings):
-    return TypeAdapter(Source).validate_python(settings)
+    return TypeAdapter(SourceSettings).validate_python(settings)
 
 
 def device(folder, patch):

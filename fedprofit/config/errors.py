@@ -161,8 +161,8 @@ def foreign(key: str, value: Any) -> str:
     kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}".removeprefix("builtins.")
     if key.rpartition(".")[2] == "path":
         return (
-            f"'{key}' holds data in memory ({kind}), which is not supported yet. Write it to a .parquet, "
-            ".csv or .jsonl file and give the file's path"
+            f"'{key}' holds data in memory ({kind}): should be the path of a file, as text. For data in "
+            "memory set data.source to fedprofit.data.memory.dataset(rows)"
         )
     return f"'{key}' holds a {kind}: should be text, a number, true, false, a list or keys and values"
 

@@ -61,8 +61,10 @@ class _Foreign(Exception):
     """A value that no configuration holds; its argument."""
 
 
-def _plain(value: Any) -> str | int | float:
+def _plain(value: Any) -> str | int | float | dict[str, Any]:
     """Return a value from Python as YAML would hold it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
     if isinstance(value, date):

@@ -4,7 +4,7 @@ Whatever is wrong with a file is a `UserError` that names it and says what to do
 checksum (`sealed.py`) is not that of its content, or a library cannot make sense of it. The checksum comes
 first, so that a damaged file does not reach a parser: polars panics on some, and some ask for all memory.
 
-What a user gives as data is read by `data/sources`.
+What a user gives as data is read by `data/sources` and `data/tables`.
 """
 
 import io

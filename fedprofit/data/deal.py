@@ -1,15 +1,17 @@
-"""Deal rows to clients, from one task a client to all alike.
+"""Deal rows to clients, from one task a client to IID.
 
-Which rows a group of clients uses, and how many each client gets, is settled before (`dealt.py`) and
-is the same at every level of heterogeneity. A level only decides who gets which of those rows.
+Which rows a group of clients uses, and how many each client gets, is decided before (`dealt.py`) and is the
+same at every level of heterogeneity. A level decides only who gets which of those rows.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedprofit.data.settings import Partition
 from fedprofit.data.splits import Ints
 
 CELLS = 2**22  # numbers in one block of clients x classes: bounds memory, changes no result
@@ -93,75 +95,75 @@ def apportion(weights: NDArray[np.float64], total: int) -> Ints:
     return parts
 
 
-def deal_rows(
-    labels: Ints,
-    split: NDArray[np.int8],
-    dealt: Ints,
-    sizes: Ints,
-    settings: Partition,
-    generator: np.random.Generator,
-) -> Ints:
-    """Return who gets each row, int64 [rows], at the level of heterogeneity that the settings name.
+@dataclass(frozen=True)
+class Stock:
+    """The rows that one group of clients uses, and how many each client gets.
 
-    `labels` [rows] are the rows' tasks or categories, `split` [rows] their splits; `dealt` [clients] is
-    the task that each client was given, `sizes` [clients, 3] how many rows it gets of each split; their
-    sums are the rows there are. The same mix serves a client's three splits.
+    Attributes:
+        labels: each row's label, a task or category, as a position from 0 among those present, `[rows]`.
+        split: each row's split, `[rows]`: 0 train, 1 validation, 2 test.
+        given: the task that each client was given, as a label, `[clients]`; -1 where labels are categories.
+        sizes: how many rows of each split each client gets, `[clients, 3]`. They sum to its rows.
     """
-    kinds, label = np.unique(labels, return_inverse=True)
-    stock = np.bincount(label * 3 + split, minlength=3 * len(kinds)).reshape(-1, 3)
-    prior, owner = stock.sum(axis=1), np.empty(len(labels), np.int64)
-    if not len(labels):
+
+    labels: Ints
+    split: NDArray[np.int8]
+    given: Ints
+    sizes: Ints
+
+    @cached_property
+    def counts(self) -> Ints:
+        """Rows by label and split, `[labels, 3]`."""
+        cells: Ints = self.labels * 3 + self.split
+        return np.bincount(cells, minlength=3 * (int(self.labels.max()) + 1)).reshape(-1, 3)
+
+    @property
+    def prior(self) -> Ints:
+        """Rows by label, `[labels]`."""
+        prior: Ints = self.counts.sum(axis=1)
+        return prior
+
+    def by_mix(self, mixes: NDArray[Any], generator: np.random.Generator) -> Ints:
+        """Deal by each client's mix of labels, `[clients, labels]`, the same for its three splits.
+
+        Returns each row's client, `[rows]`.
+        """
+        return self._spread(lambda s: deal(self.counts[:, s], mixes, self.sizes[:, s], generator), generator)
+
+    def by_choice(self, choices: Ints, generator: np.random.Generator) -> Ints:
+        """Divide each client's rows evenly among its labels, `[clients, m]`, as far as these last.
+
+        Returns each row's client, `[rows]`.
+        """
+
+        def give(s: int) -> Ints:
+            quotas = _quotas(choices, self.sizes[:, s], len(self.counts))
+            return fill(self.counts[:, s], quotas, self.sizes[:, s], generator)
+
+        return self._spread(give, generator)
+
+    def _spread(self, give: Callable[[int], Ints], generator: np.random.Generator) -> Ints:
+        """Choose by chance which rows make up the numbers of `give(split)`, `[clients, labels]`."""
+        owner = np.empty(len(self.labels), np.int64)
+        for s in range(3):
+            got = give(s)
+            rows = generator.permutation(np.flatnonzero(self.split == s))
+            rows = rows[np.argsort(self.labels[rows], kind="stable")]
+            owner[rows] = np.repeat(np.tile(np.arange(len(self.sizes)), len(self.counts)), got.T.ravel())
         return owner
-    by_chance = settings.kind in ("iid", "dirichlet")
-    if by_chance:
-        mixes: NDArray[Any] = np.broadcast_to(prior, (len(sizes), len(kinds)))
-        if settings.kind == "dirichlet":
-            mixes = _dirichlet(settings.alpha, prior, len(sizes), generator)
-    else:
-        choices = _choices(kinds, dealt, prior, settings, generator)
-    for s in range(3):
-        if by_chance:
-            got = deal(stock[:, s], mixes, sizes[:, s], generator)
-        else:
-            got = fill(stock[:, s], _quotas(choices, sizes[:, s], len(kinds)), sizes[:, s], generator)
-        rows = generator.permutation(np.flatnonzero(split == s))
-        rows = rows[np.argsort(label[rows], kind="stable")]
-        owner[rows] = np.repeat(np.tile(np.arange(len(sizes)), len(kinds)), got.T.ravel())
-    return owner
-
-
-def _choices(
-    kinds: Ints, dealt: Ints, stock: Ints, settings: Partition, generator: np.random.Generator
-) -> Ints:
-    """Return the tasks or the category that each client's rows come from, int64 [clients, m]."""
-    if settings.kind == "category":
-        counts = apportion(stock.astype(np.float64), len(dealt))
-        return generator.permutation(np.repeat(np.arange(len(kinds)), counts))[:, None]
-    own: Ints = np.searchsorted(kinds, dealt)
-    if settings.kind == "task":
-        return own[:, None]
-    # Client i shares the tasks given to clients i, i + 1, ...: every task's rows go out exactly.
-    ring = np.arange(len(own))[:, None] + np.arange(settings.tasks_per_client)
-    shared: Ints = own[ring % len(own)]
-    return shared
 
 
 def _quotas(choices: Ints, sizes: Ints, kinds: int) -> Ints:
     """Divide each client's size evenly among its `choices` [clients, m]; earlier ones get the remainder."""
     quotas = np.zeros((len(sizes), kinds), np.int64)
     count = choices.shape[1]
-    for place in range(count):
-        quotas[np.arange(len(sizes)), choices[:, place]] += sizes // count + (place < sizes % count)
+    for number in range(count):
+        quotas[np.arange(len(sizes)), choices[:, number]] += sizes // count + (number < sizes % count)
     return quotas
 
 
-def _dirichlet(
-    alpha: float, prior: Ints, clients: int, generator: np.random.Generator
-) -> NDArray[np.float32]:
-    """Draw each client's mix from Dirichlet(alpha x prior), the prior summing to one.
-
-    Hsu, Qi and Brown 2019, arXiv 1909.06335, section 3.
-    """
+def dirichlet(alpha: float, prior: Ints, clients: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Draw each client's mix, `[clients, labels]`, from Dirichlet(alpha x prior), the prior scaled to 1."""
     mixes = np.empty((clients, len(prior)), np.float32)
     block = max(1, CELLS // len(prior))
     for start in range(0, clients, block):

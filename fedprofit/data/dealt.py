@@ -1,25 +1,27 @@
 """Clients that are made: which rows each group of them uses, and how many each client gets.
 
-Tasks are given to the clients of a group in turn, in an order by seed; a group uses as many rows of a
-task as the clients that were given it need. This does not depend on the level of heterogeneity, which
-`deal.py` then brings about with these very rows, so that levels differ in nothing else.
+Tasks are given to the clients of a group in turn, in an order by seed. A group uses as many rows of a task as
+the clients that were given it need. This does not depend on the level of heterogeneity: a level then assigns
+these rows, so that levels differ in nothing else.
 
-A rare task does not end a study: where a task has too few rows for the clients that would be given it, the
-task with the fewest rows among such tasks is set aside and the others are given again, until all have
-enough. At least half of the tasks stay; where that is not enough, the shortage is the user's to mend.
+A rare task does not end a study. Where tasks have too few rows for the clients that would be given them, the
+one with the fewest rows is set aside and the others are given again, until all have enough. At least half of
+the tasks are kept; where that is not enough, the user must change the settings.
 """
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fedprofit.config.component import where_of
 from fedprofit.core.errors import UserError
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.deal import apportion, deal_rows
+from fedprofit.data.deal import Stock, apportion
+from fedprofit.data.partitions.base import LevelSettings
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
-from fedprofit.data.sources.reading import Remark, listed, shown
 from fedprofit.data.splits import TRAIN, Ints, encode, shuffled_positions
+from fedprofit.data.tables.reading import Remark, listed, shown
 
 
 class TooFewRows(UserError):
@@ -32,50 +34,103 @@ class TooFewRows(UserError):
 
 
 def deal_pool(
-    pool: pa.Table, split: NDArray[np.int8], seen: NDArray[np.bool_], settings: DataConfig, seed: int
+    pool: pa.Table,
+    split: NDArray[np.int8],
+    seen: NDArray[np.bool_],
+    settings: DataConfig,
+    level: LevelSettings,
+    seed: int,
 ) -> tuple[Ints, Ints, list[Remark]]:
     """Make the clients of all three groups, numbered train first, then validation, then test.
 
-    `split` [rows] and `seen` [rows] (not of an unseen task) go with the pool's rows. Every group starts
-    from the first task of the order, so test clients' tasks are among the train clients' where there
-    are as many of these. Returns, aligned, the client (as a position) and the row of what they own; and
-    which tasks were set aside.
+    Every group starts from the first task of the order, so that test clients' tasks are among the train
+    clients' where there are as many of these.
 
-    Raises UserError: too few rows of a task, more tasks a client than there are, no categories.
+    Args:
+        pool: all rows.
+        split: each row's split, `[rows]`.
+        seen: rows that clients may own, `[rows]`.
+        settings: how many clients and examples.
+        level: who gets which row.
+        seed: all draws come from it.
+
+    Returns:
+        Aligned, the client (as a position) and the row of what they own; and which tasks were set aside.
+
+    Raises:
+        UserError: too few rows of a task, more tasks a client than there are, no categories.
     """
     names, task = encode(pool["task"])
-    labels = _labels(pool, task, settings)
+    labels = _labels(pool, task, level)
     stock = np.bincount((task * 3 + split)[seen], minlength=3 * len(names)).reshape(-1, 3)
     order = numpy_generator(seed, "task order").permutation(np.flatnonzero(stock.any(axis=1)))
-    each = settings.partition.tasks_per_client
-    if settings.partition.kind == "tasks" and each > len(order):
+    if level.tasks_each > len(order):
         raise UserError(
-            f"data.partition.tasks_per_client is {each}, and there are {len(order)} tasks for the clients. "
-            f"Set it to {len(order)} or less."
+            f"data.partition.tasks_per_client is {level.tasks_each}, and there are {len(order)} tasks for "
+            f"the clients. Set it to {len(order)} or less."
         )
     counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
-    dealt, sizes, rare = _give_tasks(order, stock, names, settings, seed)
-    clients, rows = [], _rows_in_use(names, task, split, seen, dealt, sizes, seed)
-    for group, (used, given, size) in enumerate(zip(rows, dealt, sizes, strict=True)):
+    given, sizes, rare = _give_tasks(order, stock, names, settings, level, seed)
+    clients, rows = [], _rows_in_use(names, task, split, seen, given, sizes, seed)
+    for group, (used, tasks, size) in enumerate(zip(rows, given, sizes, strict=True)):
         generator = numpy_generator(seed, "deal", group)
-        owner = deal_rows(labels[used], split[used], given, size, settings.partition, generator)
+        owner = _assigned(level, labels[used], split[used], tasks, size, generator)
         clients.append(owner + sum(counts[:group]))
     remarks = [("tasks set aside", _describe_rare(rare, stock, names, len(order)))] if rare else []
     return np.concatenate(clients), np.concatenate(rows), remarks
 
 
+def _assigned(
+    level: LevelSettings,
+    labels: Ints,
+    split: NDArray[np.int8],
+    tasks: Ints,
+    sizes: Ints,
+    generator: np.random.Generator,
+) -> Ints:
+    """Let a level assign a group's rows; UserError where clients do not get the sizes that they must."""
+    if not len(labels):
+        return np.empty(0, np.int64)
+    present, label = np.unique(labels, return_inverse=True)
+    given = np.minimum(np.searchsorted(present, tasks), len(present) - 1)
+    given = given if level.label == "task" else np.full(len(tasks), -1)
+    owner = level.assign(Stock(label, split, given, sizes), generator)
+    if level.is_built_in():
+        return owner
+    whose = f"data.partition.kind: {level.kind} ({where_of(type(level))}): assign()"
+    owner = np.asarray(owner)
+    if owner.shape != label.shape or owner.dtype.kind not in "iu":
+        raise UserError(
+            f"{whose} returned {owner.dtype} {list(owner.shape)}. Return the client of each of the "
+            f"{len(label)} rows, as a whole number."
+        )
+    if owner.min() < 0 or owner.max() >= len(sizes):
+        raise UserError(
+            f"{whose} named the client {owner.min() if owner.min() < 0 else owner.max()}, and clients are 0 "
+            f"to {len(sizes) - 1}. Correct it."
+        )
+    got = np.bincount(owner * 3 + split, minlength=3 * len(sizes)).reshape(-1, 3)
+    wrong = np.argwhere(got != sizes)
+    if len(wrong):
+        client, s = wrong[0]
+        raise UserError(
+            f"{whose} gave client {client} {got[client, s]} {SPLITS[s]} rows, and its size is "
+            f"{sizes[client, s]}. All levels use the same sizes: Stock.by_mix and Stock.by_choice keep them."
+        )
+    return owner.astype(np.int64)
+
+
 def _give_tasks(
-    order: Ints, stock: Ints, names: list[str], settings: DataConfig, seed: int
+    order: Ints, stock: Ints, names: list[str], settings: DataConfig, level: LevelSettings, seed: int
 ) -> tuple[list[Ints], list[Ints], list[int]]:
     """Return the task given to each client of each group, the clients' sizes, and the tasks set aside."""
     counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
-    each = settings.partition.tasks_per_client if settings.partition.kind == "tasks" else 1
-    least, rare = max(each, (len(order) + 1) // 2), list[int]()
+    least, rare = max(level.tasks_each, (len(order) + 1) // 2), list[int]()
     first: TooFewRows | None = None
     while True:
-        dealt = [order[np.arange(count) % len(order)] for count in counts]
+        given = [order[np.arange(count) % len(order)] for count in counts]
         try:
-            return dealt, client_sizes(dealt, stock, names, settings, seed), rare
+            return given, client_sizes(given, stock, names, settings, level, seed), rare
         except TooFewRows as error:
             first = first or error
             if len(order) <= least:
@@ -89,14 +144,13 @@ def _describe_rare(rare: list[int], stock: Ints, names: list[str], tasks: int) -
     return f"{len(rare)} of {tasks}, with too few rows for the clients that would be given them: {each}"
 
 
-def _labels(pool: pa.Table, task: Ints, settings: DataConfig) -> Ints:
-    partition = settings.partition
-    if partition.kind != "category" and (partition.kind != "dirichlet" or partition.over == "task"):
+def _labels(pool: pa.Table, task: Ints, level: LevelSettings) -> Ints:
+    if level.label == "task":
         return task
     categories, labels = encode(pool["category"])
     if categories == [""]:
         raise UserError(
-            f"data.partition.kind: {partition.kind} deals by category, and the source names none. Set "
+            f"data.partition.kind: {level.kind} deals by category, and the source names none. Set "
             "data.source.columns.category, or choose another kind."
         )
     return labels
@@ -107,7 +161,7 @@ def _rows_in_use(
     task: Ints,
     split: NDArray[np.int8],
     seen: NDArray[np.bool_],
-    dealt: list[Ints],
+    given: list[Ints],
     sizes: list[Ints],
     seed: int,
 ) -> list[Ints]:
@@ -120,9 +174,9 @@ def _rows_in_use(
     order = np.lexsort((position, cell))
     rows, start = rows[order], np.searchsorted(cell[order], np.arange(3 * len(names)))
     taken = []
-    for given, size in zip(dealt, sizes, strict=True):
+    for tasks, size in zip(given, sizes, strict=True):
         used = np.zeros((len(names), 3), np.int64)
-        np.add.at(used, given, size)
+        np.add.at(used, tasks, size)
         length = used.ravel()
         stretch = np.repeat(start - (np.cumsum(length) - length), length)
         taken.append(rows[stretch + np.arange(length.sum())])
@@ -131,20 +185,31 @@ def _rows_in_use(
 
 
 def client_sizes(
-    dealt: list[Ints], stock: Ints, names: list[str], settings: DataConfig, seed: int
+    given: list[Ints], stock: Ints, names: list[str], settings: DataConfig, level: LevelSettings, seed: int
 ) -> list[Ints]:
-    """Return how many rows of each split each client of each group gets, a list of int64 [clients, 3].
+    """Return how many rows of each split each client of each group gets.
 
-    `dealt` holds, for each group, the task given to each client; `stock` [tasks, 3] how many rows there
-    are. Without `examples` the clients that were given a task share its rows evenly. Quantity skew
-    draws sizes log-normally and rescales them to the same total, one row at least; the three splits
-    of a client are scaled alike. With hold_out: scored, train clients get train rows alone.
+    Without `data.examples` the clients that were given a task share its rows evenly. Quantity skew draws
+    sizes log-normally and rescales them to the same total, one row at least; the three splits of a client are
+    scaled alike.
 
-    Raises UserError: a task with too few rows; skew without `examples`.
+    Args:
+        given: for each group, the task given to each client.
+        stock: how many rows there are, `[tasks, 3]`.
+        names: the tasks' names.
+        settings: how many examples.
+        level: the partition, for its skew and for who holds rows out.
+        seed: all draws come from it.
+
+    Returns:
+        For each group `[clients, 3]`.
+
+    Raises:
+        UserError: a task with too few rows; skew without `data.examples`.
     """
-    skew = settings.partition.quantity_skew
+    skew = level.quantity_skew
     holds = np.ones((3, 3), np.int64)  # [groups, splits]
-    if settings.partition.hold_out == "scored":
+    if level.spares_train_clients:
         holds[TRAIN, 1:] = 0
     if settings.examples is None:
         if skew:
@@ -152,31 +217,31 @@ def client_sizes(
                 f"data.partition.quantity_skew is {skew} and data.examples is null: some sizes would need "
                 "more rows of a task than there are. Set data.examples, or quantity_skew to 0."
             )
-        counts = np.stack([np.bincount(tasks, minlength=len(names)) for tasks in dealt])  # [groups, tasks]
+        counts = np.stack([np.bincount(tasks, minlength=len(names)) for tasks in given])  # [groups, tasks]
         holders = counts.T @ holds
         scored = (counts[1:].sum(axis=0) > 0)[:, None]  # these clients need test rows too
         needed = np.where(scored, [1, 0, 1], [1, 0, 0])
-        _enough(holders * needed, stock, names, settings)
+        _enough(holders * needed, stock, names, settings, skew)
         share = stock // np.maximum(holders, 1)
-        return [share[tasks] * own for tasks, own in zip(dealt, holds, strict=True)]
+        return [share[tasks] * own for tasks, own in zip(given, holds, strict=True)]
     each = np.array([settings.examples.train, settings.examples.validation, settings.examples.test], np.int64)
-    sizes = [np.tile(each * own, (len(tasks), 1)) for tasks, own in zip(dealt, holds, strict=True)]
+    sizes = [np.tile(each * own, (len(tasks), 1)) for tasks, own in zip(given, holds, strict=True)]
     if skew:
         for group, size in enumerate(sizes):
             drawn = np.exp(skew * numpy_generator(seed, "client sizes", group).standard_normal(len(size)))
             for split in np.flatnonzero(each * holds[group]) if len(size) else []:
                 size[:, split] = 1 + apportion(drawn, len(size) * int(each[split] - 1))
     asked = np.zeros_like(stock)
-    for tasks, size in zip(dealt, sizes, strict=True):
+    for tasks, size in zip(given, sizes, strict=True):
         np.add.at(asked, tasks, size)
-    _enough(asked, stock, names, settings)
+    _enough(asked, stock, names, settings, skew)
     return sizes
 
 
-def _enough(asked: Ints, stock: Ints, names: list[str], settings: DataConfig) -> None:
+def _enough(asked: Ints, stock: Ints, names: list[str], settings: DataConfig, skewed: float) -> None:
     task, split = np.unravel_index(np.argmax(asked - stock), stock.shape)  # where most are missing
     if asked[task, split] > stock[task, split]:
-        skew = ", data.partition.quantity_skew" if settings.partition.quantity_skew else ""
+        skew = ", data.partition.quantity_skew" if skewed else ""
         examples = f"data.examples.{SPLITS[split]}" if settings.examples else ""
         lower = ", ".join(filter(None, [examples, "data.clients" + skew]))
         message = (

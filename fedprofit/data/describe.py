@@ -12,7 +12,7 @@ from fedprofit.core.errors import UserError
 from fedprofit.data.federated import FederatedDataset
 from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
-from fedprofit.data.sources.reading import Remark
+from fedprofit.data.tables.reading import Remark
 
 MOST_DRAWN = 2000  # clients in a picture: more than it has lines of pixels
 

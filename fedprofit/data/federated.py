@@ -7,7 +7,6 @@ files are not what was written is made again.
 """
 
 import bisect
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -22,11 +21,10 @@ from fedprofit.core.reading import read_json
 from fedprofit.core.seeding import numpy_generator
 from fedprofit.core.types import ClientId
 from fedprofit.data.partition import Assignment, partition
-from fedprofit.data.pool import SPLITS, Split
+from fedprofit.data.pool import SPLITS, Split, rows_hash
 from fedprofit.data.remarks import remarks_on
-from fedprofit.data.settings import DataConfig, TableSource
+from fedprofit.data.settings import DataConfig
 from fedprofit.data.sources import fingerprint, read_source
-from fedprofit.data.sources.reading import Reading, Remark
 from fedprofit.data.store import (
     FORMAT,
     Examples,
@@ -37,6 +35,7 @@ from fedprofit.data.store import (
     save_arrow,
     write_store,
 )
+from fedprofit.data.tables.reading import Reading, Remark
 from fedprofit.data.template import Template
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def prepare_clients(settings: DataConfig, seed: int) -> Path:
         def write(temporary: Path) -> None:
             _write_clients(temporary, assignment)
             write_json(temporary / REMARKS, {"remarks": remarks})
-            (temporary / READ).write_text(_rows_hash(pool))
+            (temporary / READ).write_text(rows_hash(pool))
 
         make_folder(folder, write)
         _read.clear()
@@ -195,9 +194,7 @@ def prepare_clients(settings: DataConfig, seed: int) -> Path:
 def check_sources(data: Iterable[DataConfig]) -> None:
     """Check all rows of the tables of some data sets; UserError names what is wrong with the first."""
     tables = {
-        content_hash([one.source.model_dump(), one.bad_rows]): one
-        for one in data
-        if isinstance(one.source, TableSource)
+        content_hash([one.source.model_dump(), one.bad_rows]): one for one in data if one.source.checks_early
     }
     for one in tables.values():
         read_source(one.source, 0, Reading(skip=one.bad_rows == "skip"))
@@ -224,19 +221,11 @@ def open_dataset(settings: DataConfig, backbone: "Backbone", seed: int) -> Feder
 
         def write(folder: Path) -> None:
             write_store(folder, read, Template(backbone.tokenizer, settings.template, eos))
-            (folder / READ).write_text(_rows_hash(read))
+            (folder / READ).write_text(rows_hash(read))
 
         make_folder(examples, write)
     _check_one_reading(examples, clients)
     return FederatedDataset(examples, clients)
-
-
-def _rows_hash(pool: pa.Table) -> str:
-    """Return a short hash of a pool's rows."""
-    digest = hashlib.sha256()
-    for batch in pool.combine_chunks().to_batches(max_chunksize=65536):
-        digest.update(batch.serialize())
-    return digest.hexdigest()[:16]
 
 
 def _check_one_reading(examples: Path, clients: Path) -> None:

@@ -4,6 +4,7 @@ A source reads texts and nothing else. Tokens, clients and splits that the sourc
 made later (`store.py`, `partition.py`), the same way for every source.
 """
 
+import hashlib
 from typing import Literal
 
 import pyarrow as pa
@@ -20,7 +21,19 @@ POOL_SCHEMA = pa.schema(
         ("client", pa.string()),  # the owner, or null: made by a partition
     ]
 )
+# A column that a pool may have besides: the group of the row's client, as the source names it, or "unseen"
+# for test rows of no client.
+GROUP = pa.field("group", pa.string())
+UNSEEN = "unseen"
 Split = Literal[
     "train", "validation", "test"
-]  # of a client's examples; clients come in groups of the same names
+]  # of a client's examples; groups of clients have the same names
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def rows_hash(pool: pa.Table) -> str:
+    """Return a short hash of a pool's rows."""
+    digest = hashlib.sha256()
+    for batch in pool.combine_chunks().to_batches(max_chunksize=65536):
+        digest.update(batch.serialize())
+    return digest.hexdigest()[:16]

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fedprofit.data.sources.reading import Remark, listed
 from fedprofit.data.splits import Ints, codes, same_input
+from fedprofit.data.tables.reading import Remark, listed
 
 
 def remarks_on(pool: pa.Table) -> list[Remark]:

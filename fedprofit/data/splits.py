@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.pool import SPLITS
+from fedprofit.data.pool import GROUP, SPLITS, UNSEEN
 
 Ints = NDArray[np.int64]
 TRAIN, VALIDATION, TEST = range(3)  # positions in SPLITS
@@ -49,9 +49,15 @@ def shuffled_positions(names: list[str], sizes: NDArray[Any], seed: int, purpose
 def cut(names: list[str], groups: Ints, keys: Ints, seed: int, wanted: tuple[bool, bool]) -> NDArray[np.int8]:
     """Cut the rows of each group by seed: a fifth to validation, a fifth to test, the rest to train.
 
-    `groups` [rows] are positions in `names`; `keys` [rows] are equal where rows of a group must stay
-    together. Of three or more distinct keys each split gets one at least; of two, train and test;
-    a single one goes to train. `wanted` says whether validation and test are cut at all.
+    Of three or more distinct keys each split gets at least one; of two, train and test; a single one goes to
+    train.
+
+    Args:
+        names: the groups.
+        groups: each row's group as a position in `names`, `[rows]`.
+        keys: equal where rows of a group must stay together, `[rows]`.
+        seed: all draws come from it.
+        wanted: whether validation and test are cut at all.
     """
     pairs = groups * (keys.max(initial=0) + 1) + keys
     _, first, unit_of_row = np.unique(pairs, return_index=True, return_inverse=True)
@@ -69,10 +75,10 @@ def cut(names: list[str], groups: Ints, keys: Ints, seed: int, wanted: tuple[boo
 
 
 def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
-    """Return each row's split, int8 [rows]: the pool's own where it names one, else made by seed.
+    """Return each row's split, `[rows]`: the one that it names, else one made by seed.
 
-    Rows without a split are cut 60/20/20 within their client where clients are the pool's own (`natural`),
-    else within their task; equal inputs of a task stay together, there in each client, here in all. Where
+    Rows without a split are cut 60/20/20: within their client where clients are the pool's own (`natural`),
+    else within their task. Equal inputs of a task stay together, within the client or within the pool. Where
     every row names a split but none is validation (or test), a fifth of the train rows becomes it.
     """
     named = pc.fill_null(pc.index_in(pool["split"], value_set=pa.array(SPLITS)), -1)
@@ -83,14 +89,23 @@ def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
         made = split == TRAIN if any(wanted) else made
     if not made.any():
         return split
-    by = "client" if natural and pool["client"].null_count == 0 else "task"
+    owned = natural and pool["client"].filter(pa.array(made)).null_count == 0
+    by = "client" if owned else "task"
     names, groups = encode(pool[by])
     split[made] = cut(names, groups[made], same_input(pool)[made], seed, wanted)
     return split
 
 
+def unseen_rows(pool: pa.Table) -> NDArray[np.bool_]:
+    """Return which rows the source names unseen, `[rows]`."""
+    if GROUP.name not in pool.column_names:
+        return np.zeros(pool.num_rows, bool)
+    unseen = pc.fill_null(pc.equal(pool[GROUP.name], UNSEEN), False)
+    return np.asarray(unseen.to_numpy(), bool)
+
+
 def same_input(pool: pa.Table) -> Ints:
-    """Return a number for each row, equal where task and input are, but for white space around it."""
+    """Return a number for each row, equal where task and input are; white space around inputs is ignored."""
     _, inputs = codes(pc.utf8_trim_whitespace(pool["input"]))
     _, tasks = codes(pool["task"])
     _, keys = np.unique(tasks * (inputs.max() + 1) + inputs, return_inverse=True)

@@ -20,6 +20,8 @@ class DataFacts:
     source: str = ""  # kind of the data source
     targets: int = 0  # references
     unread_targets: int = 0  # those that `rouge-score`'s tokenizer cannot read, or only in part
+    is_users_own: bool = True  # not of a benchmark with a scoring of its own
+    unread_share: float = 0.0  # of the targets that `rouge-score`'s tokenizer may fail to read
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ def prepare(config: Config, dtype: str | None = None) -> Bench:
     count, seed = config.evaluation.global_examples, config.seed
     validation = stratified(dataset.pooled("validation", "validation"), count, seed, "global validation")
     start = config.tuner.build().init(backbone, seed)
-    facts = DataFacts(config.data.source.kind, *dataset.store.unread_targets())
+    source = config.data.source
+    unread = dataset.store.unread_targets()
+    facts = DataFacts(source.kind, *unread, source.is_users_own, source.unread_share)
     scoring = decide(config.evaluation.metrics, facts)
     rehearse(scoring.metrics, [dataset.store[0]])
     sets = draw_sets(dataset, scored_group(config), config)

@@ -15,7 +15,6 @@ from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json
 from fedprofit.core.sealed import write_record
-from fedprofit.data.settings import LexiconSource
 from fedprofit.evaluate.rules import recorded_variant
 from fedprofit.plugins import used_plugins
 from fedprofit.runs.folder import ENVIRONMENT, RunFolder
@@ -125,7 +124,7 @@ def check_content(folder: RunFolder, config: Config) -> None:
 
     known = read_json(folder.environment, BEGIN_ANEW) if folder.environment.exists() else {}
     was = known.get("data_content")
-    now = content(config.data.source) if was and not isinstance(config.data.source, LexiconSource) else ""
+    now = content(config.data.source) if was and not config.data.source.comes_with_package else ""
     if now and was != now:
         raise UserError(
             f"{folder.path}: is complete, and the data changed since ({was}, now {now}): it says nothing of "

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedprofit.config.run import Config
 from fedprofit.core.files import content_hash
-from fedprofit.data.settings import portable
+from fedprofit.data.sources.base import portable
 
 # What says how and where a run is computed, and not what: it may change when a run is gone on with.
 NOT_COMPUTED = ("device", "engine", "attention", "token_budget", "workers")

@@ -44,8 +44,8 @@ class ClientStore:
     """Named tensors of each client, kept between rounds.
 
     >>> import torch
-    >>> store, start = ClientStore(), {"prompt": torch.zeros(1)}
-    >>> store.put("control", ["ann"], {"prompt": torch.ones(1, 1)})
+    >>> store, start = ClientStore(), {"x": torch.zeros(1)}
+    >>> store.put("control", ["ann"], {"x": torch.ones(1, 1)})
     >>> store.get("control", ["ann", "bob"], start)["x"].tolist()
     [[1.0], [0.0]]
     """

@@ -14,7 +14,6 @@ from fedprofit.config.legacy import upgraded
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json
-from fedprofit.data.settings import HubSource, LexiconSource, Source
 from fedprofit.evaluate.results import SETTING_ID
 from fedprofit.runs.environment import package_version
 from fedprofit.runs.folder import RunFolder
@@ -145,15 +144,9 @@ def _check_data(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -
         now = content(settings) if place in held else ""
         if now and now != held[place]:
             raise UserError(
-                f"{folder.results}: its runs read other data ({held[place]}) than {_what(settings)} is now "
+                f"{folder.results}: its runs read other data ({held[place]}) than {settings.place} is now "
                 f"({now}). Restore it, or choose another place with --out."
             )
-
-
-def _what(settings: Source) -> str:
-    if isinstance(settings, LexiconSource):
-        return "what the packages of the extra lexicon hold"
-    return settings.name if isinstance(settings, HubSource) else str(settings.path)
 
 
 def _in_one_type(made: Sequence[_Made], runs: Sequence[PlannedRun]) -> list[PlannedRun]:

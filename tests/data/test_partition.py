@@ -363,11 +363,11 @@ def test_flower_is_optional(pool: pa.Table, monkeypatch: pytest.MonkeyPatch) -> 
         ({"partition": {"kind": "natural"}}, r"1600 of its 1600 rows name none"),
         (
             {"partition": {"kind": "natural", "hold_out": "scored"}},
-            "hold_out does not go with kind: natural",
+            "unknown key 'data.partition.hold_out'",
         ),
         (
             {"partition": {"kind": "natural", "quantity_skew": 1.0}},
-            "quantity_skew does not go with kind: natural",
+            "unknown key 'data.partition.quantity_skew'",
         ),
         (
             {"partition": {"quantity_skew": 1.0}, "examples": None},

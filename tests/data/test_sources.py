@@ -11,9 +11,11 @@ import pytest
 from pydantic import TypeAdapter
 
 from fedprofit.core.errors import UserError
+from fedprofit.data import lexicon
 from fedprofit.data.pool import POOL_SCHEMA
-from fedprofit.data.settings import Source
-from fedprofit.data.sources import LEXICON_PACKAGES, fingerprint, lexicon, read_source
+from fedprofit.data.sources import fingerprint, read_source
+from fedprofit.data.sources.base import SourceSettings
+from fedprofit.data.sources.lexicon import PACKAGES
 
 ROWS: list[dict[str, Any]] = [
     {"q": 'what, "so"?\nreally', "a": "007", "who": "zoë", "part": "train", "when": "2020-01-31"},
@@ -23,8 +25,8 @@ ROWS: list[dict[str, Any]] = [
 COLUMNS = {"input": "q", "target": "a", "client": "who", "split": "part", "definition": "when"}
 
 
-def source(**settings: Any) -> Source:
-    checked: Source = TypeAdapter(Source).validate_json(json.dumps(settings, default=str))
+def source(**settings: Any) -> SourceSettings:
+    checked: SourceSettings = TypeAdapter(SourceSettings).validate_json(json.dumps(settings, default=str))
     return checked
 
 
@@ -319,4 +321,4 @@ def test_lexicon_is_dispatched_and_its_packages_are_known() -> None:
     for file in Path(lexicon.__file__).parent.glob("*.py"):
         text = file.read_text(encoding="utf-8")
         asked |= {part.split('"')[0].split(".")[0] for part in text.split('package("')[1:]}
-    assert asked == set(LEXICON_PACKAGES)
+    assert asked == set(PACKAGES)

@@ -16,6 +16,7 @@ from fedprofit.core.errors import UserError
 from fedprofit.core.files import write_json
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import TemplateConfig
+from fedprofit.data.sources.base import SourceSettings
 from fedprofit.data.store import ExampleStore, write_store
 from fedprofit.data.template import Template
 from fedprofit.evaluate.facts import DataFacts
@@ -32,7 +33,9 @@ OWN, HUB, SNI, LEXICON = "table", "hub", "sni", "lexicon"
 
 def chosen(source, targets=10, unread=0, tokenizer="auto", variant="auto"):
     metrics = [LOSS, RougeL(tokenizer=tokenizer), ExactMatch(variant=variant)]
-    loss, rouge, exact = decide(metrics, DataFacts(source, targets, unread)).metrics
+    kind = SourceSettings.family.find(source)
+    facts = DataFacts(source, targets, unread, kind.is_users_own, kind.unread_share)
+    loss, rouge, exact = decide(metrics, facts).metrics
     assert loss == LOSS
     return rouge.tokenizer, exact.variant
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import polars as pl
 from faults import LOADED, SILENT, Outcome, attempt, damaged
 
-from fedprofit.data.settings import TableSource
 from fedprofit.data.sources import read_source
-from fedprofit.data.sources.reading import Reading
+from fedprofit.data.sources.table import TableSource
+from fedprofit.data.tables.reading import Reading
 
 Row = dict[str, object]
 COLUMNS = ("client", "input", "target")

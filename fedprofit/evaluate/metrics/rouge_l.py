@@ -34,7 +34,7 @@ class RougeL(Metric, kind="rouge_l", paper="Lin 2004"):
         """
         if self.tokenizer != "auto":
             return self
-        most = data.targets / 2 if data.source == "sni" else 0
+        most = data.targets * data.unread_share
         tokenizer = "unicode" if data.unread_targets > most else "rouge-score"
         return self.model_copy(update={"tokenizer": tokenizer})
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from fedprofit.data.sources.lexicon.countries import currency, facts, name
-from fedprofit.data.sources.lexicon.task import Group, Task, package
+from fedprofit.data.lexicon.countries import currency, facts, name
+from fedprofit.data.lexicon.task import Group, Task, package
 
 LARGE = 300_000  # inhabitants
 NAMESAKE = 50_000  # a smaller town of the same name does not make a large city's name ambiguous

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from fedprofit.data.sources.lexicon.task import Group, Task, locale, package
+from fedprofit.data.lexicon.task import Group, Task, locale, package
 
 OTHERS = {"fr": "French", "de": "German", "es": "Spanish"}
 RETIRED = frozenset(["sh"])

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from fedprofit.core.errors import UserError
-from fedprofit.data.sources.reading import Finding, Numbering, Reading, shown
+from fedprofit.data.tables.reading import Finding, Numbering, Reading, shown
 
 # A mark at the beginning tells the encoding; the longer first, as it begins like a shorter one.
 MARKS = (
@@ -26,7 +26,7 @@ LIST = pa.list_(pa.string())
 
 
 @dataclass(frozen=True)
-class Rows:
+class TextTable:
     """A table of text as it was read, what is wrong with its cells, and how its rows are numbered."""
 
     table: pa.Table

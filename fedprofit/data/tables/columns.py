@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedprofit.core.errors import UserError, nearest
-from fedprofit.data.pool import POOL_SCHEMA
-from fedprofit.data.settings import Columns
-from fedprofit.data.sources.reading import SHOWN, Finding, Reading, listed
-from fedprofit.data.sources.text import LIST, Rows
+from fedprofit.data.pool import GROUP, POOL_SCHEMA, SPLITS, UNSEEN
+from fedprofit.data.sources.base import Columns
+from fedprofit.data.tables.reading import SHOWN, Finding, Reading, listed
+from fedprofit.data.tables.text import LIST, TextTable
 
 SPLIT_NAMES = {
     "train": "train",
@@ -38,15 +38,19 @@ def wanted(columns: Columns, there: list[str], place: str) -> list[str]:
 
 
 def to_pool(
-    table: pa.Table, columns: Columns, place: str, reading: Reading | None = None, rows: Rows | None = None
+    table: pa.Table,
+    columns: Columns,
+    place: str,
+    reading: Reading | None = None,
+    rows: TextTable | None = None,
 ) -> pa.Table:
     """Turn a table with the user's column names into a checked table of POOL_SCHEMA.
 
     Numbers become text, without an exponent; NaN is missing; a target that is text becomes a list of one;
     without a task column every row belongs to the task "task". `place` (a file or data set) begins every
-    error message. Rows with something wrong go into `reading` and are left out; without one they are refused
-    at once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input that is
-    empty together with its definition, what is not text.
+    error message. Rows with something wrong go into `reading` and are left out; without one they are
+    refused at once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input
+    that is empty together with its definition, what is not text.
 
     Raises UserError: a missing column, a column that is not text, a client under two ids that differ in
     white space only.
@@ -70,10 +74,15 @@ def to_pool(
         "split": given.split(columns.split),
         "client": given.text(columns.client, None),
     }
-    for what, column in (("client", columns.client), ("task", columns.task)):
-        if column is not None:
-            given.none_missing(pool[what], column, f"the {what}")
-    made = pa.table(pool, schema=POOL_SCHEMA)
+    schema, ownerless = POOL_SCHEMA, None
+    if columns.group is not None:
+        pool[GROUP.name], schema = given.group(columns.group), POOL_SCHEMA.append(GROUP)
+        ownerless = pc.fill_null(pc.equal(pool[GROUP.name], UNSEEN), False).to_numpy()
+    if columns.client is not None:
+        given.none_missing(pool["client"], columns.client, "the client", ownerless)
+    if columns.task is not None:
+        given.none_missing(pool["task"], columns.task, "the task")
+    made = pa.table(pool, schema=schema)
     found = given.findings + _wrong(made, given, columns)
     left = sifted.sift(made, found, place, rows.numbering if rows else None)
     if columns.client is not None:
@@ -158,10 +167,19 @@ class _Given:
         self.find(name, "not one of train, validation and test", unknown)
         return pc.take(pa.array(list(SPLIT_NAMES.values())), position)
 
-    def none_missing(self, text: pa.ChunkedArray, name: str, what: str) -> None:
-        """Find the rows without a text, or with blank space only."""
+    def group(self, name: str) -> pa.ChunkedArray:
+        """Return the groups by the pool's names."""
+        column = pc.utf8_lower(self.text(name, None))
+        known = pc.is_in(column, value_set=pa.array([*SPLITS, UNSEEN])).to_numpy()
+        self.find(name, "not one of train, validation, test and unseen", ~known)
+        return column
+
+    def none_missing(
+        self, text: pa.ChunkedArray, name: str, what: str, excepted: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Find the rows without a text, or with blank space only; some may be without."""
         missing = pc.is_null(text).to_numpy()
-        self.find(name, f"{what} is missing", missing)
+        self.find(name, f"{what} is missing", missing if excepted is None else missing & ~excepted)
         self.find(name, f"{what} is empty", pc.fill_null(_blank(text), False).to_numpy())
 
     def find(
@@ -224,7 +242,7 @@ def _wrong(pool: pa.Table, given: _Given, columns: Columns | None) -> list[Findi
 
 def _twice(clients: pa.ChunkedArray, place: str) -> list[str]:
     """Name client ids that differ in surrounding white space only: one client would become two."""
-    ids = pc.unique(clients)
+    ids = pc.unique(clients).drop_null()
     trimmed = pc.utf8_trim_whitespace(ids)
     if pc.count_distinct(trimmed).as_py() == len(ids):
         return []

@@ -3,7 +3,7 @@
 from datetime import date, timedelta
 from functools import cache
 
-from fedprofit.data.sources.lexicon.task import Group, Task, package
+from fedprofit.data.lexicon.task import Group, Task, package
 
 
 @cache

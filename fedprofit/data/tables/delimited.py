@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.csv
 
 from fedprofit.core.errors import UserError
-from fedprofit.data.settings import Columns
-from fedprofit.data.sources.reading import Finding, Numbering, Reading
-from fedprofit.data.sources.text import Rows, cells, column_name, decode, encoding_of
+from fedprofit.data.sources.base import Columns
+from fedprofit.data.tables.reading import Finding, Numbering, Reading
+from fedprofit.data.tables.text import TextTable, cells, column_name, decode, encoding_of
 
 SEPARATORS = ",;\t|"
 BLOCK = 16 * 2**20  # bytes that Arrow reads at a time
@@ -26,7 +26,7 @@ HEAD = 2**20  # bytes in which the first row ends
 
 def read(
     data: bytes, columns: Columns, encoding: str | None, separator: str | None, place: str, reading: Reading
-) -> Rows:
+) -> TextTable:
     """Read the named columns as text; a column that the first row does not name is not in the result.
 
     Without a `separator` it is the one of comma, semicolon, tab and bar by which the first row has most of
@@ -53,7 +53,7 @@ def read(
     table = _by_arrow(data, [name for name in names if name in header], separator) if plain else None
     if table is not None:
         numbering = Numbering("line", lambda: _lines(data, separator, table.num_rows))
-        return Rows(_with_names(table, header), [], numbering)
+        return TextTable(_with_names(table, header), [], numbering)
     text = decode(data, encoding, place, reading)[0] if plain else text
     return _by_row(text, header, names, separator, place, reading)
 
@@ -119,7 +119,7 @@ def _lines(data: bytes, separator: str, rows: int) -> "np.ndarray[Any, np.dtype[
 
 def _by_row(
     text: str, header: list[str], names: list[str], separator: str, place: str, reading: Reading
-) -> Rows:
+) -> TextTable:
     wanted = [(name, header.index(name)) for name in names if name in header]
     values: dict[str, list[str]] = {name: [] for name, _ in wanted}
     numbers, line, fields = [], 1, header
@@ -142,7 +142,7 @@ def _by_row(
     if not made:
         table = pa.table({"": pa.nulls(len(numbers))})
     lines = np.array(numbers, np.int64)
-    return Rows(_with_names(table, header), findings, Numbering("line", lambda: lines))
+    return TextTable(_with_names(table, header), findings, Numbering("line", lambda: lines))
 
 
 def _zeros(name: str, values: list[str]) -> list[Finding]:

@@ -1,31 +1,72 @@
-"""Partitions by flwr-datasets (extra `partitioners`): any class of `flwr_datasets.partitioner` by name."""
+"""`flwr`: partitions by flwr-datasets (extra `partitioners`)."""
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
+from pydantic import Field
 
 from fedprofit.core.errors import UserError, nearest
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.settings import Partition
-from fedprofit.data.splits import Ints
+from fedprofit.data.partitions.base import GivenClients, numbered
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from fedprofit.data.settings import DataConfig
+    from fedprofit.data.splits import Ints
 
 
-def partition_with_flower(
-    pool: pa.Table, rows: Ints, settings: Partition, clients: int, seed: int
-) -> tuple[int, Ints]:
+class Flower(GivenClients, kind="flwr"):
+    """A partitioner of flwr-datasets."""
+
+    partitioner: str
+    """The name of a class of `flwr_datasets.partitioner`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the class. By default `num_partitions` is the number of clients, `partition_by` is task
+    and `seed` is the run's, where the class takes them."""
+
+    def clients(
+        self,
+        pool: "pa.Table",
+        split: "NDArray[np.int8]",
+        hidden: "NDArray[np.bool_]",
+        settings: "DataConfig",
+        seed: int,
+    ) -> "tuple[list[str], Ints, NDArray[np.int8]]":
+        """Partition the rows that the pool gives no other split than train; cut each part by seed."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        from fedprofit.data.splits import cut, same_input
+
+        free = np.flatnonzero(~hidden & pc.fill_null(pc.equal(pool["split"], "train"), True).to_numpy())
+        total = settings.clients.train + settings.clients.validation + settings.clients.test
+        count, part = partition_rows(pool, free, self, total, seed)
+        names, owner, split = numbered(count), np.full(len(split), -1, np.int64), split.copy()
+        owner[free] = part
+        kept = np.flatnonzero(owner >= 0)
+        split[kept] = cut(names, owner[kept], same_input(pool)[kept], seed, (True, True))
+        return names, owner, split
+
+
+def partition_rows(
+    pool: "pa.Table", rows: "Ints", settings: Flower, clients: int, seed: int
+) -> "tuple[int, Ints]":
     """Partition `rows` of the pool; return how many parts there are and each row's part (-1: none).
 
     The partitioner sees the columns task, category and client, and the rows in an order by seed, since
-    some classes cut in order. `num_partitions` is `clients`, `partition_by` is "task" and `seed` is the
-    run's, where the class takes them and the options do not set them.
+    some classes cut in order.
 
-    Raises UserError: the extra is not installed, an unknown class, options it does not accept, a
-    class that hands a row to two parts (the vertical ones cut columns, not rows).
+    Raises:
+        UserError: the extra is not installed, an unknown class, options it does not accept, a class that
+            hands a row to two parts (the vertical ones cut columns, not rows).
     """
     partitioner = _make(settings, clients, seed)
     import datasets
+    import numpy as np
+    import pyarrow as pa
 
     rows_in_order = numpy_generator(seed, "flower").permutation(len(rows))
     table = pool.select(["task", "category", "client"]).take(pa.array(rows[rows_in_order]))
@@ -47,7 +88,7 @@ def partition_with_flower(
     return count, part
 
 
-def _make(settings: Partition, clients: int, seed: int) -> Any:
+def _make(settings: Flower, clients: int, seed: int) -> Any:
     try:
         import flwr_datasets.partitioner as library
     except ImportError:
@@ -55,8 +96,8 @@ def _make(settings: Partition, clients: int, seed: int) -> Any:
             "data.partition.kind: flwr needs the flwr-datasets package. Install it: "
             "pip install 'fedprofit[partitioners]'"
         ) from None
-    if settings.partitioner is None or settings.partitioner not in library.__all__:
-        hint = nearest(settings.partitioner or "", library.__all__)
+    if settings.partitioner not in library.__all__:
+        hint = nearest(settings.partitioner, library.__all__)
         raise UserError(
             f"data.partition.partitioner is {settings.partitioner!r}, which is not a class of "
             f"flwr_datasets.partitioner; {hint}"

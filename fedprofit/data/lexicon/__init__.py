@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from fedprofit.core.errors import UserError, nearest
 from fedprofit.core.seeding import numpy_generator
+from fedprofit.data.lexicon import cities, countries, dates, emojis, languages, numbers, words
+from fedprofit.data.lexicon.task import Group, Task
 from fedprofit.data.pool import POOL_SCHEMA
-from fedprofit.data.sources.lexicon import cities, countries, dates, emojis, languages, numbers, words
-from fedprofit.data.sources.lexicon.task import Group, Task
 
 GROUPS: tuple[Group, ...] = (
     *countries.GROUPS,

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cache
 
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.sources.lexicon.emojis import nouns as emoji_nouns
-from fedprofit.data.sources.lexicon.task import Group, Task
+from fedprofit.data.lexicon.emojis import nouns as emoji_nouns
+from fedprofit.data.lexicon.task import Group, Task
 
 # One-word emoji names that are no countable English noun in the singular. Those in -s need no mention.
 _NOT_COUNTED = """

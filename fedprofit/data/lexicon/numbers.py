@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from fedprofit.data.sources.lexicon.task import Group, Task, package
+from fedprofit.data.lexicon.task import Group, Task, package
 
 ROMAN = (
     *((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L")),

@@ -15,16 +15,16 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from fedprofit.core.errors import UserError
-from fedprofit.data.settings import Columns
-from fedprofit.data.sources.reading import Numbering, Reading, shown
-from fedprofit.data.sources.text import LIST, Rows, cells, column_name, decode
+from fedprofit.data.sources.base import Columns
+from fedprofit.data.tables.reading import Numbering, Reading, shown
+from fedprofit.data.tables.text import LIST, TextTable, cells, column_name, decode
 
 BLOCK = 16 * 2**20  # bytes that Arrow reads at a time; files with longer lines are read line by line
 LOOKED_AT = 64  # lines by which the columns' types are guessed
 MINUS_ZERO = re.compile(rb":\s*-0\s*[,}]")  # Arrow reads it as 0
 
 
-def read(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> Rows:
+def read(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> TextTable:
     """Read the named columns as text; a column that no line has is not in the result.
 
     Raises UserError: no line that is an object, an encoding that the file is not in.
@@ -33,7 +33,7 @@ def read(data: bytes, columns: Columns, encoding: str | None, place: str, readin
     table = _by_arrow(data, names, columns.target) if encoding in (None, "utf-8") else None
     if table is None:
         return _by_line(data, columns, encoding, place, reading)
-    return Rows(table, [], Numbering("line", lambda: _lines(data, table.num_rows)))
+    return TextTable(table, [], Numbering("line", lambda: _lines(data, table.num_rows)))
 
 
 def _by_arrow(data: bytes, names: Sequence[str], target: str) -> pa.Table | None:
@@ -79,7 +79,7 @@ def _lines(data: bytes, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]] | Non
     return full if len(full) == rows else None
 
 
-def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> Rows:
+def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> TextTable:
     text, used = decode(data, encoding, place, reading)
     if used not in ("utf-8", "utf-8-sig"):
         reading.remarks.append(("read as", used))
@@ -117,7 +117,9 @@ def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, re
     others = {column_name(key): pa.nulls(len(numbers)) for key in unused}
     lines = np.array(numbers, np.int64)
     table = pa.table({name: array for name, (array, _) in made.items()} | others)
-    return Rows(table, [one for _, found in made.values() for one in found], Numbering("line", lambda: lines))
+    return TextTable(
+        table, [one for _, found in made.values() for one in found], Numbering("line", lambda: lines)
+    )
 
 
 def _constant(name: str) -> float | None:

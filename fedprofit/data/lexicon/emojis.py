@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
-from fedprofit.data.sources.lexicon.task import Group, Task, package
+from fedprofit.data.lexicon.task import Group, Task, package
 
 LANGUAGES = {"en": "English", "fr": "French", "de": "German", "es": "Spanish"}
 MOST_WORDS = 5

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from fedprofit.data.sources.lexicon.task import Group, Task, locale, package
+from fedprofit.data.lexicon.task import Group, Task, locale, package
 
 CONTINENTS = {
     "AF": "Africa",

@@ -1,0 +1,60 @@
+"""`memory`: rows that Python code gave, kept in the cache; made by `fedprofit.data.memory.dataset`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
+
+from fedprofit.core.errors import UserError
+from fedprofit.core.files import cache_folder
+from fedprofit.data.sources.base import TabularSource
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from fedprofit.data.tables.reading import Reading
+
+
+class MemorySource(TabularSource, kind="memory"):
+    """Rows from Python, kept in the cache by their hash; `fedprofit.data.memory.dataset(rows)` makes it."""
+
+    checks_early: ClassVar[bool] = True
+
+    rows: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    """The hash of the rows."""
+
+    @property
+    def place(self) -> str:
+        """The rows by their hash."""
+        return f"rows in memory {self.rows}"
+
+    @property
+    def path(self) -> Path:
+        """The Parquet file of the cache that holds the rows."""
+        return cache_folder() / "data" / f"rows-{self.rows}.parquet"
+
+    def facts(self) -> Mapping[str, str]:
+        """Return the hash of the rows."""
+        return {"rows": self.rows}
+
+    def read(self, seed: int, reading: "Reading") -> "pa.Table":
+        """Read the rows from the cache; UserError where they are absent or damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        from fedprofit.data.memory import hash_of
+        from fedprofit.data.tables.columns import to_pool
+
+        again = "Make data.source again by fedprofit.data.memory.dataset, from the same rows."
+        try:
+            table = pyarrow.parquet.read_table(self.path)
+        except FileNotFoundError:
+            raise UserError(
+                f"data.source.rows: the rows {self.rows} are not in the cache ({self.path}). {again}"
+            ) from None
+        except (pa.ArrowException, OSError):
+            table = None
+        if table is None or hash_of(table) != self.rows:
+            raise UserError(f"{self.path}: is damaged. Remove it. {again}")
+        return to_pool(table, self.columns, self.place, reading)
