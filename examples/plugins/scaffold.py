@@ -45,7 +45,7 @@ class Scaffold(LocalSteps, base.WithServer, base.AlgorithmSettings, kind="scaffo
             after, report = server.step(state, work, result, deltas, context, beside=control)
             length = self.rate * torch.tensor([max(1, steps) for steps in result.steps])
             drift = {k: (d.movedim(0, -1) / length.to(d)).movedim(-1, 0) for k, d in deltas.items()}
-            change = {k: -gap[k] - drift[k] for k in own}
+            change = {k: -control[k] - drift[k] for k in own}
             counts = [float(examples > 0) for examples in base.examples_of(work, result)]
             here = [place for place, count in enumerate(counts) if count]
             moved = {k: (own[k] + change[k])[here] for k in own}

@@ -14,6 +14,8 @@ from fedprofit.core.reading import read_tensors
 from fedprofit.core.sealed import facts_text, seal_file
 from fedprofit.core.types import Params, ServerState
 
+ORDER = "tensors"  # the fact of a checkpoint that names its tensors in order
+
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON-like facts to one safetensors file."""
@@ -41,7 +43,7 @@ def save_state(path: Path, state: ServerState, best: Params, facts: dict[str, An
     for section, named in (("optimizer", state.optimizer), ("extra", state.extra)):
         groups |= {f"{section}/{name}": tensors for name, tensors in named.items()}
     tensors = {f"{group}/{key}": tensor for group, params in groups.items() for key, tensor in params.items()}
-    save_tensors(path, tensors, {**facts, "round": state.round})
+    save_tensors(path, tensors, {**facts, "round": state.round, ORDER: list(tensors)})
 
 
 def load_state(path: Path, device: torch.device) -> tuple[ServerState, Params, dict[str, Any]]:
@@ -49,7 +51,9 @@ def load_state(path: Path, device: torch.device) -> tuple[ServerState, Params, d
     tensors, facts = load_tensors(path, device)
     plain: dict[str, Params] = {"params": {}, "best": {}}
     named: dict[str, dict[str, Params]] = {"optimizer": {}, "extra": {}}
-    for path_inside, tensor in tensors.items():
+    # In the order in which they were saved: sums over tensors are then the same bits.
+    for path_inside in facts.get(ORDER, tensors):
+        tensor = tensors[path_inside]
         section, _, key = path_inside.partition("/")
         if section in plain:
             plain[section][key] = tensor

@@ -134,5 +134,5 @@ def test_states_of_another_shape_are_refused(tmp_path):
 
 def test_file_without_its_facts_is_damaged(tmp_path):
     save_tensors(tmp_path / "s" / "round-00000001.safetensors", {"a": torch.zeros(1)}, {})
-    with pytest.raises(UserError, match="of 'None'"):
+    with pytest.raises(UserError, match="has the client states of None, not of"):
         opened(tmp_path / "s", 1)

@@ -4,16 +4,26 @@ import random
 import time
 
 import pytest
+from examples_plugins import plugin_options
 from tiny_run import begin, call, write_config
 
 KILLS = 20
 SAME = ("results.parquet", "summary.json", "config.yaml")
 
 
+# Clients keep state between rounds: personal parameters, and what top-k has not sent yet.
+ALGORITHMS = [
+    {"kind": "ditto", "steps": 1, "server": {"kind": "adam", "rate": 0.1}},
+    {"kind": "fedsgd", "name": "sparse", "aggregate": [{"kind": "top_k", "share": 0.2}, {"kind": "mean"}]},
+]
+OPTIONS = ("--quiet", *plugin_options("ditto"))
+
+
 @pytest.fixture
 def finished(tmp_path):
-    config = write_config(tmp_path)
-    done = call("run", config, "--out", tmp_path / "whole", "--quiet", cwd=tmp_path)
+    training = {"rounds": 3, "cohort": 2, "evaluate_every": 1, "algorithms": ALGORITHMS}
+    config = write_config(tmp_path, training=training)
+    done = call("run", config, "--out", tmp_path / "whole", *OPTIONS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return config, tmp_path / "whole"
 
@@ -25,7 +35,7 @@ def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
     while kills < KILLS:
         starts += 1
         assert starts < 4 * KILLS, "the run ends before it can be killed"
-        process = begin("run", config, "--out", out, "--resume", "--quiet", cwd=tmp_path)
+        process = begin("run", config, "--out", out, "--resume", *OPTIONS, cwd=tmp_path)
         # Killed as it starts, or at any moment of the first files that it adds.
         before = len(written(out))
         more = before + draw.randint(0, 3)
@@ -42,14 +52,15 @@ def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
             # It came through: keep what it made and begin anew, so that every kill meets a live run.
             compare(whole, out)
             out = tmp_path / f"killed-{starts}"
-    done = call("run", config, "--out", out, "--resume", "--quiet", cwd=tmp_path)
+    done = call("run", config, "--out", out, "--resume", *OPTIONS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     compare(whole, out)
     assert midway >= KILLS // 2, "too few kills met a run at work"
 
 
 def written(out):
-    return [path for folder in ("parts", "checkpoints", "prompts") for path in (out / folder).glob("*")]
+    folders = ("parts", "checkpoints", "prompts", "client-states/*")
+    return [path for folder in folders for path in out.glob(f"{folder}/*")]
 
 
 def compare(whole, out):

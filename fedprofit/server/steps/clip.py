@@ -15,7 +15,9 @@ class Clip(AggregationStep, kind="clip", paper="McMahan et al. 2018, arXiv 1710.
 
     def update(self, sent: Sent, state: Params, context: StepContext) -> tuple[Sent, Params]:
         """Multiply each client's tensors by min(1, norm / its norm)."""
-        squares = [tensor.double().flatten(1).square().sum(1) for tensor in sent.params.values()]
+        squares = [
+            tensor.double().reshape(len(tensor), -1).square().sum(1) for tensor in sent.params.values()
+        ]
         norms = sum(squares[1:], squares[0]).sqrt()
         factor = (self.norm / norms).clamp(max=1.0)  # a norm of 0 gives infinity, so 1
         scaled = {

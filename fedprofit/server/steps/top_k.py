@@ -27,7 +27,7 @@ class TopK(AggregationStep, kind="top_k", paper="Stich et al. 2018, arXiv 1809.0
         error = context.clients.get(ERROR, sent.clients, like)
         kept, left, encodings = {}, {}, {}
         for key, tensor in sent.params.items():
-            whole = (tensor + error[key]).flatten(1)
+            whole = (tensor + error[key]).reshape(len(tensor), -1)
             count = math.ceil(self.share * whole.shape[1])
             # Stable, so that equal magnitudes are selected in the same order everywhere.
             chosen = whole.abs().sort(dim=1, descending=True, stable=True).indices[:, :count]
