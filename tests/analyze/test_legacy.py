@@ -67,7 +67,9 @@ def test_old_columns_stand_in_for_a_missing_configuration(paper):
 def test_old_study_is_not_added_to(tmp_path):
     for name in ("results.parquet", "study.json"):
         shutil.copy(RESULTS / "paper" / name, tmp_path)
-    with pytest.raises(UserError, match="earlier version, in other columns.*choose another place with --out"):
+    with pytest.raises(
+        UserError, match=r"earlier version, in other columns.*choose another place with --out"
+    ):
         _check_columns(StudyFolder(tmp_path))
 
 
