@@ -12,6 +12,7 @@ import polars as pl
 from fedprofit.analyze.facts import FACTS, NUMBERS, PROXIMAL, TUNING_RATE
 from fedprofit.config.legacy import upgraded
 from fedprofit.evaluate.hyperparameters import (
+    ALGORITHM,
     PERSONALIZATION,
     ScoredSetting,
     identified,
@@ -86,6 +87,9 @@ def _from_columns(results: pl.DataFrame) -> list[ScoredSetting]:
     for row in results.select(*NAMES, *known).unique(maintain_order=True).to_dicts():
         condition, algorithm, setting, start = (row.pop(name) or "" for name in NAMES)
         values = {OLD[name].removeprefix(f"{PERSONALIZATION}."): value for name, value in row.items()}
-        parts = {PERSONALIZATION: {"kind": "finetune", **values}} if condition == "personalized" else {}
+        # Of an algorithm only the name is known, which tells it from others.
+        parts = {ALGORITHM: {"name": algorithm}} if algorithm else {}
+        if condition == "personalized":
+            parts |= {PERSONALIZATION: {"kind": "finetune", **values}}
         found.append(ScoredSetting(condition, algorithm, setting, start, parts=parts))
     return found

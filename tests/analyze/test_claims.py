@@ -47,7 +47,8 @@ def table(effects, seeds=3, clients=6, noise=0.3):
                 more = {"personalization.client.rate": rate, "personalization.pull": pull, **KINDS[algorithm]}
                 made += rows(seed, level, algorithm, setting, f"c{number}", path, **more)
     frame = pl.DataFrame(made, infer_schema_length=None).unique(maintain_order=True)
-    filled = {name: pl.lit(None, kind) for name, kind in SCHEMA.items() if name not in frame.columns}
+    every = {**SCHEMA, **dict.fromkeys(FACTS, pl.String)}
+    filled = {name: pl.lit(None, kind) for name, kind in every.items() if name not in frame.columns}
     return frame.with_columns(**filled).with_columns(
         metric=pl.lit("rouge_l"), note=pl.lit(""), count=pl.lit(8),
         run=pl.concat_str("axis.heterogeneity", pl.col("seed").cast(pl.String)),

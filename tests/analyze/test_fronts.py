@@ -54,7 +54,7 @@ def test_volumes_have_intervals_and_so_has_what_one_is_more_than_the_first():
         assert second.more.sign == 1
     # What the first alone was scored at adds to its own volume, and to no comparison.
     extra = shifted.filter(pl.col("algorithm") == "fedavg-adam", pl.col("step") == 4).with_columns(
-        setting=pl.lit("longer"), value=pl.col("value") + 20
+        setting="longer-" + pl.col("setting"), value=pl.col("value") + 20
     )
     more = pl.concat([shifted, extra]).drop("shift", "own")
     wider = list(fronts(more, ["seed", "heterogeneity"], "rouge_l"))

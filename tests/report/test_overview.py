@@ -23,11 +23,13 @@ def study(seeds):
 
 def test_what_is_gained_and_forgotten_has_the_interval_of_its_clients():
     frame, (task, _) = study(seeds=3)
-    rows = [row for row in task.of("rouge_l") if row["rate"] == 0.1 and row["step"] == 4]
+    rows = [
+        row for row in task.of("rouge_l") if row["personalization.client.rate"] == 0.1 and row["step"] == 4
+    ]
     for row in rows:
         own = by_client(frame.filter(pl.col("axis.heterogeneity") == "task")).filter(
             pl.col("algorithm") == row["algorithm"],
-            pl.col("personalization.client.rate") == 0.1,
+            pl.col("setting") == "rate0.1",
             pl.col("step") == 4,
         )
         found = mean_of(own["forgetting"].to_numpy(), own["seed"].to_list())

@@ -19,6 +19,7 @@ from fedprofit.backbone.load import load_backbone
 from fedprofit.cli import main
 from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError
+from fedprofit.evaluate.examples import means_of
 from fedprofit.evaluate.results import SCHEMA
 from fedprofit.runs import bench
 from fedprofit.runs.folder import RunFolder, default_folder, read_timing
@@ -79,6 +80,29 @@ def test_the_table_has_a_row_for_everything(folder):
     first = results.filter(pl.col("condition") == "personalized", pl.col("step") == 1)
     assert set(first["metric"]) == {"loss"}
     assert set(results["condition"]) == {"base", "federated", "personalized", "local", "central"}
+
+
+def test_settings_hold_every_id_of_the_results(folder):
+    results, settings = fedprofit.read_results(folder), pl.read_parquet(folder / "settings.parquet")
+    assert results["setting_id"].null_count() == 0
+    assert set(results["setting_id"]) <= set(settings["setting_id"])
+    names = results.select("setting_id", "condition", "algorithm", "setting", "start").unique()
+    assert not names["setting_id"].is_duplicated().any()
+    tuned = settings.filter(pl.col("condition") == "personalized")
+    assert tuned["personalization.pull"].to_list() == [0.01, 0.01]
+    assert tuned["algorithm.kind"].to_list() == ["fedavg", "fedsgd"]
+
+
+def test_every_mean_is_recomputed_from_examples(folder):
+    if not (folder / "examples.parquet").exists():
+        pytest.skip("the evaluator returns no records")
+    results, examples = fedprofit.read_results(folder), pl.read_parquet(folder / "examples.parquet")
+    keys = ["setting_id", "step", "alpha", "client", "scope", "metric"]
+    shown = results.filter(pl.col("scope").is_in(["local", "global", "unseen"])).select(*keys, "value")
+    means = means_of(examples, results["client"].unique().to_list())
+    both = shown.join(means, on=keys, how="full", nulls_equal=True, coalesce=True)
+    assert len(both) == len(shown) == len(means)
+    assert both["value_right"].to_list() == pytest.approx(both["value"].to_list(), rel=1e-12)
 
 
 def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder):

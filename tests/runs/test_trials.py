@@ -85,7 +85,13 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
     bench = prepare(config)
     trials = json.loads(folder.summary.read_text())["trials"]
     clients, results = bench.dataset.clients("validation"), fedprofit.read_results(folder.path)
+<<<<<<< HEAD
     for name, entries in config.baseline_trials.items():
+=======
+    settings = pl.read_parquet(folder.settings)
+    pool = bench.dataset.pooled("train", "train")
+    for name, entries in config.baselines.trials.items():
+>>>>>>> tables
         losses = {}
         for entry in entries:
             if name == "central":
@@ -105,7 +111,9 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
         best = min(losses, key=losses.get)
         assert [one["trial"] for one in trials if one["method"] == name and one["chosen"]] == [best]
         own = results.filter(pl.col("condition") == name)
-        assert own.select("setting", "rate").unique().rows() == [(name, None)]
+        assert own.select("setting").unique().rows() == [(name,)]
+        known = settings.filter(pl.col("setting_id") == own["setting_id"][0])
+        assert known["baseline.client.rate"].to_list() == [float(best.partition("-rate")[2])]
         chosen = next(entry for entry in entries if entry.name == best)
         test = bench.sets.clients[0]
         tuned = chosen.train(context_of(bench), [test])

@@ -1,0 +1,103 @@
+"""Result folders of earlier versions, read with today's columns."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from fedprofit.analyze.facts import FACTS
+from fedprofit.analyze.legacy import with_settings
+from fedprofit.analyze.tables import open_tables
+from fedprofit.config.legacy import upgraded
+from fedprofit.core.errors import UserError
+from fedprofit.evaluate.results import write_frame
+from fedprofit.studies.admission import _check_columns
+from fedprofit.studies.ledger import StudyFolder
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason="the package is not in a clone")
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return open_tables(RESULTS / "paper")
+
+
+def test_old_study_gets_axis_columns_and_settings(paper):
+    assert paper.axes == ["heterogeneity"]
+    for table in (paper.results, paper.validation, paper.rounds, paper.trials, paper.clients, paper.times):
+        assert "axis.heterogeneity" in table.columns
+        assert "heterogeneity" not in table.columns
+    tuned = paper.results.filter(pl.col("condition") == "personalized")
+    assert tuned["setting_id"].null_count() == 0
+    assert not paper.settings["setting_id"].is_duplicated().any()
+    # The old columns hold the same as the joined ones.
+    assert (tuned["rate"] == tuned["personalization.client.rate"]).all()
+    assert (tuned["pull"] == tuned["personalization.pull"]).all()
+    kinds = tuned.select("algorithm", "algorithm.kind", "algorithm.client.kind").unique().sort("algorithm")
+    assert kinds.rows() == [
+        ("fedavg-adam", "fedavg", "adam"),
+        ("fedavg-sgd", "fedavg", "sgd"),
+        ("fedsgd", "fedsgd", None),
+    ]
+
+
+def test_old_study_holds_the_selected_trial_of_each_run(paper):
+    one = paper.trials.filter("chosen", pl.col("algorithm") == "fedavg-adam").row(0, named=True)
+    rows = paper.results.filter(
+        pl.col("run") == one["run"], pl.col("algorithm") == "fedavg-adam", pl.col("condition") == "federated"
+    )
+    known = paper.settings.filter(pl.col("setting_id") == rows["setting_id"][0])
+    assert known["algorithm.client.rate"].to_list() == [float(one["trial"].rpartition("-rate")[2])]
+
+
+def test_old_columns_stand_in_for_a_missing_configuration(paper):
+    old = pl.read_parquet(RESULTS / "paper" / "results.parquet").head(20_000)
+    found, settings = with_settings(old, None, {}, None)
+    tuned = found.filter(pl.col("condition") == "personalized")
+    assert (tuned["rate"] == tuned["personalization.client.rate"]).all()
+    assert set(tuned["personalization.kind"]) == {"finetune"}
+    assert tuned["algorithm.kind"].null_count() == len(tuned)
+    assert {*FACTS} <= {*found.columns}
+    assert len(settings) >= tuned.select("algorithm", "setting", "start").n_unique()
+
+
+def test_old_study_is_not_added_to(tmp_path):
+    for name in ("results.parquet", "study.json"):
+        shutil.copy(RESULTS / "paper" / name, tmp_path)
+    with pytest.raises(
+        UserError, match=r"earlier version, in other columns.*choose another place with --out"
+    ):
+        _check_columns(StudyFolder(tmp_path))
+
+
+def test_upgraded_configuration_keeps_what_is_of_today():
+    kept = json.loads((RESULTS / "paper" / "configurations.json").read_text())
+    old = next(value for value in kept.values() if isinstance(value, dict))
+    new = upgraded(old)
+    client = new["training"]["algorithms"][0]["client"]
+    assert client == {
+        "kind": "adam", "rate": 0.01, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-08, "weight_decay": 0.0,
+    }  # fmt: skip
+    assert upgraded(new) == new
+    assert "optimizer" in json.dumps(old), "the argument is left as it is"
+    assert '"optimizer"' not in json.dumps(new)
+
+
+def test_axis_named_like_a_column_is_read(tmp_path, paper):
+    """An axis called `local`, `value` or `rate` clashes with no column of the tables."""
+    renamed = paper.results.filter(pl.col("metric") == "loss").select(
+        pl.exclude("axis.heterogeneity", "rate", "pull", *FACTS),
+        pl.col("axis.heterogeneity").alias("axis.value"),
+    )
+    write_frame(tmp_path / "results.parquet", renamed)
+    write_frame(tmp_path / "settings.parquet", paper.settings)
+    (tmp_path / "study.json").write_text(json.dumps({"name": "made", "axes": ["seed", "value"]}))
+    tables = open_tables(tmp_path)
+    assert tables.axes == ["value"]
+    assert set(tables.results["axis.value"]) == {"task", "tasks", "iid"}
+    assert tables.results["value"].dtype == pl.Float64
+    tuned = tables.results.filter(pl.col("condition") == "personalized")
+    assert tuned["personalization.client.rate"].null_count() == 0
