@@ -85,13 +85,8 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
     bench = prepare(config)
     trials = json.loads(folder.summary.read_text())["trials"]
     clients, results = bench.dataset.clients("validation"), fedprofit.read_results(folder.path)
-<<<<<<< HEAD
-    for name, entries in config.baseline_trials.items():
-=======
     settings = pl.read_parquet(folder.settings)
-    pool = bench.dataset.pooled("train", "train")
-    for name, entries in config.baselines.trials.items():
->>>>>>> tables
+    for name, entries in config.baseline_trials.items():
         losses = {}
         for entry in entries:
             if name == "central":
