@@ -22,6 +22,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from pydantic import BaseModel
@@ -183,3 +184,18 @@ def _origin(kind: type[Component]) -> str:
     except (OSError, TypeError, KeyError):  # typed into an interpreter
         return f"{where}, source unknown"
     return f"{where}, sha256 {hashlib.sha256(source.encode()).hexdigest()[:16]}"
+
+
+def code_of(kind: type[Component]) -> str:
+    """Hash the compiled methods of a component that is not built in.
+
+    It changes when a class is defined again, as in a notebook, where there is no file to hash.
+    """
+    classes = (one for one in kind.__mro__ if issubclass(one, Component) and not one.is_built_in())
+    codes = [value.__code__ for one in classes for value in vars(one).values() if hasattr(value, "__code__")]
+    return hashlib.sha256("".join(map(_compiled, codes)).encode()).hexdigest()[:16]
+
+
+def _compiled(code: CodeType) -> str:
+    constants = [_compiled(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return repr((code.co_code, code.co_names, constants))

@@ -37,6 +37,7 @@ from fedprofit.data.store import (
 )
 from fedprofit.data.tables.reading import Reading, Remark
 from fedprofit.data.template import Template
+from fedprofit.plugins import code_of, used_plugins
 
 if TYPE_CHECKING:
     from fedprofit.backbone.load import Backbone  # data is read and checked before torch is imported
@@ -170,6 +171,8 @@ def prepare_clients(settings: DataConfig, seed: int) -> Path:
     """
     source = fingerprint(settings.source, seed)
     deal = settings.model_dump(mode="json", exclude={"template", "source"})
+    if not settings.partition.is_built_in():
+        deal["code"] = [used_plugins(settings.partition), code_of(type(settings.partition))]
     folder = cache_folder() / "data" / f"clients-{content_hash([FORMAT, source, deal, seed])}"
     if not is_intact(folder):
         reading = Reading(skip=settings.bad_rows == "skip")

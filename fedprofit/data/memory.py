@@ -12,56 +12,27 @@ runs read them as they read a table. Configurations hold the hash, never the row
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from fedprofit.core.errors import UserError, cut, first_line, nearest
+from fedprofit.core.errors import UserError, cut, first_line
 from fedprofit.core.files import write_with
-from fedprofit.data.pool import SPLITS, UNSEEN, Split
 from fedprofit.data.sources.base import Columns
 from fedprofit.data.sources.memory import MemorySource
-from fedprofit.data.tables.columns import SPLIT_NAMES, to_pool
+from fedprofit.data.tables.columns import to_pool
 from fedprofit.data.tables.reading import shown
-from fedprofit.data.tables.text import cells
+from fedprofit.data.tables.rows import ACCEPTED, Asked, ClientData, named_columns, table_of_rows
 
 if TYPE_CHECKING:
     from fedprofit.data.tables.reading import Reading
 
-Instance = Mapping[str, Any]  # column name -> value
-GIVEN = ("client", "split", "group")  # columns that the structure of the data says, not its rows
-ACCEPTED = (
-    "a list of dicts, a mapping of clients to rows, a mapping of columns to values, a polars, pandas or "
-    "pyarrow table, a datasets.Dataset or DatasetDict, or an object with the methods clients, examples and "
-    "unseen"
-)
+__all__ = ["ClientData", "dataset", "read_rows"]
 
 
-@runtime_checkable
-class ClientData(Protocol):
-    """Clients and their examples, as an object of one's own gives them.
-
-    Rows are mappings with the keys input and target, and any of definition, task and category.
-    """
-
-    def clients(self, group: Split) -> Sequence[str]:
-        """Return the names of the train, validation or test clients."""
-        ...
-
-    def examples(self, client: str, split: Split) -> Sequence[Instance]:
-        """Return the rows of one split of a client."""
-        ...
-
-    def unseen(self) -> Sequence[Instance]:
-        """Return test rows of tasks that no client has; none if there are no such tasks."""
-        ...
-
-
-def dataset(data: Any, columns: Columns | Mapping[str, str] | None = None) -> MemorySource:
+def dataset(data: Any, columns: Asked = None) -> MemorySource:
     """Keep rows from memory in the cache and return the data source that reads them.
 
     Args:
@@ -91,7 +62,7 @@ def read_rows(
     data: Any,
     place: str,
     reading: "Reading | None" = None,
-    columns: Columns | Mapping[str, str] | None = None,
+    columns: Asked = None,
 ) -> pa.Table:
     """Turn data from memory into a table of POOL_SCHEMA: what the `read` of a data source returns.
 
@@ -114,13 +85,11 @@ def hash_of(table: pa.Table) -> str:
     return digest.hexdigest()[:16]
 
 
-def table_of(
-    data: Any, columns: Columns | Mapping[str, str] | None = None, place: str = "data"
-) -> tuple[pa.Table, Columns]:
+def table_of(data: Any, columns: Asked = None, place: str = "data.source") -> tuple[pa.Table, Columns]:
     """Turn any accepted data into a table, and say which of its columns is what; see `dataset`."""
     if isinstance(data, str | bytes) or data is None:
         raise UserError(f"{place}: found {shown(data)}. Give {ACCEPTED}.")
-    table = _from_library(data, columns, place)
+    table, said = _from_library(data, columns, place)
     if table is None and _is_columns(data, columns):
         lengths = {name: len(values) for name, values in data.items()}
         if len(set(lengths.values())) > 1:
@@ -128,236 +97,51 @@ def table_of(
             raise UserError(f"{place}: the columns differ in length ({found}). Give equal lengths.")
         data = [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
     if table is not None:
-        named = _named(columns, table.column_names, place)
+        named = named_columns(columns, table.column_names, said, place)
         return table.select(named.names()), named
-    return _from_rows(list(_labelled(data, place)), columns, place)
+    return table_of_rows(data, columns, place)
 
 
-def _from_library(data: Any, columns: Columns | Mapping[str, str] | None, place: str) -> pa.Table | None:
-    """Convert a table of another library; None where the data is none."""
+def _from_library(data: Any, columns: Asked, place: str) -> tuple[pa.Table | None, list[str]]:
+    """Convert a table of another library, if the data is one; name the columns that its structure gives."""
     import polars as pl
 
     if isinstance(data, pl.LazyFrame):
         data = data.collect()
     if isinstance(data, pl.DataFrame):
-        return data.to_arrow(compat_level=pl.CompatLevel.oldest())
+        return data.to_arrow(compat_level=pl.CompatLevel.oldest()), []
     if isinstance(data, pa.Table):
-        return data
+        return data, []
     pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")
     if pandas is not None and isinstance(data, pandas.DataFrame):
         try:
-            return pa.Table.from_pandas(data, preserve_index=False)
+            return pa.Table.from_pandas(data, preserve_index=False), []
         except (pa.ArrowException, TypeError) as error:
             raise UserError(
                 f"{place}: the table's values are not all text or numbers ({first_line(error)}). "
                 "Convert them."
             ) from None
     if datasets is not None and isinstance(data, datasets.Dataset | datasets.DatasetDict):
-        from fedprofit.data.sources.hub import SPLIT_COLUMN, tables_of
-
-        parts = data.values() if isinstance(data, datasets.DatasetDict) else [data]
-        named = _named(columns, next((part.column_names for part in parts), []), place)
-        tables = [table for table, _, _ in tables_of(data, named, place)]
-        if not tables:
-            raise UserError(f"{place}: it holds no rows. Check that the right data is given.")
-        whole = pa.concat_tables(tables)
-        names = ["split" if name == SPLIT_COLUMN else name for name in whole.column_names]
-        return whole.rename_columns(names)
-    return None
+        return _from_datasets(data, datasets, columns, place)
+    return None, []
 
 
-def _is_columns(data: Any, columns: Columns | Mapping[str, str] | None) -> bool:
+def _from_datasets(data: Any, datasets: Any, columns: Asked, place: str) -> tuple[pa.Table, list[str]]:
+    from fedprofit.data.sources.hub import SPLIT_COLUMN, tables_of
+
+    parts = list(data.values()) if isinstance(data, datasets.DatasetDict) else [data]
+    named = named_columns(columns, parts[0].column_names if parts else [], [], place)
+    tables = [table for table, _, _ in tables_of(data, named, place)]
+    if not tables:
+        raise UserError(f"{place}: it holds no rows. Check that the right data is given.")
+    table = pa.concat_tables(tables)
+    said = ["split"] * (SPLIT_COLUMN in table.column_names)
+    return table.rename_columns(["split" if n == SPLIT_COLUMN else n for n in table.column_names]), said
+
+
+def _is_columns(data: Any, columns: Asked) -> bool:
     """Tell whether a mapping is one of columns to values, not of clients to rows."""
     if not isinstance(data, Mapping):
         return False
     asked = columns.model_dump() if isinstance(columns, Columns) else dict(columns or {})
     return {asked.get("input") or "input", asked.get("target") or "target"} <= set(data)
-
-
-def _named(columns: Columns | Mapping[str, str] | None, there: Sequence[str], place: str) -> Columns:
-    """Return which column is what; those that are not named are found by their usual names."""
-    if isinstance(columns, Columns):
-        return columns
-    asked = dict(columns or {})
-    for what, name in asked.items():
-        if what not in Columns.model_fields:
-            raise UserError(f"{place}: columns names {what!r}; {nearest(what, Columns.model_fields)}")
-        if name not in there:
-            raise UserError(f"{place}: there is no column {name!r} (columns: {what}); {nearest(name, there)}")
-    found = Columns(**{what: what for what in Columns.model_fields if what in there} | asked)
-    for what in ("input", "target"):
-        name = getattr(found, what)
-        if name not in there:
-            raise UserError(
-                f"{place}: there is no column {name!r}; {nearest(name, there)} Name it: "
-                f'columns={{"{what}": …}}.'
-            )
-    return found
-
-
-@dataclass(frozen=True)
-class _Labelled:
-    """A row, what the structure of the data says of it, and how messages name it."""
-
-    row: Instance
-    said: dict[str, str | None]  # columns client, split and group
-    number: int  # from 1, within the client's split
-
-    def where(self, place: str) -> str:
-        """Name client, split and row."""
-        client, split = (self.said.get(key) or self.row.get(key) for key in ("client", "split"))
-        if self.said.get("group") == UNSEEN:
-            return f"{place}: unseen(), row {self.number}"
-        named = [f"client {shown(client)}"] * bool(client) + [f"split {shown(split)}"] * bool(split)
-        return f"{place}: {', '.join([*named, f'row {self.number}'])}"
-
-
-def _labelled(data: Any, place: str) -> Iterator[_Labelled]:
-    """Yield the rows of data that is no table, one by one."""
-    if isinstance(data, ClientData):
-        yield from _of_object(data, place)
-    elif isinstance(data, Mapping):
-        for client, held in data.items():
-            name = _text(client, f"{place}: a client")
-            parts = held if isinstance(held, Mapping) else {None: held}
-            for split, rows in parts.items():
-                if split is not None and split not in SPLIT_NAMES:
-                    raise UserError(
-                        f"{place}: client {name!r} has a split {shown(split)}; {nearest(str(split), SPLITS)}"
-                    )
-                said = {"client": name} | ({"split": SPLIT_NAMES[split]} if split is not None else {})
-                where = f"{place}: client {name!r}" + (f", split {split!r}" if split else "")
-                yield from _rows(rows, said, where)
-    elif isinstance(data, Iterable):
-        yield from _rows(data, {}, place)
-    else:
-        raise UserError(f"{place}: found a {type(data).__name__}. Give {ACCEPTED}.")
-
-
-def _of_object(data: ClientData, place: str) -> Iterator[_Labelled]:
-    """Read an object with the three methods row by row."""
-    place = f"{place} ({type(data).__name__})"
-    groups: dict[str, str] = {}
-    for group in SPLITS:
-        names = _called(lambda group=group: data.clients(group), f"{place}: clients({group!r})")  # type: ignore[misc]
-        for name in _counted(names, f"{place}: clients({group!r})", "names"):
-            client = _text(name, f"{place}: clients({group!r}): a name")
-            if groups.setdefault(client, group) != group:
-                raise UserError(
-                    f"{place}: client {client!r} is a {groups[client]} client and a {group} client. Name "
-                    "it in one group."
-                )
-            for split in SPLITS:
-                where = f"{place}: client {client!r}, split {split!r}"
-                rows = _called(lambda c=client, s=split: data.examples(c, s), where)  # type: ignore[misc]
-                yield from _rows(rows, {"client": client, "split": split, "group": group}, where)
-    where = f"{place}: unseen()"
-    said = {"client": None, "split": "test", "group": UNSEEN}
-    yield from _rows(_called(data.unseen, where), said, where)
-
-
-def _called(call: Callable[[], Any], where: str) -> Any:
-    try:
-        return call()
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"{where}: failed ({first_line(error, True)}). Correct the object.") from error
-
-
-def _rows(rows: Any, said: Mapping[str, str | None], where: str) -> Iterator[_Labelled]:
-    for number, row in enumerate(_counted(rows, where, "rows"), 1):
-        if not isinstance(row, Mapping):
-            raise UserError(
-                f"{where}: row {number} is {shown(row)}, not a mapping of columns to values. Give rows "
-                'such as {"input": …, "target": …}.'
-            )
-        yield _Labelled(row, dict(said), number)
-
-
-def _counted(values: Any, where: str, what: str) -> Iterator[Any]:
-    """Yield the values of a sequence; UserError where its length is not their number."""
-    countable = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
-    if isinstance(values, str | bytes | Mapping) or not countable:
-        raise UserError(f"{where}: found {shown(values)} where {what} are expected. Give a list.")
-    length = len(values) if hasattr(values, "__len__") else None
-    found = 0
-    try:
-        for value in values:
-            found += 1
-            if length is not None and found > length:
-                break
-            yield value
-    except (LookupError, TypeError, ValueError, OSError) as error:
-        raise UserError(
-            f"{where}: reading row {found + 1} failed ({first_line(error, True)}). Correct the object."
-        ) from error
-    if length is not None and found != length:
-        more = "more" if found > length else str(found)
-        raise UserError(
-            f"{where}: len() is {length}, and iteration yields {more} {what}. Correct the object."
-        )
-
-
-def _text(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise UserError(f"{what} is {shown(value)}, not text. Name clients by text.")
-    return value
-
-
-def _from_rows(
-    rows: list[_Labelled], columns: Columns | Mapping[str, str] | None, place: str
-) -> tuple[pa.Table, Columns]:
-    """Make a table of text of rows; UserError names the first row with something wrong."""
-    if not rows:
-        raise UserError(f"{place}: it holds no rows. Check that the right data is given.")
-    said = [key for key in GIVEN if any(key in one.said for one in rows)]
-    there = list(dict.fromkeys([*said, *(str(key) for one in rows for key in one.row)]))
-    named = _named(columns, there, place)
-    made = {}
-    for name in named.names():
-        values = [_value(one, name, said, place) for one in rows]
-        made[name], findings = cells(values, name, lists=name == named.target)
-        if findings:
-            first = min(findings, key=lambda found: found.rows[0])
-            row = int(first.rows[0])
-            raise UserError(
-                f"{rows[row].where(place)}, {name}: {first.reason} ({shown(first.value(row))}). Give "
-                "text or a number."
-            )
-    return pa.table(made), named
-
-
-def _value(one: _Labelled, name: str, said: Sequence[str], place: str) -> Any:
-    if name in said:
-        return one.said.get(name)
-    if name not in one.row:
-        raise UserError(
-            f"{one.where(place)}: there is no key {name!r}; {nearest(name, map(str, one.row))} Give every "
-            "row the same keys; null where a value is missing."
-        )
-    value = one.row[name]
-    if isinstance(value, bytes):
-        raise UserError(
-            f"{one.where(place)}, {name}: bytes where text is expected ({shown(value)}). Decode them."
-        )
-    return plain(value)
-
-
-def plain(value: Any) -> Any:
-    """Write numbers as text and arrays as lists, as values of a table; NaN is None.
-
-    >>> plain(3), plain(0.5), plain(float("nan")), plain(("a", 2)), plain(True)
-    ('3', '0.5', None, ['a', '2'], True)
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, np.ndarray | tuple):
-        value = list(value)
-    if isinstance(value, list):
-        return [plain(one) for one in value]
-    if isinstance(value, float):
-        if np.isfinite(value):
-            return np.format_float_positional(value, trim="-")
-        return None if np.isnan(value) else value
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

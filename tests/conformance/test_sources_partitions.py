@@ -329,6 +329,15 @@ def test_source_of_a_plugin_is_known_by_its_rows():
     assert first != fingerprint(Broken.source(lambda: one_row(input=["other"])), 0)
 
 
+def test_redefined_partition_has_other_code():
+    first, again, other = (
+        plugins.code_of(type(Broken.level(returns)))
+        for returns in (lambda stock: stock, lambda stock: stock, lambda stock: None)
+    )
+    assert first == again == other, "what the method calls is not its code"
+    assert first != plugins.code_of(Reversed)
+
+
 def test_unknown_kinds_are_answered_by_the_registry():
     for section, family, near in (
         ("source", "data source", "lexicon"),

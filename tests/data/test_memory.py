@@ -13,6 +13,7 @@ from fedprofit.core.errors import UserError
 from fedprofit.data.memory import dataset, read_rows
 from fedprofit.data.partition import partition
 from fedprofit.data.sources import fingerprint, read_source
+from fedprofit.data.sources.base import Columns
 from fedprofit.data.tables.reading import Reading
 
 ROWS = [
@@ -116,6 +117,13 @@ def configured(source, **data):
     return from_mapping(
         {"name": "m", "data": {"source": source, **data}, "training": {"algorithms": [{"kind": "fedsgd"}]}}
     )
+
+
+def test_structure_gives_columns_that_are_not_named():
+    for data in (hub_splits(None), clients_and_splits(None), Object()):
+        source = dataset(data, Columns(client="client"))
+        assert (source.columns.client, source.columns.split) == ("client", "split")
+        assert set(read_source(source, 0)["split"].to_pylist()) >= {"train", "test"}
 
 
 def test_configuration_holds_the_hash_of_rows():
