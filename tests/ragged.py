@@ -6,7 +6,7 @@ import numpy as np
 
 from fedprofit.backbone.load import Backbone
 from fedprofit.core.types import Batch, ClientWork, Example, Params
-from fedprofit.local.objective import Term
+from fedprofit.local.base import Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.reference import Sequential
 

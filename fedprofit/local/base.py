@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
-from fedprofit.local.objective import Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
 
 if TYPE_CHECKING:
@@ -23,6 +22,67 @@ class Gradients:
     gradients: Params  # stacked
     losses: "Tensor"  # [clients], mean per target token, in nats; 0 for a client without a batch
     tokens: list[int]  # by client, counted as if it ran alone
+
+
+@dataclass(frozen=True)
+class Step:
+    """One local step of all clients, as the vectorized solver gives it to a term.
+
+    Attributes:
+        params: where the clients are, stacked `[clients, ...]`.
+        batches: one a client; empty for a client that does not step.
+        loss: the losses and gradients of the batches at `params`.
+        solver: computes more gradients and divergences, for all clients at once.
+    """
+
+    params: Params
+    batches: Sequence[Batch]
+    loss: Gradients
+    solver: "LocalSolver"
+
+
+class Differentiable(Protocol):
+    """What the model predicts for one client, as scalars that autograd can follow."""
+
+    def loss(self, params: Params, batch: Batch) -> "Tensor":
+        """Return the mean loss per target token of a batch, in nats, at unstacked parameters."""
+        ...
+
+    def divergence(self, params: Params, reference: Params, batch: Batch) -> "Tensor":
+        """Return the mean KL(reference || current) per target token; `reference` is held constant."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClientStep:
+    """One local step of one client, as the sequential reference gives it to a term.
+
+    Attributes:
+        params: where the client is, unstacked; autograd follows them.
+        batch: what it trains on.
+        client: its position among the stacked clients.
+        model: computes losses and divergences.
+    """
+
+    params: Params
+    batch: Batch
+    client: int
+    model: Differentiable
+
+
+class Term(Protocol):
+    """A term of the local objective."""
+
+    def gradient(self, step: Step) -> Params:
+        """Return each client's gradient of the term, stacked like the parameters, `[clients, ...]`.
+
+        A client without a batch does not step; its slice must have the right shape only.
+        """
+        ...
+
+    def value(self, step: ClientStep) -> "Tensor":
+        """Return the term for one client, as a scalar that autograd can follow."""
+        ...
 
 
 class LocalSolver(Protocol):

@@ -7,77 +7,15 @@ methods; a test compares them (tests/local/test_objective.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fedprofit.config.component import where_of
 from fedprofit.core.errors import UserError, cut
-from fedprofit.core.types import Batch, ClientId, Params
+from fedprofit.core.types import ClientId, Params
+from fedprofit.local.base import ClientStep, Step, Term
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from fedprofit.local.base import Gradients, LocalSolver
-
-
-@dataclass(frozen=True)
-class Step:
-    """One local step of all clients, as the vectorized solver gives it to a term.
-
-    Attributes:
-        params: where the clients are, stacked `[clients, ...]`.
-        batches: one a client; empty for a client that does not step.
-        loss: the losses and gradients of the batches at `params`.
-        solver: computes more gradients and divergences, for all clients at once.
-    """
-
-    params: Params
-    batches: Sequence[Batch]
-    loss: "Gradients"
-    solver: "LocalSolver"
-
-
-class Differentiable(Protocol):
-    """What the model predicts for one client, as scalars that autograd can follow."""
-
-    def loss(self, params: Params, batch: Batch) -> "Tensor":
-        """Return the mean loss per target token of a batch, in nats, at unstacked parameters."""
-        ...
-
-    def divergence(self, params: Params, reference: Params, batch: Batch) -> "Tensor":
-        """Return the mean KL(reference || current) per target token; `reference` is held constant."""
-        ...
-
-
-@dataclass(frozen=True)
-class ClientStep:
-    """One local step of one client, as the sequential reference gives it to a term.
-
-    Attributes:
-        params: where the client is, unstacked; autograd follows them.
-        batch: what it trains on.
-        client: its position among the stacked clients.
-        model: computes losses and divergences.
-    """
-
-    params: Params
-    batch: Batch
-    client: int
-    model: Differentiable
-
-
-class Term(Protocol):
-    """A term of the local objective."""
-
-    def gradient(self, step: Step) -> Params:
-        """Return each client's gradient of the term, stacked like the parameters, `[clients, ...]`.
-
-        A client without a batch does not step; its slice must have the right shape only.
-        """
-        ...
-
-    def value(self, step: ClientStep) -> "Tensor":
-        """Return the term for one client, as a scalar that autograd can follow."""
-        ...
 
 
 @dataclass(frozen=True)

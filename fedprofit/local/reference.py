@@ -15,8 +15,8 @@ from fedprofit.backbone import paths
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.backbone.load import Backbone
 from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
-from fedprofit.local.base import Gradients
-from fedprofit.local.objective import ClientStep, Step, Term, check_gradient, term_error
+from fedprofit.local.base import ClientStep, Gradients, Step, Term
+from fedprofit.local.objective import check_gradient, term_error
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.stacked import finite_clients, finite_slices
 from fedprofit.tuner.base import Tuner

@@ -15,8 +15,8 @@ from torch import Tensor
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
-from fedprofit.local.base import Gradients
-from fedprofit.local.objective import Step, Term, with_terms
+from fedprofit.local.base import Gradients, Step, Term
+from fedprofit.local.objective import with_terms
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.stacked import finite_clients
 from fedprofit.tuner.base import Tuner

@@ -13,8 +13,7 @@ from fedprofit.core.errors import UserError, cut
 from fedprofit.core.seeding import numpy_generator
 from fedprofit.core.types import ClientId, ClientWork, Example, LocalResult, Params
 from fedprofit.data.batching import BatchPlan
-from fedprofit.local.base import LocalSolver
-from fedprofit.local.objective import Term
+from fedprofit.local.base import LocalSolver, Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.predict.base import PredictorSettings
 
