@@ -57,6 +57,7 @@ def test_solver_matches_reference_for_every_term(family, path, name):
 
 def test_divergence_equals_definition():
     backbone = tiny_backbone()
+    backbone.use_own_attention()  # this test calls the model itself
     (batch, *_) = ragged_work()[0].batches
     now, before = (drawn(seed, backbone, clients=1)["prompt"] for seed in (1, 2))
     expected = []
@@ -177,3 +178,20 @@ def test_term_leaves_clients_without_batches_alone():
         result, kept = solver.solve(start, work, Sgd(), [Broken(nan_of(0))], [0])
         assert torch.equal(result.params["prompt"], start["prompt"])
         assert torch.equal(kept[0]["prompt"], start["prompt"])
+
+
+def test_first_step_with_a_term_equals_its_formula():
+    backbone, rate = tiny_backbone(), 0.1
+    work, start = ragged_work(), drawn(7, backbone)
+    firsts = [dataclasses.replace(client, batches=client.batches[:1]) for client in work]
+    batches = [client.batches[0] if client.batches else () for client in firsts]
+    slope = Sequential(backbone).gradients(start, batches).gradients["prompt"]
+    given, radius, at = drawn(2, backbone)["prompt"], 0.05, start["prompt"].clone()
+    for client in (0, 1, 3):  # client 2 has no data
+        at[client] += radius * slope[client] / slope[client].square().sum().sqrt()
+    ascended = Sequential(backbone).gradients({"prompt": at}, batches).gradients["prompt"]
+    trained = torch.tensor([1.0, 1, 0, 1]).reshape(4, 1, 1)
+    for term, total in ((Correction({"prompt": given}), slope + given), (Sharpness(radius), ascended)):
+        result, _ = Vectorized(Engine(backbone, "packed")).solve(start, firsts, Sgd(rate=rate), [term])
+        expected = start["prompt"] - rate * trained * total
+        torch.testing.assert_close(result.params["prompt"], expected, rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ from fedprofit.backbone.fused import fuse
 from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, AdamW, ClientOptimizerSettings, Momentum, Sgd
 from fedprofit.local.reference import Sequential
-from fedprofit.local.solver import gradients, solve
+from fedprofit.local.solver import Vectorized, gradients, solve
 
 OPTIMIZERS = [
     Sgd(rate=0.1),
@@ -63,14 +63,19 @@ def test_snapshots_are_the_shorter_runs():
         assert torch.equal(params["prompt"], expected.params["prompt"])
 
 
-def test_a_client_that_diverges_stops_alone_and_by_name():
+def fast(backbone):
+    return Vectorized(Engine(backbone, "packed"))
+
+
+@pytest.mark.parametrize("make", [fast, Sequential], ids=["vectorized", "reference"])
+def test_solver_stops_a_diverging_client_by_name(make):
     backbone = tiny_backbone("llama")
     work, start = ragged_work(), start_of(backbone, 4)
-    engine, optimizer = Engine(backbone, "packed"), OPTIMIZERS[0]
-    clean, _ = solve(engine, start, work, optimizer)
+    solver, optimizer = make(backbone), OPTIMIZERS[0]
+    clean, _ = solver.solve(start, work, optimizer)
     broken = {"prompt": start["prompt"].clone()}
     broken["prompt"][1] = float("nan")
-    result, _ = solve(engine, broken, work, optimizer)
+    result, _ = solver.solve(broken, work, optimizer)
     assert list(result.stopped) == ["c1"]
     assert "step 1" in result.stopped["c1"]
     assert result.steps == [3, 0, 0, 2]
@@ -78,15 +83,16 @@ def test_a_client_that_diverges_stops_alone_and_by_name():
         torch.testing.assert_close(result.params["prompt"][client], clean.params["prompt"][client])
 
 
+@pytest.mark.parametrize("make", [fast, Sequential], ids=["vectorized", "reference"])
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adamw"])
-def test_a_step_that_would_leave_no_numbers_is_not_taken(kind):
+def test_solver_refuses_a_step_to_infinite_parameters(kind, make):
     """Loss and gradient are finite; weight decay takes client 1, which starts far out, beyond float32."""
     backbone = tiny_backbone("llama")
     work, start = ragged_work(), start_of(backbone, 4)
     work = [dataclasses.replace(client, batches=client.batches[:1]) for client in work]
     start["prompt"][1] *= 1000
     optimizer = ClientOptimizerSettings.model_validate({"kind": kind, "rate": 1.0, "weight_decay": 1e37})
-    result, kept = solve(Engine(backbone, "packed"), start, work, optimizer, snapshots=[1])
+    result, kept = make(backbone).solve(start, work, optimizer, snapshots=[1])
     assert result.stopped == {"c1": "parameters not finite at local step 1"}
     assert result.steps == [1, 0, 0, 1]
     assert torch.isfinite(kept[1]["prompt"]).all()
