@@ -282,7 +282,7 @@ def test_overrides_reach_lists_and_make_sections():
     assert config.training.algorithms[0].client.kind == "adam", "the other keys keep their defaults"
     assert config.training.algorithms[0].server.kind == "yogi"
     assert config.training.algorithms[1] == from_mapping(BASE).training.algorithms[1]
-    assert config.evaluation.metrics == ("loss",)
+    assert [metric.name for metric in config.evaluation.metrics] == ["loss"]
     assert config.data.examples is None
     assert config.data.unseen_tasks == ("a", "b")
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from fedprofit.evaluate.metric import lower_ones
+from fedprofit.evaluate.metrics.loss import LOSS
 
 KEYS = ["algorithm", "condition", "setting", "start", "alpha", "step", "metric"]
 SCOPES = ("local", "global", "unseen")
@@ -72,7 +73,7 @@ def with_best_step(
     """
     setting = ["algorithm", "setting", "start"]
     tuned = (pl.col("condition") == "personalized") & (pl.col("alpha") == 1.0)
-    checks = results.filter(tuned, pl.col("scope") == "validation", pl.col("metric") == "loss")
+    checks = results.filter(tuned, pl.col("scope") == "validation", pl.col("metric") == LOSS.name)
     means = checks.group_by(*axes, run, *setting, "step").agg(pl.col("value").mean())
     # What is no number is sorted behind all numbers.
     ordered = means.sort("value", "step").group_by(*axes, run, *setting)

@@ -10,10 +10,26 @@ from fedprofit.evaluate.metrics.exact_match import ExactMatch
 from fedprofit.evaluate.metrics.loss import Loss
 from fedprofit.evaluate.metrics.rouge_l import RougeL
 
-MOVED = {  # keys of earlier versions
-    "rouge_tokenizer": "metrics: [{kind: rouge_l, tokenizer: …}]",
-    "exact_match": "metrics: [{kind: exact_match, variant: …}]",
+MOVED = {  # keys of earlier versions: the metric and its field that they are now
+    "rouge_tokenizer": ("rouge_l", "tokenizer"),
+    "exact_match": ("exact_match", "variant"),
 }
+
+
+def upgraded(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return the section `evaluation` of an earlier version's result folder with the keys of this one.
+
+    >>> upgraded({"metrics": ["loss", "rouge_l"], "rouge_tokenizer": "unicode", "exact_match": "auto"})
+    {'metrics': ['loss', {'kind': 'rouge_l', 'tokenizer': 'unicode'}]}
+    """
+    fields = {kind: {field: evaluation[key]} for key, (kind, field) in MOVED.items() if key in evaluation}
+    if not fields:
+        return evaluation
+    metrics = [
+        {"kind": one, **fields[one]} if isinstance(one, str) and one in fields else one
+        for one in evaluation.get("metrics", ["loss", "rouge_l", "exact_match"])
+    ]
+    return {key: value for key, value in evaluation.items() if key not in MOVED} | {"metrics": metrics}
 
 
 class EvaluationConfig(Section):
@@ -43,7 +59,8 @@ class EvaluationConfig(Section):
     @classmethod
     def _names_moved_keys(cls, given: Any) -> Any:
         for key in MOVED.keys() & (given.keys() if isinstance(given, dict) else set()):
-            raise ValueError(f"{key} is a setting of the metric now. Write {MOVED[key]}")
+            kind, field = MOVED[key]
+            raise ValueError(f"{key} is set in the metric. Write metrics: [{{kind: {kind}, {field}: ...}}]")
         return given
 
     @field_validator("metrics", mode="before")

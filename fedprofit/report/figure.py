@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from fedprofit.analyze.facts import TUNING_RATE
 from fedprofit.core.files import write_figure
 from fedprofit.evaluate.metric import main_ones, metric_of
+from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.report.notes import left_out
 from fedprofit.report.overview import Place
 from fedprofit.report.table import Row
@@ -32,7 +33,7 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     share a metric's axes. The title names metrics without a panel.
     """
     scored = {row["metric"] for place in places for row in place.rows if row["local"] is not None}
-    metrics, others = main_ones(scored or ["loss"])
+    metrics, others = main_ones(scored or [LOSS.name])
     one = len(places) == 1  # then the metrics stand side by side, else the places
     rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
     figure = Figure(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")

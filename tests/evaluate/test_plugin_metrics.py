@@ -1,6 +1,5 @@
 """Metrics in files outside of the package: right, in every table, and refused by name where wrong."""
 
-import dataclasses
 import json
 from io import StringIO
 from pathlib import Path
@@ -270,7 +269,3 @@ def test_incomplete_metric_is_refused_with_file_and_line(tmp_path, change, said)
         plugins.load_files([path])
     assert said in str(caught.value)
     assert f"{path}:5" in str(caught.value)
-
-
-def test_example_knows_its_row():
-    assert dataclasses.replace(answered("", "x").example, row=3).row == 3

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from test_claims import plain, table
@@ -17,7 +18,7 @@ from fedprofit.core.files import write_json
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.settings import TemplateConfig
 from fedprofit.data.sources.base import SourceSettings
-from fedprofit.data.store import ExampleStore, write_store
+from fedprofit.data.store import Examples, ExampleStore, write_store
 from fedprofit.data.template import Template
 from fedprofit.evaluate.facts import DataFacts
 from fedprofit.evaluate.metrics.exact_match import ExactMatch
@@ -68,7 +69,10 @@ def test_a_store_counts_the_targets_that_rouge_score_cannot_read(tmp_path, targe
     row = {"task": "t", "category": "", "definition": "", "positives": [], "input": "red"}
     pool = pa.Table.from_pylist([{**row, "targets": one} for one in targets], schema=POOL_SCHEMA)
     write_store(tmp_path / "store", pool, Template(tiny_tokenizer(), TemplateConfig(), 2))
-    assert ExampleStore(tmp_path / "store").unread_targets() == (sum(map(len, targets)), unread)
+    store = ExampleStore(tmp_path / "store")
+    assert store.unread_targets() == (sum(map(len, targets)), unread)
+    assert [example.row for example in Examples(store, np.array([0, 0]))] == [0, 0]
+    assert Examples(store, np.array([len(targets) - 1]))[0].row == len(targets) - 1
 
 
 def record(tokenizer="rouge-score", variant="sni", targets=0, unread=0):

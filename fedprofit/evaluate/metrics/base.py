@@ -63,7 +63,7 @@ class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metr
     name: Name = ""
     """What results call it; by default its kind."""
     average: Literal["examples", "tasks"] = "examples"
-    """tasks: the mean over tasks of each task's value (macro average)."""
+    """What a score is a mean over. tasks: the macro average, in which each task has the same weight."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **more: Any) -> None:
