@@ -87,9 +87,20 @@ def _from_columns(results: pl.DataFrame) -> list[ScoredSetting]:
     for row in results.select(*NAMES, *known).unique(maintain_order=True).to_dicts():
         condition, algorithm, setting, start = (row.pop(name) or "" for name in NAMES)
         values = {OLD[name].removeprefix(f"{PERSONALIZATION}."): value for name, value in row.items()}
-        # Of an algorithm only the name is known, which tells it from others.
-        parts = {ALGORITHM: {"name": algorithm}} if algorithm else {}
+        parts = {ALGORITHM: _from_name(algorithm)} if algorithm else {}
         if condition == "personalized":
             parts |= {PERSONALIZATION: {"kind": "finetune", **values}}
         found.append(ScoredSetting(condition, algorithm, setting, start, parts=parts))
     return found
+
+
+def _from_name(algorithm: str) -> dict[str, str]:
+    """Return what an old table without configurations tells of an algorithm: earlier versions went by names.
+
+    >>> _from_name("fedavg-adam")
+    {'name': 'fedavg-adam', 'kind': 'fedavg', 'client.kind': 'adam'}
+    """
+    kind = next((kind for kind in ("fedavg", "fedsgd") if algorithm.startswith(kind)), None)
+    client = next((client for client in ("adam", "sgd") if client in algorithm), None)
+    facts = {"name": algorithm, "kind": kind, "client.kind": client if kind == "fedavg" else None}
+    return {name: value for name, value in facts.items() if value is not None}

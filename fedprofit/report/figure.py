@@ -16,7 +16,7 @@ from fedprofit.evaluate.metric import main_ones, metric_of
 from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.report.notes import left_out
 from fedprofit.report.overview import Place
-from fedprofit.report.table import Row
+from fedprofit.report.table import Means
 
 # Okabe and Ito's palette: told apart with every common colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -69,7 +69,7 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     return figure
 
 
-def _looks(rows: list[Row]) -> dict[str, tuple[str, dict[str, str]]]:
+def _looks(rows: list[Means]) -> dict[str, tuple[str, dict[str, str]]]:
     """Give each algorithm its color and each of its settings a marker, the same in all panels."""
     settings: dict[str, list[str]] = {}
     for row in rows:
@@ -97,7 +97,7 @@ def _draw_legend(figure: Figure, interpolated: bool) -> None:
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", **style)
 
 
-def _draw_panel(ax: Axes, rows: list[Row], looks: Mapping[str, tuple[str, dict[str, str]]]) -> None:
+def _draw_panel(ax: Axes, rows: list[Means], looks: Mapping[str, tuple[str, dict[str, str]]]) -> None:
     if rows:
         anchor = rows[0]["global"]  # the axes grow to hold it, so it is one of theirs
         ax.axline((anchor, anchor), slope=1, color="#999999", ls=":", lw=1, label="local = global", zorder=1)
@@ -126,7 +126,7 @@ def _draw_panel(ax: Axes, rows: list[Row], looks: Mapping[str, tuple[str, dict[s
             )
 
 
-def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str) -> None:
+def _draw_curve(ax: Axes, own: list[Means], setting: str, color: str, marker: str) -> None:
     tuned = [row for row in own if row["condition"] == "personalized" and row["setting"] == setting]
     start = next(r for r in own if r["condition"] == "federated" and r["setting"] == tuned[0]["start"])
     # A best step without number lies on the way to the last.
@@ -164,7 +164,7 @@ def _draw_curve(ax: Axes, own: list[Row], setting: str, color: str, marker: str)
         ax.annotate(text, point, (4, 3), textcoords="offset points", color=color, fontsize=7, zorder=2)
 
 
-def _mixed(rows: list[Row]) -> list[Row]:
+def _mixed(rows: list[Means]) -> list[Means]:
     """Keep the personalized prompts that are interpolated with the federated one."""
     return [row for row in rows if row["condition"] == "personalized" and row["alpha"] != 1.0]
 

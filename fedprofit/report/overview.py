@@ -15,7 +15,7 @@ from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.analyze.tradeoff import averaged, units_of
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.results import axis_column
-from fedprofit.report.table import Row
+from fedprofit.report.table import Means
 
 DIFFERENCES = ("gain", "forgetting")
 
@@ -32,10 +32,10 @@ class Place:
     # Of `averaged`, with hyperparameters (FACTS), `front`, `knee`, `curve` (whether it is a point of its
     # setting's curve), the ends of the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of
     # the clients that forget most, with its own.
-    rows: list[Row]
+    rows: list[Means]
     units: pl.DataFrame  # of `units_of`
 
-    def of(self, metric: str) -> list[Row]:
+    def of(self, metric: str) -> list[Means]:
         """Return the conditions by one metric."""
         return [row for row in self.rows if row["metric"] == metric]
 
@@ -66,7 +66,7 @@ def places(tables: Tables) -> list[Place]:
     return sorted(found, key=lambda place: (-place.heterogeneity, place.title))
 
 
-def _rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Row]:
+def _rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Means]:
     known = {tuple(one[name] for name in SETTING_NAMES): {fact: one[fact] for fact in FACTS} for one in facts}
     unknown = dict.fromkeys(FACTS)
     rows = [
@@ -76,28 +76,28 @@ def _rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Row]:
     return [_with_intervals(row, units) for row in _marked(_on_curves(rows))]
 
 
-def _on_curves(rows: list[Row]) -> list[Row]:
+def _on_curves(rows: list[Means]) -> list[Means]:
     """Mark the points of each setting's curve: its steps, and the best one where there is but the last.
 
     Where there are more, the best step is one of them, of each run another.
     """
     keys = ("metric", "algorithm", "setting", "start")
 
-    def is_tuned(row: Row) -> bool:
+    def is_tuned(row: Means) -> bool:
         return bool(row["condition"] == "personalized" and row["alpha"] == 1.0)
 
-    def setting(row: Row) -> tuple[Any, ...]:
+    def setting(row: Means) -> tuple[Any, ...]:
         return tuple(row[key] for key in keys)
 
     steps = Counter(setting(row) for row in rows if is_tuned(row) and row["step"] is not None)
 
-    def is_point(row: Row) -> bool:
+    def is_point(row: Means) -> bool:
         return is_tuned(row) and (row["step"] is not None or steps[setting(row)] == 1)
 
     return [row | {"curve": is_point(row)} for row in rows]
 
 
-def _of_all_seeds(rows: list[Row]) -> list[Row]:
+def _of_all_seeds(rows: list[Means]) -> list[Means]:
     """Leave out what only some of the seeds have: text at a step that is best in them alone."""
     most: dict[str, int] = {}
     for row in rows:
@@ -105,7 +105,7 @@ def _of_all_seeds(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row["clients"] == most[row["metric"]]]
 
 
-def _marked(rows: list[Row]) -> list[Row]:
+def _marked(rows: list[Means]) -> list[Means]:
     """Mark, by metric, the rows that no other beats on both axes, and the knee of that front."""
     for metric in {row["metric"] for row in rows}:
         sign = metric_of(metric).sign
@@ -116,7 +116,7 @@ def _marked(rows: list[Row]) -> list[Row]:
     return [{"front": False, "knee": False} | row for row in rows]
 
 
-def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
+def _with_intervals(row: Means, units: pl.DataFrame) -> Means:
     """Add the ends of the intervals of what is gained and forgotten, and what those forget who forget most.
 
     None where there is none; the last, with its interval, is of the tenth of the clients that forget most.
@@ -136,7 +136,7 @@ def _with_intervals(row: Row, units: pl.DataFrame) -> Row:
     return {**row, **ends, **worst}
 
 
-def _behind(row: Row, units: pl.DataFrame) -> pl.DataFrame:
+def _behind(row: Means, units: pl.DataFrame) -> pl.DataFrame:
     """Return the units whose mean a row is."""
     keys = ("algorithm", "condition", "setting", "start", "alpha", "step", "metric")
     return units.filter(

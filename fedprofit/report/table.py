@@ -14,7 +14,7 @@ from fedprofit.analyze.tradeoff import label
 from fedprofit.core.errors import printable
 from fedprofit.evaluate.metric import metric_of
 
-Row = dict[str, Any]
+Means = dict[str, Any]  # of a condition by one metric: its names, mean scores and intervals
 FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # how a text begins that a spreadsheet computes
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
 WRITTEN = {**{name: name for name in COLUMNS}, "worst": "worst tenth"}  # where there is room for more
@@ -31,7 +31,7 @@ WRITTEN_EXPLANATION = (
 )
 
 
-def rows_of(conditions: Sequence[Row], metric: str) -> list[Row]:
+def rows_of(conditions: Sequence[Means], metric: str) -> list[Means]:
     """Return the conditions worth a line: every one at its last and at its best step, each once.
 
     The best-on-validation prompt is left out where it is the last round's.
@@ -50,7 +50,7 @@ def rows_of(conditions: Sequence[Row], metric: str) -> list[Row]:
     ]
 
 
-def _is(row: Row, condition: str, setting: str) -> bool:
+def _is(row: Means, condition: str, setting: str) -> bool:
     return bool(row["condition"] == condition and row["setting"] == setting)
 
 
@@ -65,7 +65,7 @@ def cell(value: float | None, metric: str) -> str:
     return f"{value:.{metric_of(metric).digits}f}"
 
 
-def ranged(row: Row, key: str, metric: str) -> str:
+def ranged(row: Means, key: str, metric: str) -> str:
     """Write a row's number with its 95% interval, if it has one.
 
     >>> ranged({"gain": 1.25, "gain_low": -0.5, "gain_high": 3.0}, "gain", "loss")
@@ -84,7 +84,7 @@ def bounded(value: float | None, low: float | None, high: float | None, metric: 
     return cell(value, metric) + ends
 
 
-def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
+def terminal_table(conditions: Sequence[Means], metric: str) -> Table:
     """Lay one metric out for a terminal of 80 columns."""
     table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("method", overflow="fold", max_width=37)
@@ -100,7 +100,7 @@ def terminal_table(conditions: Sequence[Row], metric: str) -> Table:
     return table
 
 
-def _name(row: Row) -> str:
+def _name(row: Means) -> str:
     stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
     return label(row) + stopped
 
@@ -185,7 +185,7 @@ LATEX = {
 
 
 def written_table(
-    conditions: Sequence[Row], metric: str, place: str, write: Callable[..., str] = markdown
+    conditions: Sequence[Means], metric: str, place: str, write: Callable[..., str] = markdown
 ) -> str:
     """Lay one metric out at one place on a study's axes ("" for a run), as Markdown or LaTeX."""
     title = ": ".join(filter(None, [place, metric_of(metric).heading]))

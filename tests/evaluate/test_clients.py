@@ -20,7 +20,7 @@ from fedprofit.evaluate.results import SCHEMA, Condition, to_frame, write_frame
 CLIENTS = ["ann", "bob", "cid"]
 NAMES = ["loss", "rouge_l", "exact_match"]
 METRICS = [LOSS, RougeL(), ExactMatch()]
-CONDITION = Condition("personalized", "avg", "slow", "last", rate=0.1, step=4)
+CONDITION = Condition("personalized", "avg", "slow", "last", step=4)
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +144,9 @@ def test_the_table_keeps_every_field(engine, prompts, sets, tmp_path):
     rows = polars.read_parquet(tmp_path / "results.parquet").rows(named=True)
     for row, s in zip(rows, scores, strict=True):
         assert row == {
-            "seed": 7, "algorithm": "avg", "condition": "personalized", "setting": "slow", "start": "last",
-            "rate": 0.1, "pull": None, "alpha": None, "step": 4, "client": s.client, "scope": s.scope,
-            "task": s.task, "metric": "loss", "value": s.value, "count": s.count, "note": s.note,
+            "seed": 7, "setting_id": None, "algorithm": "avg", "condition": "personalized",
+            "setting": "slow", "start": "last", "alpha": None, "step": 4, "client": s.client,
+            "scope": s.scope, "task": s.task, "metric": "loss", "value": s.value, "count": s.count, "note": s.note,
         }  # fmt: skip
 
 

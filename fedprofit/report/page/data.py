@@ -18,7 +18,7 @@ from fedprofit.report.examples import worst_of
 from fedprofit.report.notes import scoring_notes
 from fedprofit.report.overview import DIFFERENCES, Place, places, plain
 from fedprofit.report.page.training import budget, rounds, trials
-from fedprofit.report.table import Row, ranged
+from fedprofit.report.table import Means, ranged
 from fedprofit.runs.environment import processors
 
 SCORES = ("local", "global", "unseen", "gain", "forgetting")
@@ -78,7 +78,7 @@ def _place(place: Place) -> dict[str, Any]:
     }
 
 
-def _condition(number: int, row: Row) -> dict[str, Any]:
+def _condition(number: int, row: Means) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
     ends = [f"{name}_{end}" for name in (*DIFFERENCES, "worst") for end in ("low", "high")]
     shown |= {"rate": row[TUNING_RATE], "pull": row[PROXIMAL]}
@@ -92,7 +92,7 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
     rows = place.of(metric)
     sign = metric_of(metric).sign
 
-    def best(condition: str) -> Row | None:
+    def best(condition: str) -> Means | None:
         own = [row for row in rows if row["condition"] == condition and isfinite(row["local"])]
         if condition == "local":  # its own prompt, and none between it and the common start
             own = [row for row in own if row["alpha"] in (None, 1.0)]
@@ -114,7 +114,7 @@ def _headline(place: Place, metric: str) -> dict[str, Any]:
     return {"place": place.title or "this run", "metric": metric, "scale": metric_of(metric).heading, **shown}
 
 
-def _in_words(row: Row, metric: str) -> dict[str, Any]:
+def _in_words(row: Means, metric: str) -> dict[str, Any]:
     """A condition and its scores as texts, each with its interval, if it has one."""
     scores = {key: ranged(row, key, metric).partition(" ")[::2] for key in SCORES}
     return {"label": label(row), "scores": scores}
