@@ -126,3 +126,13 @@ def test_features_of_no_rows_are_empty():
     engine = Engine(backbone_of("llama", False), "packed")
     assert engine.mean_embeddings([]).shape == engine.hidden_states([]).shape == (0, 32)
     assert engine.input_likelihood(torch.zeros(1, 0, 32), []).shape == (0,)
+
+
+def test_workers_give_the_same_as_one_process():
+    backbone = backbone_of("qwen2", False)
+    members, rows = members_of(backbone, 3), rows_of(3)
+    one, two = (Engine(backbone, "packed", 300, workers) for workers in (1, 2))
+    (losses, answers), (same, alike) = (e.answer_mixture(members, WEIGHTS, rows, 5) for e in (one, two))
+    torch.testing.assert_close(losses, same, rtol=1e-5, atol=1e-5)
+    assert answers == alike
+    torch.testing.assert_close(one.hidden_states(rows), two.hidden_states(rows), rtol=1e-5, atol=1e-5)
