@@ -76,7 +76,10 @@ def test_convert_gguf_preserves_rotary_scaling(more, rope, tmp_path):
     [
         (lambda w: w.add_float32("llama.attention.scale", 0.1), r"attention\.scale' = 0\.1.*0\.35"),
         (lambda w: w.add_float32("llama.logit_scale", 0.5), r"logit_scale' = 0\.5.*reads it as 1\.0"),
-        (lambda w: w.add_uint32("llama.attention.sliding_window", 8), r"sliding_window' = 8.*reads it as None"),
+        (
+            lambda w: w.add_uint32("llama.attention.sliding_window", 8),
+            r"sliding_window' = 8.*as None",
+        ),
         (lambda w: w.add_bool("llama.attention.causal", False), r"causal' = False.*reads it as True"),
         (lambda w: w.add_float32("llama.never.heard_of", 2.0), r"never\.heard_of' = 2\.0.*ignores it"),
         (lambda w: w.add_string("llama.rope.scaling.type", "su"), r"rope\.scaling\.type' = su"),
