@@ -13,7 +13,7 @@ from fedprofit.backbone.engine import Engine
     ("name", "result", "path", "why"),
     [
         ("mistral", "exact", "fused", ""),
-        ("xlnet (one direction)", "exact", "single", "packed: losses differ"),  # max_position_embeddings is -1
+        ("xlnet (one direction)", "exact", "single", "packed: losses differ"),  # no position limit
         ("gemma3n_text", "refused", "", "hidden_size_per_layer_input is 8"),
         ("reformer", "refused", "", "cannot be trained by transformers"),
     ],
