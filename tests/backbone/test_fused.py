@@ -198,7 +198,7 @@ def test_make_engine_selects_single_for_custom_attention():
 
 def test_fuse_leaves_other_uses_of_model_unchanged():
     model, ids = tiny_model("llama").requires_grad_(False).eval(), torch.arange(3, 40)[None]
-    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "own")
+    backbone = Backbone("tiny", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "tiny")
     before = model(ids).logits
     assert make_engine(backbone, workers=1).attention == "fused"
     model.set_attn_implementation("sdpa")

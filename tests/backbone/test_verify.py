@@ -49,18 +49,20 @@ LONG = {
 PER_LAYER = {"vocab_size_per_layer_input": 352, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
 
 
-def random_backbone(model_class, config, **own) -> Backbone:
+def random_backbone(model_class, config, **settings) -> Backbone:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
-    model = model_class(config(vocab_size=len(tokenizer), **{**SIZES, **own})).eval().requires_grad_(False)
+    model = (
+        model_class(config(vocab_size=len(tokenizer), **{**SIZES, **settings})).eval().requires_grad_(False)
+    )
     return Backbone(
-        model_class.__name__, model, tokenizer, torch.device("cpu"), torch.float32, f"{model_class}{own}"
+        model_class.__name__, model, tokenizer, torch.device("cpu"), torch.float32, f"{model_class}{settings}"
     )
 
 
 def llama4() -> Backbone:
-    own = {"intermediate_size_mlp": 64, "num_local_experts": 4, "head_dim": 8}
-    return random_backbone(Llama4ForCausalLM, Llama4TextConfig, **own, attention_chunk_size=32)
+    settings = {"intermediate_size_mlp": 64, "num_local_experts": 4, "head_dim": 8}
+    return random_backbone(Llama4ForCausalLM, Llama4TextConfig, **settings, attention_chunk_size=32)
 
 
 def phi3() -> Backbone:
@@ -102,15 +104,15 @@ def test_verified_path_is_single_for_special_models():
 
 
 @pytest.mark.parametrize(
-    ("model_class", "config", "own", "why"),
+    ("model_class", "config", "settings", "why"),
     [
         (BertLMHeadModel, BertConfig, {}, "bidirectional"),
         (Gemma4ForCausalLM, Gemma4TextConfig, PER_LAYER, "hidden_size_per_layer_input is 8"),
     ],
 )
-def test_make_engine_refuses_models_without_soft_prompts(model_class, config, own, why):
+def test_make_engine_refuses_models_without_soft_prompts(model_class, config, settings, why):
     with pytest.raises(UserError, match=f"{model_class.__name__}.*{why}"):
-        make_engine(random_backbone(model_class, config, **own))
+        make_engine(random_backbone(model_class, config, **settings))
 
 
 def test_verified_path_restores_model_after_refusal():
