@@ -1,6 +1,6 @@
 """Tiny random models of every causal architecture in transformers, for `architectures.py`.
 
-A configuration is made small by field names, which most architectures share; `OVERRIDES` contains the exceptions.
+Fields are made small by name, because most architectures share their names; `OVERRIDES` has the exceptions.
 Windows, chunks and original contexts become 16 to 32 tokens, so that short rows can be shorter or longer. All
 weights are drawn with a large standard deviation, also those that are initialized to zero or one.
 """

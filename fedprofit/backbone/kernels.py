@@ -76,8 +76,8 @@ def _exp(x: Any) -> Any:
         x = LOWEST
     if x > HIGHEST:
         x = HIGHEST
-    whole = np.floor(x * LOG2E + HALF)
-    rest = x - whole * LN2
+    exponent = np.floor(x * LOG2E + HALF)
+    rest = x - exponent * LN2
     power = TAYLOR[0]
     power = power * rest + TAYLOR[1]
     power = power * rest + TAYLOR[2]
@@ -85,7 +85,7 @@ def _exp(x: Any) -> Any:
     power = power * rest + TAYLOR[4]
     power = power * rest + TAYLOR[5]
     power = power * rest + TAYLOR[6]
-    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return power * np.int32((np.int32(exponent) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 @compiled
