@@ -13,7 +13,8 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fedprofit.core.processes import end_quickly, load_libraries
+from fedprofit.core.processes import end_quickly
+from fedprofit.runs.libraries import load_libraries
 
 if __name__ == "__main__" and sys.argv[1] == "engine":
     end_quickly()
