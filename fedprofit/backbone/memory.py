@@ -32,7 +32,7 @@ def backbone_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
     name = name or str(model.config.name_or_path) or type(model).__name__
     check_causal(name, model.config)
     check_fit(name, model, tokenizer)
-    model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()  # type: ignore[no-untyped-call]
     parameter = next(model.parameters())
     return Backbone(name, model, tokenizer, parameter.device, parameter.dtype, _fingerprint(model, tokenizer))
 
