@@ -1,10 +1,10 @@
-"""Which architectures of transformers this package computes exactly, which it refuses, and by which path.
+"""Check which architectures of transformers this package computes exactly or refuses, and by which path.
 
     python benchmarks/architectures.py --out docs/architectures.md
 
-Every causal architecture is built as a tiny random model (`tiny_architectures.py`), saved, and loaded as a
-user's folder is. What the engine computes is then compared with a second copy that plain transformers
-loads: losses, the gradient of the prompts, the prompts after two steps, and greedy answers.
+Every causal architecture is built as a tiny random model (`tiny_architectures.py`), saved, and loaded from
+its folder. The engine is then compared with plain transformers, which loads a second copy: losses, the
+gradient of the prompts, the prompts after two steps, and greedy answers.
 """
 
 import argparse
@@ -40,30 +40,30 @@ from fedprofit.backbone.workers import shared_workers
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import write_text
 
-REACH = 80  # tokens of the longest row, with its answer
-SHARE = 0.1  # how far a step moves the prompts, relative
-EXACT = 1e-4  # largest relative difference, in float32
+REACH = 80  # tokens of the longest row, including its answer
+SHARE = 0.1  # relative change of the prompts in a step
+EXACT = 1e-4  # largest relative difference in float32
 FAST = ("fused", "packed")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one architecture."""
+    """The result of one architecture."""
 
     name: str
     result: str  # "exact", "refused", "not built", "WRONG" or "TRACEBACK"
     path: str = ""  # of `fedprofit.backbone.paths`
-    difference: float = float("nan")  # the largest, relative
-    why: str = ""  # why refused, not built, or not computed by a faster path
+    difference: float = float("nan")  # the largest relative difference
+    why: str = ""  # reason for refusal, failure, or a slower path
 
 
 def examine(name: str, seed: int = 0) -> Finding:
-    """Build one architecture, load it as a user does, and compare it with plain transformers."""
+    """Build one architecture, load it from a folder, and compare it with plain transformers."""
     try:
         with quiet_transformers():
             model = tiny_architecture(name, seed)
     except Exception as error:
-        # Each architecture has its own errors; all mean that its configuration was not made small.
+        # The error depends on the architecture; it always means that no tiny model could be built.
         return Finding(name, "not built", why=first_line(error))
     with tempfile.TemporaryDirectory() as folder, one_model():
         try:
@@ -90,7 +90,7 @@ def examine(name: str, seed: int = 0) -> Finding:
 
 @contextmanager
 def one_model() -> Iterator[None]:
-    """Forget the models that are kept in memory when the block ends."""
+    """Clear the caches of models when the block ends."""
     try:
         yield
     finally:
@@ -100,16 +100,16 @@ def one_model() -> Iterator[None]:
 
 
 def save(model: Any, name: str, folder: str) -> None:
-    """Save a model and the tokenizer. An encoder-decoder's configuration is that of its whole checkpoint."""
+    """Save a model and the tokenizer; for an encoder-decoder, save the configuration of both parts."""
     model.save_pretrained(folder)
-    whole = tiny_config(name)
-    if whole.is_encoder_decoder and not getattr(whole, "is_decoder", False):
-        whole.save_pretrained(folder)
+    config = tiny_config(name)
+    if config.is_encoder_decoder and not getattr(config, "is_decoder", False):
+        config.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
 
 
 def compare(engine: Engine, folder: str, seed: int = 0) -> dict[str, float]:
-    """Return the largest relative difference of each quantity from a second, untouched model's."""
+    """Return the largest relative difference of each quantity from plain transformers."""
     with quiet_transformers():
         oracle = Oracle(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     context = engine.backbone.context_length or REACH
@@ -120,49 +120,49 @@ def compare(engine: Engine, folder: str, seed: int = 0) -> dict[str, float]:
     start = start + start.std() * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
     weights = torch.tensor([1 / len(row.example.target) for row in rows])
 
-    losses, slopes = engine.gradients(start, rows, weights)
-    true_losses, true_slopes = oracle.gradients(start, rows, weights)
+    losses, gradients = engine.gradients(start, rows, weights)
+    true_losses, true_gradients = oracle.gradients(start, rows, weights)
     halves = [(rows[part], weights[part]) for part in (slice(0, None, 2), slice(1, None, 2))]
     moved = true = start
     for half, shares in halves:
-        slope = oracle.gradients(true, half, shares)[1]
-        rate = SHARE * float(true.norm() / slope.norm())
+        gradient = oracle.gradients(true, half, shares)[1]
+        rate = SHARE * float(true.norm() / gradient.norm())
         moved = moved - rate * engine.gradients(moved, half, shares)[1]
-        true = true - rate * slope
+        true = true - rate * gradient
     scored, answers = engine.answer(moved, rows, NEW)
-    nothing = start[:, :0]
+    no_prompt = start[:, :0]
     return {
-        "losses": apart(losses, true_losses),
-        "losses without prompt": apart(engine.score(nothing, rows), oracle.losses_by_ids(rows)),
-        "losses with answers": apart(scored, oracle.gradients(true, rows, weights)[0]),
-        "gradients": far(slopes, true_slopes),
-        "prompts after two steps": far(moved, true),
+        "losses": loss_difference(losses, true_losses),
+        "losses without prompt": loss_difference(engine.score(no_prompt, rows), oracle.losses_by_ids(rows)),
+        "losses with answers": loss_difference(scored, oracle.gradients(true, rows, weights)[0]),
+        "gradients": distance(gradients, true_gradients),
+        "prompts after two steps": distance(moved, true),
         "answers": max(
-            oracle.short_of_greedy(true, row, answer, engine.backbone.eos_token_ids)
+            oracle.greedy_gap(true, row, answer, engine.backbone.eos_token_ids)
             for row, answer in zip(rows, answers, strict=True)
         ),
     }
 
 
-def apart(found: Tensor, true: Tensor) -> float:
+def loss_difference(found: Tensor, true: Tensor) -> float:
     """Return the largest relative difference of losses."""
     return float(((found - true).abs() / true.abs()).max())
 
 
-def far(found: Tensor, true: Tensor) -> float:
+def distance(found: Tensor, true: Tensor) -> float:
     """Return the relative distance of two tensors."""
     return float((found - true).norm() / true.norm())
 
 
 def reason(error: UserError, folder: str) -> str:
-    """Return what a refusal says is wrong, without the folder's name, the consequence and the remedy."""
+    """Return the first sentence of a refusal without the name of the folder."""
     text = str(error).replace(repr(folder), "").replace(folder, "")
     text = re.sub(r"^(The )?backbone\W*", "", text)
-    return re.split(r"\. (?=[A-Z])|, so that |, as models ", text)[0].rstrip(".")
+    return re.split(r"\. (?=[A-Z])", text)[0].rstrip(".")
 
 
 def why_slow(engine: Engine) -> str:
-    """Return why the fast paths were not taken; nothing where one was."""
+    """Return why no fast path was selected; "" if one was."""
     if engine.attention in FAST:
         return ""
     found = re.findall(r"not (packed|eager): (.*?)(?=; not |\)$)", engine.reason)
@@ -170,12 +170,12 @@ def why_slow(engine: Engine) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error's kind and its message's first lines, on one."""
+    """Return an error's type and the first 100 characters of its message, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
 
 
 def kind_of(finding: Finding) -> str:
-    """Return what a finding is counted as."""
+    """Return the category of a finding, one of `KINDS`."""
     if finding.result != "exact":
         return finding.result
     return KINDS[2] if finding.path in FAST else KINDS[3]
@@ -185,13 +185,13 @@ KINDS = ("WRONG", "TRACEBACK", "exact by a fast path", "exact by a slow path", "
 
 
 def counts(findings: Sequence[Finding]) -> str:
-    """Return how many findings there are of each kind, as a sentence's part."""
+    """Return the number of findings of each kind, as text."""
     numbers = {kind: sum(kind_of(finding) == kind for finding in findings) for kind in KINDS}
     return ", ".join(f"{number} {kind}" for kind, number in numbers.items() if number or kind in KINDS[:2])
 
 
 def cells(finding: Finding) -> list[str]:
-    """Return a finding's row of the table."""
+    """Return the table row of a finding."""
     difference = "" if np.isnan(finding.difference) else f"{finding.difference:.0e}"
     return [finding.name, finding.result, finding.path, difference, finding.why]
 
@@ -200,7 +200,7 @@ HEADER = ("architecture", "result", "path", "difference", "why")
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print a table, 80 columns wide at most."""
+    """Print a table of at most 80 columns."""
     table = Table(*HEADER[:3], "diff.", "why")
     for finding in findings:
         table.add_row(*cells(finding))
@@ -208,20 +208,20 @@ def show(findings: Sequence[Finding]) -> None:
 
 
 def page(findings: Sequence[Finding]) -> str:
-    """Return the page of the documentation."""
+    """Return the documentation page in Markdown."""
     built = [finding for finding in findings if finding.result != "not built"]
     parts = [
         "# Architectures",
-        "Every causal architecture of transformers, as a tiny random model, is compared with plain "
-        "transformers: losses, gradients of the prompts, prompts after two steps, and greedy answers, on "
-        "rows shorter and longer than the model's windows, chunks and original contexts. The package "
-        "must compute an architecture exactly, or refuse it by name when the model is loaded.",
+        "This page compares every causal architecture of transformers, as a tiny random model, with plain "
+        "transformers. It compares losses, gradients of the prompts, prompts after two steps, and greedy "
+        "answers. The rows are shorter and longer than the model's windows, chunks and original contexts. "
+        "The package must compute an architecture exactly, or refuse it by name when the model is loaded.",
         "```\nmake architectures\n```",
         f"transformers {__version__}, float32; {len(built)} of {len(findings)} architectures and variants "
-        f'were built: {counts(findings)}. "Difference" is the largest relative one of all that is '
-        f"compared; up to {EXACT:.0e} counts as exact. The fast paths are `fused` and `packed`: the rows of "
-        "all clients in one pass. The slow paths are `eager` (padded batches) and `single` (one row at a "
-        "time).",
+        f'were built: {counts(findings)}. "Difference" is the largest relative difference of all compared '
+        f"quantities; up to {EXACT:.0e} counts as exact. The fast paths are `fused` and `packed`: one pass "
+        "for the rows of all clients. The slow paths are `eager` (padded batches) and `single` (one row at "
+        "a time).",
     ]
     for kind in KINDS:
         chosen = [finding for finding in findings if kind_of(finding) == kind]
@@ -231,7 +231,7 @@ def page(findings: Sequence[Finding]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown without the columns that are empty, and without the result."""
+    """Return a table in Markdown without empty columns and without the result."""
     used = [number for number in range(len(HEADER)) if number != 1 and any(row[number] for row in rows)]
     escaped = [[row[number].replace("|", "\\|").replace("<", "&lt;") for number in used] for row in rows]
     heads = [HEADER[number] for number in used]
@@ -239,10 +239,10 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Examine all architectures, or those that are named; exit with status 1 if one is wrong."""
+    """Examine all architectures, or those of `--only`; exit with status 1 if one is wrong."""
     parser = argparse.ArgumentParser(description="All causal architectures, compared with transformers.")
     parser.add_argument("--only", action="append", metavar="NAME", help="one architecture; repeatable")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, rows and prompts (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, rows and prompts (default 0)")
     parser.add_argument("--out", type=Path, help="file for the table in Markdown")
     args = parser.parse_args(arguments)
     unknown = sorted(set(args.only or ()) - set(names()))

@@ -1,4 +1,4 @@
-"""What the scripts have in common on the command line: options, a table for each type and length, files."""
+"""The shared command line of the scripts: options, one table per dtype and prompt length, output files."""
 
 import argparse
 import sys
@@ -24,13 +24,13 @@ def measure_tables(
     measure: Callable[[Settings, argparse.Namespace], Measurement],
     arguments: Sequence[str] | None,
 ) -> None:
-    """Measure every type and length asked for; print the tables, and write them, as they come.
+    """Measure every requested dtype and length; print and write each table as soon as it is measured.
 
-    `needs` says which library each method needs, the engine's first; `sizes` are the script's options that
-    are whole numbers, with default and meaning.
+    `needs` maps each method to its library, the engine first. `sizes` maps each integer option of the script
+    to its default and help text.
     """
     args = parse(name, description, needs, sizes, arguments)
-    # peft warns at each call that it takes no position ids; none are given.
+    # peft warns at each call that position ids are ignored, although none are passed.
     warnings.filterwarnings("ignore", message="Position ids are not supported")
     torch.set_num_threads(args.threads)
     measurements = []
@@ -38,13 +38,13 @@ def measure_tables(
         for length in args.length:
             measurements.append(measure(settings_of(args, dtype, length), args))
             show(measurements[-1])
-            if args.out:  # after every table: what was measured is kept, whatever comes of the next
+            if args.out:  # after every table: a later failure loses nothing
                 settings = {option: value for option, value in vars(args).items() if option != "out"}
                 write(args.out, name, measurements, settings)
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a script's main; a user's error is a line and exit status 2."""
+    """Run the main function of a script; report a UserError in one line with exit status 2."""
     try:
         main()
     except UserError as error:
@@ -59,14 +59,14 @@ def parse(
     sizes: Mapping[str, tuple[int, str]],
     arguments: Sequence[str] | None,
 ) -> argparse.Namespace:
-    """Read the command line; sizes below 1 are refused by name."""
+    """Parse the command line; refuse sizes below 1 by name."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--methods",
         nargs="+",
         choices=list(needs),
         default=[method for method, library in needs.items() if find_spec(library)],
-        help="the engine always runs; default all that are installed",
+        help="the engine always runs; default: all installed methods",
     )
     add_options(parser, sizes)
     parser.add_argument("--out", type=Path, help=f"folder for {name}.json and {name}.md")
@@ -77,7 +77,7 @@ def parse(
 
 
 def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, str]]) -> None:
-    """Add the options of the work to a script's own; `sizes` are whole numbers with default and meaning."""
+    """Add the shared options; `sizes` maps integer options to default and help text."""
     parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, a folder or a hub id")
     parser.add_argument(
         "--dtype",
@@ -96,7 +96,7 @@ def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, 
     parser.add_argument(
         "--data",
         default="sni" if sni_table().is_file() else "lexicon",
-        help="lexicon, sni, or a path to SNI's tasks; default sni where the table is there",
+        help="lexicon, sni, or a path to SNI's tasks; default sni if its table exists",
     )
     for name, (default, text) in sizes.items():
         parser.add_argument(
@@ -106,9 +106,9 @@ def add_options(parser: argparse.ArgumentParser, sizes: Mapping[str, tuple[int, 
         "--token-budget",
         type=int,
         default=Settings.token_budget,
-        help="tokens that the engine holds at once (backbone.token_budget; default %(default)s)",
+        help="most tokens of an engine pass (backbone.token_budget; default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of tasks, rows and prompt (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of tasks, rows and prompt (default 0)")
     parser.add_argument("--definitions", action=argparse.BooleanOptionalAction, default=True)
 
 
@@ -122,8 +122,8 @@ def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, nam
 
 
 def settings_of(args: argparse.Namespace, dtype: str, length: int) -> Settings:
-    """Make the settings of one table from the command line."""
+    """Return the settings of one table."""
     resolved = str(resolve_dtype(dtype, resolve_device("auto"))).removeprefix("torch.")
-    same = ("model", "data", "definitions", "clients", "rows", "steps", "threads", "seed", "token_budget")
-    values: dict[str, Any] = {name: getattr(args, name) for name in same}
+    copied = ("model", "data", "definitions", "clients", "rows", "steps", "threads", "seed", "token_budget")
+    values: dict[str, Any] = {name: getattr(args, name) for name in copied}
     return Settings(dtype=resolved, length=length, **values)

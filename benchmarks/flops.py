@@ -1,8 +1,8 @@
-"""How much of the machine's arithmetic is used: floating-point operations that a step needs, over its peak.
+"""Count the floating-point operations (FLOPs) that a training step needs, and measure the machine's peak.
 
-Only what the result needs counts: a prompt, a definition and what inputs have in common once for all rows
-behind them, no padding, what follows the last attention at targets alone, and of the backward pass only what
-leads to the prompts, as the weights are frozen.
+Only necessary operations count. Prompts, definitions and common beginnings of inputs count once for all
+their rows. Padding does not count. After the last attention, only targets count. The backward pass counts
+only gradients that lead to the prompts, because the weights are frozen.
 """
 
 import time
@@ -18,19 +18,19 @@ from fedprofit.core.types import ClientWork
 
 
 def training_flops(backbone: Backbone, clients: Sequence[ClientWork], length: int) -> int:
-    """Count the operations, two a multiply-add, of one pass over all batches and back to the prompts."""
+    """Count the FLOPs, two per multiply-add, of forward and backward passes over all batches."""
     total = 0
     for client in clients:
         for batch in client.batches:
             rows = share_beginnings([Row(0, example) for example in batch])
             linear, head, attention = forward_flops(backbone, rows, length)
-            # Back through a frozen product is one product; through one of two activations it is two.
+            # The backward pass of a product with a frozen factor is one product, else two.
             total += 2 * (linear + head) + 3 * attention
     return total
 
 
 def forward_flops(backbone: Backbone, rows: Sequence[Row], length: int) -> tuple[int, int, int]:
-    """Count what a forward pass through layers of Llama's shape needs: in them, at the head, in attention."""
+    """Count the FLOPs of a forward pass of a Llama-like model: in linear layers, head and attention."""
     model, config = backbone.model, backbone.model.config
     head = model.get_output_embeddings()
     layers = model.base_model.layers
@@ -50,7 +50,7 @@ def _weights(module: torch.nn.Module) -> int:
 
 
 def visible_pairs(rows: Sequence[Row], length: int) -> int:
-    """Count the pairs of a query and a key that it sees."""
+    """Count the pairs of a query and a visible key."""
     pairs = 0
     for members in by_segment(rows).values():
         prefix = length + len(rows[members[0]].example.prefix)
@@ -59,30 +59,30 @@ def visible_pairs(rows: Sequence[Row], length: int) -> int:
     return pairs
 
 
-PEAK_SECONDS = 3.0  # for which the fastest products are looked for
+PEAK_SECONDS = 3.0  # duration of the peak measurement
 
 
 def matmul_peak(engine: Engine) -> float:
-    """Measure the most operations a second of square matrix products.
+    """Measure the peak FLOP/s of square matrix products.
 
-    That of one process with the threads now in use, or of the engine's workers side by side, with a thread
-    each: some libraries spread a product badly over threads, and what workers reach is within reach.
+    This is the larger of two rates: one process with all threads, and the engine's workers in parallel with
+    one thread each. Some libraries parallelize a product inefficiently over threads.
     """
     backbone = engine.backbone
-    (together,) = products_rate(backbone)
+    (single,) = products_rate(backbone)
     if engine.workers == 1:
-        return together
+        return single
     workers = shared_workers(backbone, engine.workers)
-    return max(together, sum(rate for (rate,) in workers.map(products_rate, [()] * engine.workers)))
+    return max(single, sum(rate for (rate,) in workers.map(products_rate, [()] * engine.workers)))
 
 
 def products_rate(backbone: Backbone) -> tuple[float]:
-    """Measure the most operations a second of square products in this process, in the backbone's type.
+    """Measure the peak FLOP/s of square products in this process, in the dtype of the backbone.
 
-    Returned as the one value of a tuple, as workers return what they compute.
+    Returns a tuple, because workers return tuples.
     """
     device, dtype = backbone.device, backbone.dtype
-    size = 8192 if device.type == "cuda" else 2048  # so much that what lies between products is nothing
+    size = 8192 if device.type == "cuda" else 2048  # large enough to make call overhead negligible
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + PEAK_SECONDS
     while time.perf_counter() < end:

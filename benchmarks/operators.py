@@ -1,11 +1,11 @@
-"""Where one training step's time goes: seconds by operator, and how fast its matrix products are.
+"""Profile a training step: seconds by operator, and the FLOP/s of its matrix products.
 
     python benchmarks/operators.py --length 20 --dtype bfloat16 --threads 1 --out runs/benchmarks
 
-The same step as throughput.py's, under torch's profiler. A product's rate is the arithmetic that it is called
-for, padding included, over its time; beside it stand the fastest square products of the same run (flops.py).
-The last line is what the step needs over its whole time: its utilization. The line before bounds it: so much
-would be left if all but the products took no time.
+The step is that of throughput.py, run under torch's profiler. The rate of a product is its FLOPs, including
+padding, divided by its time. "of peak" compares it with the fastest square products of the same run
+(flops.py). The last line is the utilization: FLOPs that the step needs, divided by its total time. The line
+before it is an upper bound: the utilization if all other operators took no time.
 """
 
 import argparse
@@ -31,20 +31,20 @@ from fedprofit.tuner.prompt import KEY
 
 PRODUCTS = ("mm", "bmm", "baddbmm_")
 HEADER = ["operator", "calls", "seconds", "share", "TFLOP/s", "of peak"]
-WARM = 3  # steps before: the first ones also get their memory
+WARM = 3  # warm-up steps: the first ones also allocate memory
 SIZES = {
-    "clients": (8, "clients, trained at once"),
+    "clients": (8, "clients, trained in one batch"),
     "rows": (4, "examples in a client's batch"),
-    "repetitions": (3, "steps under the profiler, of which the median is shown"),
+    "repetitions": (3, "profiled steps; the median is shown"),
     "threads": (torch.get_num_threads(), "threads of torch"),
 }
 
 
 class Arithmetic(TorchDispatchMode):
-    """Count the operations, two a multiply-add, of every matrix product by its operator's name."""
+    """Count the FLOPs of matrix products, two per multiply-add, by operator name."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with empty counts."""
         super().__init__()
         self.flops: Counter[str] = Counter()
 
@@ -57,7 +57,7 @@ class Arithmetic(TorchDispatchMode):
 
 
 def profiled(step: Callable[[], object]) -> dict[str, tuple[int, float]]:
-    """Return each operator's calls and its own seconds, without those it calls in turn."""
+    """Return the calls and the seconds of each operator, excluding the operators it calls."""
     with profile() as found:
         step()
     return {
@@ -67,7 +67,7 @@ def profiled(step: Callable[[], object]) -> dict[str, tuple[int, float]]:
 
 
 def measure(settings: Settings, repetitions: int) -> dict[str, Any]:
-    """Profile the step, count its products, and measure the peak before and after."""
+    """Profile the step, count the FLOPs of its products, and measure the peak before and after."""
     work = prepare(settings)
     backbone = work.backbone
     engine = make_engine(backbone, token_budget=settings.token_budget, workers=1)
@@ -97,7 +97,7 @@ def _total(operators: dict[str, tuple[int, float]]) -> float:
 
 
 def table_rows(found: dict[str, Any], least: float = 0.01) -> list[list[str]]:
-    """Return the table's rows: operators with a share of `least` or more, the products, and the step."""
+    """Return table rows: operators with a share of at least `least`, all products, and the step."""
     operators, flops = found["operators"], found["flops"]
     total = _total(operators)
 
@@ -111,13 +111,13 @@ def table_rows(found: dict[str, Any], least: float = 0.01) -> list[list[str]]:
     return [
         *(row(name, str(n), s, flops.get(name, 0)) for name, (n, s) in longest if s >= least * total),
         row("all products", "", products, sum(flops.values())),
-        row("what is needed, products only", "", products, found["needed"]),
-        row("what is needed, whole step", "", total, found["needed"]),
+        row("needed FLOPs / product time", "", products, found["needed"]),
+        row("needed FLOPs / step time", "", total, found["needed"]),
     ]
 
 
 def show(found: dict[str, Any]) -> str:
-    """Print a table, 80 columns wide at most, and return it as Markdown."""
+    """Print a table of at most 80 columns and return it as Markdown."""
     rows = table_rows(found)
     table = Table(*HEADER, title=found["title"], title_justify="left")
     for row in rows:
@@ -127,7 +127,7 @@ def show(found: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Profile a step of every type and length asked for; print the tables and write them."""
+    """Profile a step of every requested dtype and length; print and write the tables."""
     parser = argparse.ArgumentParser(description="Time of a training step by operator.")
     add_options(parser, SIZES)
     parser.add_argument("--out", type=Path, help="folder for operators.json and operators.md")

@@ -1,9 +1,9 @@
-"""Whole rounds of FedAvg with one method, in a process of its own; whole_process.py starts and times it.
+"""Run rounds of FedAvg with one method; whole_process.py starts this script as a process and times it.
 
     python benchmarks/rounds.py METHOD ROUNDS SETTINGS LOSSES
 
-SETTINGS is a `Settings` as JSON; the mean loss of each round is written to the file LOSSES. The engine's
-process imports and ends as the command line does.
+SETTINGS is a `Settings` as JSON. The mean loss of each round is written to the file LOSSES. The process of
+the engine starts and ends like the command line.
 """
 
 import json
@@ -13,7 +13,8 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fedprofit.core.processes import end_quickly, load_libraries
+from fedprofit.core.processes import end_quickly
+from fedprofit.runs.libraries import load_libraries
 
 if __name__ == "__main__" and sys.argv[1] == "engine":
     end_quickly()
@@ -29,11 +30,11 @@ from fedprofit.tuner.prompt import KEY
 
 
 def engine_rounds(settings: Settings, rounds: int) -> list[float]:
-    """Run whole rounds with this package's FedAvg; return the mean loss of each."""
+    """Run rounds of this package's FedAvg; return the mean loss of each."""
     work = prepare(settings)
-    with ThreadPoolExecutor(1) as beside:  # as a run's beginning does
-        making = beside.submit(lambda: work.engine)
-        clients, engine = work.clients, making.result()
+    with ThreadPoolExecutor(1) as executor:  # like the start of a run
+        future = executor.submit(lambda: work.engine)
+        clients, engine = work.clients, future.result()
     parts = {"steps": settings.steps, "batch_size": settings.rows, "client": ADAM}
     context = Context(Vectorized(engine))
     algorithm = FedAvg(**parts).build(context)
@@ -45,12 +46,12 @@ def engine_rounds(settings: Settings, rounds: int) -> list[float]:
 
 
 def main(method: str, rounds: str, settings_text: str, losses: str) -> None:
-    """Run one method and write its losses."""
+    """Run one method and write its losses to a file."""
     warnings.filterwarnings("ignore", message="Position ids are not supported")
     settings = Settings(**json.loads(settings_text))
     torch.set_num_threads(settings.threads)
     run = engine_rounds
-    # Only what is run is imported: a method pays for its own libraries.
+    # Import only the libraries of this method, because imports are timed.
     if method == "pfl":
         from peers.pfl_simulation import pfl_rounds as run
     elif method == "flower":

@@ -1,9 +1,9 @@
-"""How a round of FedAvg scales: with the population, the cohort, the prompt's length, and the cores.
+"""Benchmark how a round of FedAvg scales with the population, the cohort, the prompt length, and the cores.
 
     python benchmarks/scale.py --out runs/benchmarks/scale
 
-Every point is a process of its own, so that its peak memory is its own too; those of an axis take a round in
-turn. A population is a table that is tokenized into the cache when it is first asked for.
+Every point runs in a separate process, so that its peak memory can be measured. The points of an axis take
+turns, one round each. A population is a table that is tokenized into the cache at first use.
 """
 
 import argparse
@@ -49,9 +49,9 @@ LABELS = {
 
 
 def population_table(clients: int, train: int) -> Path:
-    """Write the table of a population, once: questions of the lexicon, told apart by a number.
+    """Write the table of a population once: questions of the lexicon with a distinct number each.
 
-    It has as many digits, hence tokens, in a small population as in a large one.
+    The numbers have a fixed count of digits, so that token counts do not depend on the population.
     """
     path, each = cache_folder() / f"population-{clients}-{train}.parquet", train + 2
     if not path.exists():
@@ -59,7 +59,7 @@ def population_table(clients: int, train: int) -> Path:
         rows = [pool[n % len(pool)] for n in range(each * clients)]
         columns = {
             "client": [f"client-{n // each:07d}" for n in range(each * clients)],
-            # All three are named: of a table without validation rows, a fifth of the train rows becomes it.
+            # All splits are present: without validation rows, a fifth of the train rows would be used.
             "split": [*["train"] * train, "validation", "test"] * clients,
             "input": [f"{row['input']} ({n:07d})" for n, row in enumerate(rows)],
             "target": [row["targets"][0] for row in rows],
@@ -72,7 +72,7 @@ def population_table(clients: int, train: int) -> Path:
 def take_rounds(
     point: Mapping[str, int], model: str, token_budget: int, wanted: Iterable[object]
 ) -> Iterator[dict[str, Any]]:
-    """Open a point's federation and yield its facts, then those of a round for each of `wanted`."""
+    """Open a point's federation and yield its settings, then the results of a round per item of `wanted`."""
     torch.set_num_threads(point["threads"])
     config = point_config(point, model, token_budget)
     begin = time.perf_counter()
@@ -98,7 +98,7 @@ def take_rounds(
 
 
 def point_config(point: Mapping[str, int], model: str, token_budget: int) -> fedprofit.Config:
-    """Return the configuration of a point: one step of FedAvg over the table of its population."""
+    """Return the configuration of a point: one local step of FedAvg on the table of its population."""
     names = {name: name for name in ("client", "input", "target", "split")}
     algorithm = {"kind": "fedavg", "name": "fedavg", "steps": 1, "batch_size": point["rows"]}
     return fedprofit.from_mapping(
@@ -122,20 +122,20 @@ def point_config(point: Mapping[str, int], model: str, token_budget: int) -> fed
 
 
 def point_of(axis: str, value: int) -> dict[str, int]:
-    """Return what is measured at a value of an axis: the base, but for what goes with that value."""
-    wanted = {**BASE, axis: value}
+    """Return the settings at a value of an axis: the base settings with this value."""
+    point = {**BASE, axis: value}
     if axis == "population":
-        wanted["rows"] = 1  # a million clients' tables are written and tokenized in minutes
-    # A cohort larger than the base population needs one of its own size.
-    wanted["population"] = max(wanted["population"], wanted["cohort"] + 1)
-    return wanted
+        point["rows"] = 1  # so that the table of a million clients is tokenized within minutes
+    # The population must be larger than the cohort.
+    point["population"] = max(point["population"], point["cohort"] + 1)
+    return point
 
 
 class Point:
-    """A point of an axis in a process of its own, which takes a round when told to."""
+    """A point of an axis in a separate process, which runs rounds on request."""
 
     def __init__(self, axis: str, value: int, args: argparse.Namespace) -> None:
-        """Start the process, and wait until it has opened its federation."""
+        """Start the process and wait until it has opened its federation."""
         command = [sys.executable, __file__, "--point", json.dumps(point_of(axis, value))]
         command += ["--model", args.model, "--token-budget", str(args.token_budget)]
         self.name = f"{axis} {value}"
@@ -144,7 +144,7 @@ class Point:
         self.opened = self._answer()
 
     def round(self) -> dict[str, Any]:
-        """Let it take a round, and return the round's facts."""
+        """Run a round and return its results."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -159,12 +159,12 @@ class Point:
         if line := self._process.stdout.readline():
             answer: dict[str, Any] = json.loads(line)
             return answer
-        raise SystemExit(f"{self.name} failed (exit status {self._process.wait()}); why stands above.")
+        raise SystemExit(f"{self.name} failed (exit status {self._process.wait()}). See the error above.")
 
 
 def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure an axis: all its values take a round in turn, so that what else is going on falls on all."""
-    for value in AXES[axis]:  # here, so that making a population's files is in no measured process
+    """Measure an axis. All values take turns, so that other load on the machine affects all of them."""
+    for value in AXES[axis]:  # write the files of all populations before any measured process starts
         prepare(point_config(point_of(axis, value), args.model, args.token_budget))
     points = [Point(axis, value, args) for value in AXES[axis]]
     rounds: list[list[dict[str, Any]]] = [[] for _ in points]
@@ -173,7 +173,7 @@ def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             taken.append(point.round())
     for point in points:
         point.end()
-    found = [together(point.opened, taken[1:]) for point, taken in zip(points, rounds, strict=True)]
+    found = [merged(point.opened, taken[1:]) for point, taken in zip(points, rounds, strict=True)]
     for point, facts in zip(points, found, strict=True):
         pairs = zip(facts["seconds"], found[0]["seconds"], strict=True)
         ratio = statistics.median(seconds / first for seconds, first in pairs)
@@ -182,13 +182,13 @@ def measure(axis: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def together(opened: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Put a point's rounds together: the seconds of each, and what the last one says of tokens and peak."""
+def merged(opened: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge the rounds of a point: the seconds of each round, tokens and peak memory of the last."""
     return {**opened, **rounds[-1], "seconds": [one["seconds"] for one in rounds]}
 
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], machine: str, path: Path) -> None:
-    """Draw seconds a client and peak memory over each axis, and say on which machine."""
+    """Draw seconds per client and peak memory over each axis, with the machine as caption."""
     figure, axes = plt.subplots(
         2, len(found), figsize=(3.6 * len(found), 5.6), layout="constrained", squeeze=False
     )
@@ -197,16 +197,16 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], machine: str, path: P
         each = [statistics.median(p["seconds"]) / p["cohort"] for p in points]
         memory = [point["peak_bytes"] / 2**20 for point in points]
         for row, (values, label) in enumerate(
-            ((each, "seconds a client and step"), (memory, "peak memory in MiB"))
+            ((each, "seconds per client and step"), (memory, "peak memory in MiB"))
         ):
-            place = axes[row][column]
-            place.plot(x, values, marker="o", color="#0072b2")
-            place.set(xlabel=LABELS[axis], ylabel=label, ylim=(0, 1.15 * max(values)))
+            plot = axes[row][column]
+            plot.plot(x, values, marker="o", color="#0072b2")
+            plot.set(xlabel=LABELS[axis], ylabel=label, ylim=(0, 1.15 * max(values)))
             if axis in ("population", "cohort"):
-                place.set_xscale("log")
+                plot.set_xscale("log")
             if axis == "threads":
-                place.set_xticks(x)
-            place.grid(alpha=0.3)
+                plot.set_xticks(x)
+            plot.grid(alpha=0.3)
     dtypes = {str(point["dtype"]) for points in found.values() for point in points}
     figure.text(0, -0.01, f"{machine}, {' and '.join(sorted(dtypes))}", va="top", fontsize=8, color="0.35")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,10 +214,10 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], machine: str, path: P
 
 
 def main() -> None:
-    """Measure the axes asked for, or, in a process of its own, one point."""
+    """Measure the requested axes; with `--point`, run one point."""
     parser = argparse.ArgumentParser(description="Scaling of a round of FedAvg.")
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
-    parser.add_argument("--rounds", type=int, default=5, help="of each point, after one that warms up")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each point, after one warm-up round")
     parser.add_argument("--model", default="smollm2-135m-q4", help="a named backbone, a folder or a hub id")
     parser.add_argument("--token-budget", type=int, default=Engine.token_budget)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/scale"))
@@ -228,9 +228,10 @@ def main() -> None:
             print(json.dumps(facts), flush=True)
         return
     found = {axis: measure(axis, args) for axis in args.axes}
-    made = made_with()
-    write_json(args.out / "scale.json", {**made, "base": BASE, "points": found})
-    draw(found, f"{made['machine']['processor']}, {made['machine']['cores']} cores", args.out / "scale.png")
+    provenance = made_with()
+    write_json(args.out / "scale.json", {**provenance, "base": BASE, "points": found})
+    machine = provenance["machine"]
+    draw(found, f"{machine['processor']}, {machine['cores']} cores", args.out / "scale.png")
 
 
 if __name__ == "__main__":

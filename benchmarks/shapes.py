@@ -1,11 +1,10 @@
-"""Training throughput by the shape of the model and the size of the cohort, with random weights.
+"""Benchmark training throughput by model shape and cohort size, with random weights.
 
     python benchmarks/shapes.py --device cuda --out runs/benchmarks
 
-Needs nothing from the network, so that it runs whole in one call on a machine that is only lent: the models
-have the shapes of SmolLM2-135M and of Llama's of one and eight billion parameters, and random weights; the
-rows have lengths like those of Super-NaturalInstructions, and random tokens. What is timed, against what, and
-the check of the losses before it, are throughput.py's.
+The script needs no network. The models have random weights and the shapes of SmolLM2-135M and of Llama with
+one and eight billion parameters. The rows have random tokens and lengths like those of
+Super-NaturalInstructions. Methods, timing and the check of the losses are those of throughput.py.
 """
 
 import argparse
@@ -36,7 +35,7 @@ SHAPES = {
     "llama-1b": (2048, 8192, 16, 32, 8, 128_256, True),
     "llama-8b": (4096, 14_336, 32, 32, 8, 128_256, False),
 }
-# Medians of the tokens of a definition, an input and a target, and the spread of their logarithms.
+# Median tokens of a definition, an input and a target, and the standard deviation of their logarithms.
 LENGTHS = {"prefix": (60, 0.5), "source": (60, 0.7), "target": (8, 0.7)}
 
 
@@ -46,12 +45,12 @@ class RandomWork(Work):
 
     @cached_property
     def clients(self) -> list[ClientWork]:
-        """Each client's batches: one definition, and rows of their own."""
+        """The batches of each client: one definition and distinct rows."""
         return [self._client(number) for number in range(self.settings.clients)]
 
     @cached_property
     def start(self) -> torch.Tensor:
-        """The prompt that all clients start from, `[length, width]`: embeddings of random tokens."""
+        """The initial prompt of all clients, `[length, width]`: embeddings of random tokens."""
         ids = torch.tensor(self._tokens(numpy_generator(0, "start"), self.settings.length))
         return self.backbone.embed(ids.long().to(self.backbone.device)).float()
 
@@ -82,7 +81,7 @@ class RandomWork(Work):
 
 
 def random_backbone(shape: str, dtype: torch.dtype, device: torch.device) -> Backbone:
-    """Make a model of that shape, its weights drawn on the device."""
+    """Return a model of a shape with weights drawn on the device."""
     width, inner, layers, heads, shared, vocabulary, tied = SHAPES[shape]
     config = LlamaConfig(
         hidden_size=width,
@@ -105,7 +104,7 @@ def random_backbone(shape: str, dtype: torch.dtype, device: torch.device) -> Bac
 
 
 def measure(backbone: Backbone, cohort: int, args: argparse.Namespace) -> Measurement:
-    """Measure one model with one size of cohort."""
+    """Measure one model with one cohort size."""
     names = {
         "clients": cohort,
         "rows": args.rows,
@@ -119,13 +118,13 @@ def measure(backbone: Backbone, cohort: int, args: argparse.Namespace) -> Measur
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure all shapes and cohorts; what does not fit into memory is said and left out."""
+    """Measure all shapes and cohorts; report and skip those that do not fit into memory."""
     parser = argparse.ArgumentParser(description="Training throughput by shape and cohort.")
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES)[1:])
     parser.add_argument("--cohorts", nargs="+", type=int, default=[1, 8, 64, 256])
-    methods = [name for name in NEEDS if name != "peft-float32"]  # a random model has one type
+    methods = [name for name in NEEDS if name != "peft-float32"]  # a random model has one dtype
     parser.add_argument("--methods", nargs="+", choices=methods, default=["engine", "sequential", "peft"])
-    parser.add_argument("--token-budget", type=int, help="default 32768 on a GPU, as in gpu.yaml, else 2048")
+    parser.add_argument("--token-budget", type=int, help="default: 32768 on a GPU, as in gpu.yaml, else 2048")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--length", type=int, default=20)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
@@ -138,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: list[Measurement] = []
     unequal: list[str] = []
     for shape in args.shapes:
-        # What names or remembers a model keeps it: one is in memory at a time.
+        # Drop all references to the previous model: only one is in memory at a time.
         backbone = None
         shared_workers.cache_clear()
         backbone = random_backbone(shape, getattr(torch, args.dtype), torch.device(args.device))
@@ -148,12 +147,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except torch.OutOfMemoryError as error:
                 print(f"{shape}, {cohort} clients: {str(error).splitlines()[0]}")
                 continue
-            except SystemExit as error:  # losses that differ: the other tables still count
+            except SystemExit as error:  # the losses differ: the other tables remain valid
                 unequal.append(f"{shape}, {cohort} clients: {error}")
                 print(unequal[-1])
                 continue
             show(found[-1])
-            if args.out:  # after every table: what was measured is kept
+            if args.out:  # after every table: a later failure loses nothing
                 settings = {name: value for name, value in vars(args).items() if name != "out"}
                 write(args.out, "shapes", found, settings)
     if unequal:

@@ -1,4 +1,4 @@
-"""Times in turns, and their tables: on the screen, in Markdown and in JSON."""
+"""Time methods in turns; write tables to the terminal, Markdown and JSON."""
 
 import os
 import statistics
@@ -23,7 +23,7 @@ LIBRARIES = ("fedprofit", "torch", "transformers", "peft", "pfl", "flwr", "ray")
 
 @dataclass(frozen=True)
 class Result:
-    """One method's times, and each over the engine's in the same turn."""
+    """The times of a method, and their ratios to the engine's time in the same turn."""
 
     method: str
     seconds: list[float]
@@ -32,7 +32,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One table: a title, what was done in each run, and all results."""
+    """One table: title, examples and tokens of each run, and all results."""
 
     title: str
     examples: int
@@ -42,7 +42,7 @@ class Measurement:
 
 
 def timed(method: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """Make a method return its seconds."""
+    """Wrap a method so that it returns its duration in seconds."""
 
     def seconds() -> float:
         begin = time.perf_counter()
@@ -55,7 +55,7 @@ def timed(method: Callable[[], object], device: torch.device) -> Callable[[], fl
 
 
 def take_turns(methods: Mapping[str, Callable[[], float]], repetitions: int) -> list[Result]:
-    """Let methods that return their seconds take turns, every other time in reverse order."""
+    """Run timed methods in turns; reverse the order in every other turn."""
     taken: dict[str, list[float]] = {name: [] for name in methods}
     for repetition in range(repetitions):
         for name in list(methods)[:: -1 if repetition % 2 else 1]:
@@ -70,9 +70,9 @@ HEADER = ["method", "seconds", "range", "examples/s", "engine / this", "of peak"
 
 
 def cells(measurement: Measurement, result: Result) -> list[str]:
-    """Return a result's row of the table."""
+    """Return the table row of a result."""
     middle, facts = statistics.median(result.seconds), measurement.facts
-    has_peak = "peak" in facts and not result.method.endswith("-float32")  # the peak is the other type's
+    has_peak = "peak" in facts and not result.method.endswith("-float32")  # the peak has another dtype
     return [
         result.method,
         f"{middle:.2f}",
@@ -84,10 +84,10 @@ def cells(measurement: Measurement, result: Result) -> list[str]:
 
 
 def show(measurement: Measurement) -> None:
-    """Print a table, 80 columns wide at most."""
+    """Print a table of at most 80 columns."""
     rows = [cells(measurement, result) for result in measurement.results]
     used = [column for column in range(len(HEADER)) if any(row[column] for row in rows)]
-    # A method's name is kept whole.
+    # The names of methods are not wrapped.
     headers = [Column(HEADER[column], no_wrap=column == 0) for column in used]
     table = Table(*headers, title=measurement.title, title_justify="left")
     for row in rows:
@@ -96,13 +96,13 @@ def show(measurement: Measurement) -> None:
 
 
 def markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown below its title, numbers on the right."""
+    """Return a table in Markdown below its title, with right-aligned numbers."""
     lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
     return "\n".join([f"{title}\n", lines[0], "|---" + "|---:" * (len(header) - 1) + "|", *lines[1:]])
 
 
 def write(folder: Path, name: str, measurements: Sequence[Measurement], settings: dict[str, Any]) -> None:
-    """Write `name.json` (settings, what it was made with, every run) and `name.md` (the tables)."""
+    """Write `name.json` (settings, provenance, every run) and `name.md` (the tables)."""
     tables = [markdown(m.title, HEADER, [cells(m, result) for result in m.results]) for m in measurements]
     write_text(folder / f"{name}.md", "\n\n".join(tables) + "\n")
     found = {
@@ -114,7 +114,7 @@ def write(folder: Path, name: str, measurements: Sequence[Measurement], settings
 
 
 def made_with() -> dict[str, Any]:
-    """Return what figures depend on: the command, the engine's commit, libraries, and the machine."""
+    """Return the provenance of results: command, commit, versions of libraries, and machine."""
     machine = {
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -125,7 +125,7 @@ def made_with() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that are compared, where they are installed."""
+    """Return the versions of the installed libraries in `LIBRARIES`."""
     found = {}
     for name in LIBRARIES:
         try:

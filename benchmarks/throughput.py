@@ -1,11 +1,11 @@
-"""How many examples a second train in one process: this engine, its reference, and its peers.
+"""Benchmark training in one process: examples per second of this engine, its reference, and its peers.
 
     python benchmarks/throughput.py --out runs/benchmarks
 
-All train the same soft prompts on the same batches of the same model, with the same type and the same
-threads, and are first held to the same losses. They then take turns, so that what else the machine does
-meanwhile falls on all of them; the ratios are taken turn by turn. The last column is the arithmetic that the
-result needs, over the fastest matrix products measured before and after (flops.py).
+All methods train the same soft prompts on the same batches of the same model, with the same dtype and
+threads. Their losses are compared first. The methods then take turns, so that other load on the machine
+affects all of them; ratios are computed per turn. The last column is the FLOP/s that the result needs,
+relative to the fastest matrix products measured before and after (flops.py).
 """
 
 import argparse
@@ -38,7 +38,7 @@ from fedprofit.tuner.prompt import KEY
 # method -> library
 NEEDS = {"engine": "torch", "sequential": "torch", "peft": "peft", "pfl": "pfl", "peft-float32": "peft"}
 SIZES = {
-    "clients": (8, "clients, trained at once by the engine"),
+    "clients": (8, "clients, trained in one batch by the engine"),
     "rows": (4, "examples in a client's batch"),
     "steps": (2, "local steps"),
     "repetitions": (5, "timed runs of each method"),
@@ -47,7 +47,7 @@ SIZES = {
 
 
 def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, Method]:
-    """Build the ways to train, each a function that runs all clients and returns their losses."""
+    """Build the methods; each is a function that trains all clients and returns their losses."""
     reference = Sequential(work.backbone, "eager")
     stacked = {KEY: work.start.expand(len(work.clients), -1, -1)}
     methods: dict[str, Method] = {}
@@ -70,15 +70,15 @@ def make_methods(engine: Engine, work: Work, names: Sequence[str]) -> dict[str, 
 def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
     """Measure all methods on real batches of a real model."""
     data = f"{Path(settings.data).name}{'' if settings.definitions else ' without definitions'}"
-    # In a table of float32 it is the same as peft.
+    # In a float32 table, peft-float32 is the same as peft.
     names = [name for name in args.methods if name != f"peft-{settings.dtype}"]
     return measure_work(prepare(settings), names, args.repetitions, data)
 
 
 def measure_work(work: Work, names: Sequence[str], repetitions: int, data: str) -> Measurement:
-    """Check that all methods give the same losses, which also warms them up, then time them."""
+    """Check that all methods give the same losses, which also warms them up; then time them."""
     settings, backbone, engine = work.settings, work.backbone, work.engine
-    # Two steps at least: what the second one loses shows that the first one moved the prompts alike.
+    # At least two steps: equal losses in step 2 show that step 1 updated the prompts equally.
     checked = replace(work, settings=replace(settings, steps=max(2, settings.steps)))
     reference = "sequential" if "sequential" in names else "engine"
     losses = {name: method() for name, method in make_methods(engine, checked, names).items()}

@@ -1,8 +1,8 @@
-"""Tiny random models of every causal architecture that transformers has, for `architectures.py`.
+"""Tiny random models of every causal architecture in transformers, for `architectures.py`.
 
-A configuration is made small by the names of its fields, which most architectures share; `OWN` holds what
-a single one needs besides. Windows, chunks and original contexts become 16 to 32 tokens, so that short rows
-lie on either side of them. All weights are drawn wide, also those that start at zero or one.
+Fields are made small by name, because most architectures share their names; `OVERRIDES` has the exceptions.
+Windows, chunks and original contexts become 16 to 32 tokens, so that short rows can be shorter or longer. All
+weights are drawn with a large standard deviation, also those that are initialized to zero or one.
 """
 
 import copy
@@ -26,9 +26,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 SPREAD = 0.2  # standard deviation of weights
-LIMIT = 20_000_000  # parameters; a larger model was not made small
+LIMIT = 20_000_000  # parameters; a larger model means that a field was not made small
 
-# What a field becomes, wherever a configuration has it.
+# New values of fields, in every configuration that has the field.
 VALUES: list[tuple[Any, str]] = [
     (32, "hidden_size d_model n_embd embedding_size emb_dim embedding_dim lru_width attention_hidden_size"),
     (32, "word_embed_proj_dim input_embedding_size output_embedding_size pronunciation_embed_dim"),
@@ -38,7 +38,7 @@ VALUES: list[tuple[Any, str]] = [
     (64, "feed_forward_size mamba_d_ssm"),
     (16, "moe_intermediate_size shared_expert_intermediate_size shared_experts_intermediate_size"),
     (16, "shared_intermediate_size moe_shared_expert_intermediate_size expert_ffn_hidden_size"),
-    # Layers: two where each has many parts, else four, so that each kind of layer comes twice.
+    # Layers: two if each has many parts, else four, so that each type of layer occurs twice.
     (4, "num_hidden_layers num_layers n_layer n_layers"),
     (2, "decoder_layers encoder_layers num_decoder_layers num_encoder_layers num_layers_per_stack"),
     (2, "attn_layer_period expert_layer_period global_attn_every_n_layers sliding_window_pattern"),
@@ -49,7 +49,7 @@ VALUES: list[tuple[Any, str]] = [
     (4, "num_attention_heads n_head n_heads num_heads attention_heads decoder_attention_heads"),
     (4, "encoder_attention_heads num_decoder_attention_heads num_encoder_attention_heads"),
     (4, "swa_num_attention_heads linear_num_value_heads linear_num_heads"),
-    (32, "index_n_heads indexer_n_heads"),  # few would give equal scores, among which none is best
+    (32, "index_n_heads indexer_n_heads"),  # fewer heads would give tied scores
     (2, "num_key_value_heads num_kv_heads swa_num_key_value_heads linear_num_key_heads indexer_kv_heads"),
     (8, "head_dim dim_head d_head swa_head_dim index_head_dim indexer_head_dim linear_head_dim"),
     (8, "linear_key_head_dim linear_value_head_dim attention_head_size kv_channels query_pre_attn_scalar"),
@@ -67,7 +67,7 @@ VALUES: list[tuple[Any, str]] = [
     (4, "num_experts n_routed_experts num_local_experts moe_num_experts"),
     (2, "num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts moe_num_shared_experts"),
     (1, "n_group topk_group num_expert_group zero_expert_num"),
-    # Lengths: those from which on a model computes otherwise are short, those it is made for are not.
+    # Lengths: short if the computation changes there, long if they only limit the input.
     (16, "sliding_window sliding_window_size attention_window_size window_size local_attention"),
     (16, "local_attention_window_len index_topk indexer_budget local_attn_chunk_length keep_window_size"),
     (16, "lsh_attn_chunk_length mamba_chunk_size chunk_size position_bias_max_distance"),
@@ -85,7 +85,7 @@ VALUES: list[tuple[Any, str]] = [
     (2, "pad_token_id"),
     (350, "image_token_id image_token_index video_token_id audio_token_id"),
     (64, "encoder_hash_byte_group_vocab ngram_vocab_size_base pronunciation_vocab_size shape_vocab_size"),
-    # Factors: a one would hide that it is left out.
+    # Factors: not 1, which would hide that a factor is ignored.
     (1.5, "embedding_multiplier embedding_scale scale_emb"),
     (0.7, "residual_multiplier key_multiplier ssm_in_multiplier attention_in_multiplier lm_head_multiplier"),
     (0.4, "attention_multiplier"),
@@ -94,7 +94,7 @@ VALUES: list[tuple[Any, str]] = [
     (2, "rescale_every altup_num_inputs num_mem_blocks"),
     (8, "hidden_size_per_layer_input block_multiple_of prompt_length prompt_types segment_types"),
 ]
-# As `VALUES`, only where the default is not None: caps are low enough to be reached, and scales show.
+# Like `VALUES`, for fields whose default is not None: caps low enough to be reached, and scales.
 WHERE_SET: list[tuple[Any, str]] = [
     (3.0, "final_logit_softcapping logits_soft_cap output_logit_soft_cap"),
     (2.0, "attn_logit_softcapping logits_scaling"),
@@ -113,8 +113,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4, "original_max_pos
 LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
 MIXED = ["sliding_attention", "full_attention"] * 2
 
-# What one architecture needs besides.
-OWN: dict[str, dict[str, Any]] = {
+# Values for single architectures.
+OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
@@ -147,7 +147,7 @@ OWN: dict[str, dict[str, Any]] = {
     "zamba": {"attention_hidden_size": 64},
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"] * 2},
 }
-# More of one architecture: what its configuration can switch on.
+# Variants of an architecture: options of its configuration.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere (query norms)": ("cohere", {"use_qk_norm": True}),
     "deepseek_v3 (YaRN)": ("deepseek_v3", {"rope_parameters": YARN}),
@@ -177,11 +177,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlnet (one direction)": ("xlnet", {"attn_type": "uni"}),
 }
 DECODER = " (as decoder)"
-ALWAYS_DECODERS = ("gpt_neox", "gpt_neox_japanese", "reformer")  # whatever their is_decoder
+ALWAYS_DECODERS = ("gpt_neox", "gpt_neox_japanese", "reformer")  # regardless of is_decoder
 
 
 def names() -> list[str]:
-    """Return every architecture and variant by name, a model type or "type (variant)"."""
+    """Return the names of all architectures and variants: a model type or "type (variant)"."""
     found = []
     for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         found.append(kind)
@@ -195,11 +195,11 @@ def names() -> list[str]:
 
 def tiny_config(name: str) -> PreTrainedConfig:
     """Return a small configuration of an architecture or variant."""
-    kind, own = VARIANTS.get(name, (name.removesuffix(DECODER), {}))
-    own = {**OWN.get(kind, {}), **own}
+    kind, overrides = VARIANTS.get(name, (name.removesuffix(DECODER), {}))
+    overrides = {**OVERRIDES.get(kind, {}), **overrides}
     if name.endswith(DECODER):
-        own["is_decoder"] = True
-    return _small(CONFIG_MAPPING[kind], own)
+        overrides["is_decoder"] = True
+    return _small(CONFIG_MAPPING[kind], overrides)
 
 
 def tiny_architecture(name: str, seed: int = 0) -> PreTrainedModel:
@@ -207,39 +207,39 @@ def tiny_architecture(name: str, seed: int = 0) -> PreTrainedModel:
     config = tiny_config(name)
     size = _parameters(config)
     if size > LIMIT:
-        raise ValueError(f"{size / 1e6:.0f} million parameters are left")
+        raise ValueError(f"{size / 1e6:.0f} million parameters: the model is not small")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _whole(config).from_config(config, dtype=torch.float32).eval()
+        model = _auto_class(config).from_config(config, dtype=torch.float32).eval()
         _draw(model)
-        with torch.no_grad():  # it must run as it stands
+        with torch.no_grad():  # check that it runs
             model(input_ids=torch.randint(3, 300, (1, 40)), use_cache=False)
     return model
 
 
 def _parameters(config: PreTrainedConfig) -> int:
-    with suppress(Exception), torch.device("meta"):  # not every model can be made without memory
-        return sum(p.numel() for p in _whole(config).from_config(copy.deepcopy(config)).parameters())
+    with suppress(Exception), torch.device("meta"):  # not every model supports the meta device
+        return sum(p.numel() for p in _auto_class(config).from_config(copy.deepcopy(config)).parameters())
     return 0
 
 
-def _whole(config: PreTrainedConfig) -> Any:
-    """Return the class that makes what a checkpoint holds: the text part of some is used alone."""
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """Return the auto class of a checkpoint: image-text models if it has a text part, else causal models."""
     images = "text_config" in config.sub_configs and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     return AutoModelForImageTextToText if images else AutoModelForCausalLM
 
 
-def _small(kind: type[PreTrainedConfig], own: Mapping[str, Any]) -> PreTrainedConfig:
+def _small(kind: type[PreTrainedConfig], overrides: Mapping[str, Any]) -> PreTrainedConfig:
     fields = {field.name for field in dataclasses.fields(kind)}
     values = {name: value for value, listed in VALUES for name in listed.split() if name in fields}
     words = ("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size", "unpadded_vocab_size")
     values |= {name: len(tiny_tokenizer()) for name in words if name in fields}
-    if "kv_lora_rank" in fields:  # keys are made from one shared vector, for each query head
+    if "kv_lora_rank" in fields:  # every query head has a key, computed from a shared latent vector
         values["num_key_value_heads"] = values["num_attention_heads"]
     try:
         default = kind()
-    except Exception:  # some are not valid as they stand
-        return kind(**{**values, **own})
+    except Exception:  # some defaults are invalid
+        return kind(**{**values, **overrides})
     for value, listed in WHERE_SET:
         values |= {
             name: value for name in listed.split() if name in fields and vars(default).get(name) is not None
@@ -251,12 +251,12 @@ def _small(kind: type[PreTrainedConfig], own: Mapping[str, Any]) -> PreTrainedCo
     for name in kind.sub_configs:
         part = getattr(default, name, None)
         if part is not None:
-            values[name] = _small(type(part), OWN.get(part.model_type, {}))
-    return kind(**{**values, **own})
+            values[name] = _small(type(part), OVERRIDES.get(part.model_type, {}))
+    return kind(**{**values, **overrides})
 
 
 def _by_layer(default: Any, fields: set[str], values: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Return lists with an entry a layer, such as kinds of layers: each kind in turn."""
+    """Return shortened lists with one entry per layer, such as layer types; all values alternate."""
     name = next((name for name in ("num_hidden_layers", "num_layers", "n_layers") if name in fields), "")
     count, found = values.get(name, 0), {}
     for field in fields - values.keys():
@@ -267,7 +267,7 @@ def _by_layer(default: Any, fields: set[str], values: Mapping[str, Any]) -> dict
 
 
 def _shortened(rope: Mapping[str, Any]) -> dict[str, Any]:
-    """Return rotary parameters whose original context is short."""
+    """Return rotary parameters with a short original context."""
     lengths = {"original_max_position_embeddings": 32, "max_position_embeddings": 256}
     return {
         key: _shortened(value) if isinstance(value, dict) else lengths.get(key, value)
@@ -276,7 +276,7 @@ def _shortened(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _draw(model: PreTrainedModel) -> None:
-    """Draw matrices wide, and what is constant around its constant; masks and tables stay as they are."""
+    """Draw matrices at random, add noise to constant tensors, and leave masks and tables unchanged."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point() or tensor.numel() == 0:
@@ -287,5 +287,5 @@ def _draw(model: PreTrainedModel) -> None:
             tensor.copy_(noise)
         elif bool((tensor == first).all()) and abs(first) <= 10:
             tensor.copy_(noise if first == 0 else first * (1 + noise))
-        elif not bool(tensor.isfinite().all()):  # left as it was in memory
+        elif not bool(tensor.isfinite().all()):  # uninitialized memory
             tensor.copy_(noise)

@@ -1,11 +1,11 @@
-"""How long whole federated runs take, from the start of the process to its end: this engine and its peers.
+"""Benchmark complete federated runs, from process start to exit: this engine and its peers.
 
     python benchmarks/whole_process.py --out runs/benchmarks
 
-Every run is a new process with as many cores as `--threads` says: it starts, loads the model, reads the
-data, trains rounds of FedAvg over all clients, and ends. The mean losses of the first rounds must agree.
-The methods take turns as in throughput.py. The engine uses the cores as it does by itself; pfl has a process
-and Flower an actor for each core, with one thread each.
+Every run is a new process with `--threads` cores. It loads the model, reads the data, trains rounds of FedAvg
+over all clients, and exits. The mean losses of the first rounds must agree. The methods take turns as in
+throughput.py. The engine uses the cores by default; pfl has one process and Flower one actor per core, with
+one thread each.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from work import Losses, Settings, check_losses, count_tokens, prepare
 
 ROUNDS = Path(__file__).resolve().parent / "rounds.py"
 NEEDS = {"engine": "torch", "pfl": "pfl", "flower": "flwr"}  # method -> library
-# Rounds whose losses are compared; the second shows that the averages are equal too. Later on, Adam's first
-# step, which is the sign of the gradient, has magnified mere rounding: the rest is only written down.
+# Rounds whose losses are compared; the second shows that the averages are equal too. Later losses are only
+# recorded: Adam's first step is the sign of the gradient, which amplifies rounding errors.
 COMPARED = 2
 SIZES = {
-    "clients": (8, "clients, all of them in every round"),
+    "clients": (8, "clients, all in every round"),
     "rows": (4, "examples in a client's batch"),
     "steps": (2, "local steps"),
     "rounds": (5, "rounds of FedAvg"),
@@ -43,8 +43,8 @@ def command(method: str, settings: Settings, rounds: int, losses: Path) -> list[
     """Return the command that runs one method and writes its losses."""
     start = [sys.executable]
     if method == "pfl":
-        # What pfl's guide to fast simulations recommends for models of PyTorch. Where the processes do not
-        # divide the clients, pfl draws some twice in a round and others not at all.
+        # pfl's guide to fast simulations recommends this for PyTorch models. If the number of processes does
+        # not divide the number of clients, pfl draws some clients twice in a round and others not at all.
         processes = max(n for n in range(1, settings.threads + 1) if settings.clients % n == 0)
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         settings = replace(settings, threads=settings.threads // processes)
@@ -52,7 +52,7 @@ def command(method: str, settings: Settings, rounds: int, losses: Path) -> list[
 
 
 def run(method: str, settings: Settings, rounds: int) -> tuple[float, Losses]:
-    """Run one method in a process of its own; return its seconds and its losses by round."""
+    """Run one method in a new process; return its seconds and its losses by round."""
     with tempfile.TemporaryDirectory() as folder:
         losses, log = Path(folder) / "losses.json", Path(folder) / "log"
         with log.open("w") as stream:
@@ -70,12 +70,12 @@ def run(method: str, settings: Settings, rounds: int) -> tuple[float, Losses]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without a number of threads: each method sets its own."""
+    """Return the environment without OMP_NUM_THREADS: each method sets its number of threads."""
     return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
 
 
 def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
-    """Let the methods take turns, and check the losses of every run."""
+    """Run the methods in turns and check the losses of every run."""
     rounds: int = args.rounds
     found: dict[str, Losses] = {}
 
@@ -103,8 +103,8 @@ def measure(settings: Settings, args: argparse.Namespace) -> Measurement:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Time whole processes."""
-    description = "Wall time of whole federated runs: engine and peers."
+    """Time complete processes."""
+    description = "Wall time of complete federated runs: engine and peers."
     measure_tables("whole_process", description, NEEDS, SIZES, measure, arguments)
 
 

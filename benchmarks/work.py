@@ -1,4 +1,4 @@
-"""The work that every method does: the same batches, model, start and client optimizer."""
+"""The training task that all methods share: batches, model, initial prompt and client optimizer."""
 
 import math
 import os
@@ -23,19 +23,19 @@ from fedprofit.local.optimizer import Adam
 from fedprofit.tuner.prompt import KEY, initial_prompt
 
 ADAM = Adam(rate=0.03)
-# Of losses, relative: means over eight clients, and single clients. In bfloat16 rounding alone moves the loss
-# of a batch that has a few target tokens by a twentieth.
+# Relative tolerances of losses: means over eight clients, and single clients. In bfloat16, rounding changes
+# the loss of a batch with few target tokens by a twentieth.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 CLIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-1}
-MOST_WORDS = 150  # of a definition and of an input; a few of SNI's are ten times as long as the rest
+MOST_WORDS = 150  # of a definition and of an input; a few in SNI are ten times longer than the rest
 
-Losses = Sequence[Sequence[float]]  # by client and step; of a whole run: one list, by round
+Losses = Sequence[Sequence[float]]  # by client and step; for complete runs one list, by round
 Method = Callable[[], Losses]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one measurement is made of: plain values, so that they can travel to other processes."""
+    """Settings of one measurement: plain values that can be sent to other processes."""
 
     model: str
     dtype: str
@@ -51,47 +51,47 @@ class Settings:
 
     @property
     def tolerance(self) -> float:
-        """How far means over the clients may be apart, relative: over fewer of them less averages out."""
+        """Relative tolerance of means over the clients; larger for fewer than eight clients."""
         few = math.sqrt(max(1, 8 / self.clients))
         return min(TOLERANCE[self.dtype] * few, CLIENT_TOLERANCE[self.dtype])
 
     @property
     def examples(self) -> int:
-        """Examples that all clients train on in one round."""
+        """Number of examples of all clients in one round."""
         return self.clients * self.rows * self.steps
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The model, and what is made with its tokenizer and embeddings when it is first asked for."""
+    """The model, and lazily the batches, the engine and the initial prompt."""
 
     settings: Settings
     backbone: Backbone
 
     @cached_property
     def clients(self) -> list[ClientWork]:
-        """Each client's batches."""
+        """The batches of each client."""
         return make_clients(self.settings, self.backbone)
 
     @cached_property
     def engine(self) -> Engine:
-        """This package's engine as the settings say."""
+        """This package's engine with these settings."""
         return make_engine(self.backbone, token_budget=self.settings.token_budget)
 
     @cached_property
     def start(self) -> torch.Tensor:
-        """The prompt that all clients start from, `[length, width]`."""
+        """The initial prompt of all clients, `[length, width]`."""
         return initial_prompt(self.backbone, self.settings.length, self.settings.seed)[KEY]
 
 
 @lru_cache(maxsize=1)
 def prepare(settings: Settings) -> Work:
-    """Load the model, once a process."""
+    """Load the model, once per process."""
     return Work(settings, load_backbone(settings.model, settings.dtype))
 
 
 def in_float32(work: Work) -> Work:
-    """Return the same work in the type that a library's users get if they ask for none."""
+    """Return the same task in float32, the dtype that users of a library get by default."""
     return Work(replace(work.settings, dtype="float32"), _in_float32(work.settings.model))
 
 
@@ -101,13 +101,13 @@ def _in_float32(model: str) -> Backbone:
 
 
 def sni_table() -> Path:
-    """Say where the shared table of Super-NaturalInstructions would be."""
+    """Return the path of the shared table of Super-NaturalInstructions."""
     root = Path(__file__).resolve().parent.parent
     return root / os.environ.get("FEDPROFIT_DATA", "../shared/data") / "sni" / "sni_english.parquet"
 
 
 def make_clients(settings: Settings, backbone: Backbone) -> list[ClientWork]:
-    """Make each client's batches: one task a client, drawn by seed among those that have enough rows."""
+    """Make the batches of each client: one task per client, drawn by seed from tasks with enough rows."""
     count = settings.rows * settings.steps
     by_task = read_tasks(settings.data, count, settings.seed)
     tasks = sorted(task for task, instances in by_task.items() if len(instances) >= count)
@@ -129,7 +129,7 @@ def make_clients(settings: Settings, backbone: Backbone) -> list[ClientWork]:
 
 
 def read_tasks(data: str, count: int, seed: int) -> dict[str, list[Instance]]:
-    """Read at least `count` instances of each task, where a task has them."""
+    """Read at least `count` instances of each task that has as many."""
     if data == "lexicon":
         pool = read_source(LexiconSource(kind="lexicon", instances=max(count, 3)), seed)
     else:
@@ -144,7 +144,7 @@ def read_tasks(data: str, count: int, seed: int) -> dict[str, list[Instance]]:
 
 
 def padded(device: torch.device, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """Make what a language model is trained on: `[rows, longest]`, padded on the right."""
+    """Return the inputs of a language model, `[rows, longest]`, padded on the right."""
     texts, labels = [], []
     for example in batch:
         context = [*example.prefix.tolist(), *example.source.tolist()]
@@ -160,23 +160,23 @@ def padded(device: torch.device, batch: Sequence[Example]) -> dict[str, torch.Te
 
 
 def count_tokens(work: Work) -> int:
-    """Count the tokens of a round as the plain concatenation reads them, padding not counted."""
+    """Count the tokens of a round in plain concatenation, without padding."""
     rows = [example for client in work.clients for batch in client.batches for example in batch]
     return sum(len(work.start) + len(e.prefix) + len(e.source) + len(e.target) - 1 for e in rows)
 
 
-def check_losses(found: Mapping[str, Losses], reference: str, tolerance: float, places: str) -> None:
-    """Hold all methods to the losses of one of them; SystemExit where one differs, as none then counts."""
+def check_losses(found: Mapping[str, Losses], reference: str, tolerance: float, label: str) -> None:
+    """Compare the losses of all methods with those of `reference`; raise SystemExit if any differ."""
     for name, losses in found.items():
         for k, (ours, expected) in enumerate(zip(losses, found[reference], strict=True)):
             for step, (one, other) in enumerate(zip(ours, expected, strict=True), 1):
-                if not abs(one - other) <= tolerance * abs(other):  # this way round NaN fails too
+                if not abs(one - other) <= tolerance * abs(other):  # so that NaN fails too
                     raise SystemExit(
-                        f"{name}: the loss of {places.format(k, step)} is {one:.6f}, that of {reference} "
-                        f"{other:.6f}; they may differ by {tolerance:g} of it. The times would not compare."
+                        f"{name}: the loss of {label.format(k, step)} is {one:.6f}, that of {reference} "
+                        f"{other:.6f}. The relative tolerance is {tolerance:g}. The times are not comparable."
                     )
 
 
 def mean_by_step(losses: Losses) -> Losses:
-    """Average over the clients, which have equally many steps."""
+    """Return the mean over the clients at each step; all clients have the same number of steps."""
     return [[sum(step) / len(step) for step in zip(*losses, strict=True)]]

@@ -1,1 +1,1 @@
-"""The frozen language model: fetched, loaded, and computed for many clients at once."""
+"""Fetch and load a frozen language model, and compute it for many clients in one batch."""

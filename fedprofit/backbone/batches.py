@@ -1,8 +1,8 @@
-"""How rows are split into micro-batches that fit into a token budget.
+"""Split rows into micro-batches that fit a token budget.
 
-Rows of one owner that share a prefix stay together, so that it is read once; they are cut where they do not
-fit. The pieces go, largest first, each into the first batch that has room. How rows are split decides what is
-read twice and what is held at once; it changes no result beyond rounding.
+Rows that share a prefix stay in one batch, so that the prefix is computed once. If they exceed the budget,
+they are cut into pieces. The pieces are packed first-fit decreasing. The split affects memory and how
+often a prefix is computed; it changes results only by rounding.
 """
 
 from collections.abc import Sequence
@@ -13,71 +13,71 @@ from fedprofit.backbone.segments import FLAT, rounded
 
 Batches = list[list[int]]  # row numbers
 
-GROWTH = 16  # cache positions added at a time: few copies, little room unused
-# Cache positions held for each token of a token budget: a forward pass with gradients keeps about this many
-# times more per token than a key-value cache does.
+GROWTH = 16  # cache positions added at a time: few copies, little unused memory
+# Cache positions per token of the budget: a forward pass with gradients needs about this many times more
+# memory per token than a key-value cache.
 CACHE_PER_TOKEN = 8
-# What a pass costs however little it reads, in tokens; a worker is worth no fewer. With SmolLM2-135M on one
-# core 25 tokens took 0.25 s, 130 tokens 0.41 s, 250 tokens 0.59 s.
+# Fixed cost of a pass, in tokens; also the fewest tokens for which a worker pays off. With SmolLM2-135M on
+# one core, 25 tokens took 0.25 s, 130 tokens 0.41 s, 250 tokens 0.59 s.
 PASS_TOKENS = 128
-OPEN = 32  # batches that a piece is tried on, the latest ones: the effort stays linear in the rows
-CAPS = 32  # budgets tried where workers share the batches
+OPEN = 32  # latest batches that first-fit searches: the cost stays linear in the rows
+CAPS = 32  # candidate budgets when workers share the batches
 
 
 @dataclass(frozen=True)
 class Size:
-    """What some rows amount to."""
+    """The size of a set of rows."""
 
     rows: int
-    tokens: int  # read, each shared prefix once
-    targets: int  # tokens predicted
-    longest: int  # tokens of the longest row, soft prompt and prefix included
+    tokens: int  # computed tokens; each shared prefix counts once
+    targets: int  # predicted tokens
+    longest: int  # tokens of the longest row, including soft prompt and prefix
 
     def __add__(self, other: "Size") -> "Size":
-        """Return the size of both together."""
+        """Return the combined size."""
         tokens, targets = self.tokens + other.tokens, self.targets + other.targets
         return Size(self.rows + other.rows, tokens, targets, max(self.longest, other.longest))
 
-    def held(self, new: int) -> float:
-        """Return the memory that a batch takes, in tokens of a pass with gradients.
+    def memory(self, new: int) -> float:
+        """Return the memory of a batch, in tokens of a pass with gradients.
 
-        `new` tokens at most are generated behind each row; with none the losses are differentiated.
+        `new` is the most tokens generated per row; 0 means that gradients of the losses are computed.
         """
         if not new:
             return self.tokens
-        # Logits take far more than a cache does, so that targets count in full.
+        # Logits need far more memory than a cache: targets count in full.
         return max(self.rows * (self.longest + min(new, GROWTH)) / CACHE_PER_TOKEN, self.targets)
 
-    def work(self, new: int) -> int:
-        """Return about how long a batch takes, in tokens: those computed, and what its passes cost."""
+    def cost(self, new: int) -> int:
+        """Estimate the time of a batch, in tokens: computed tokens plus the fixed cost of each pass."""
         return rounded(self.tokens, FLAT) + self.rows * new + PASS_TOKENS * (1 + new)
 
 
 @dataclass
 class MicroBatch:
-    """Rows that share a pass."""
+    """Row numbers of one pass, and their size."""
 
     rows: list[int]
     size: Size
 
 
 def micro_batches(rows: Sequence[Row], length: int, budget: float, new: int = 0) -> Batches:
-    """Split rows into lists of row numbers that hold at most `budget` tokens each.
+    """Split rows into batches of at most `budget` tokens; return the row numbers of each batch.
 
     Args:
-        rows: what is read; each comes in exactly one batch.
+        rows: the rows to split; each is in exactly one batch.
         length: vectors of the soft prompts.
-        budget: what a batch may hold (see `Size.held`). A row that alone exceeds it comes alone.
-        new: tokens at most to generate behind each row; 0 where only losses are asked for.
+        budget: largest memory of a batch (see `Size.memory`). A larger row gets its own batch.
+        new: most tokens to generate per row; 0 if only losses are computed.
     """
     return [batch.rows for batch in _packed(rows, _segments(rows), length, budget, new)]
 
 
 def worker_batches(rows: Sequence[Row], length: int, budget: int, workers: int, new: int = 0) -> Batches:
-    """Split rows for workers that share the budget, so that the busiest has as little to do as can be.
+    """Split rows for workers that share the budget; minimize the load of the busiest worker.
 
-    Small batches share out evenly, but cost more passes and read more prefixes again: of `CAPS` budgets
-    up to a worker's part of the whole the best is taken. Args as of `micro_batches`.
+    Small batches balance the load but need more passes and compute prefixes repeatedly. The best of `CAPS`
+    candidate budgets, up to `budget / workers`, is selected. The arguments are those of `micro_batches`.
     """
     most = max(1, budget // workers)
     if workers == 1:
@@ -85,13 +85,13 @@ def worker_batches(rows: Sequence[Row], length: int, budget: int, workers: int, 
     least = min(most, PASS_TOKENS)
     caps = sorted({max(least, most * part // CAPS) for part in range(1, CAPS + 1)}, reverse=True)
     segments = _segments(rows)
-    tried = [_packed(rows, segments, length, cap, new) for cap in caps]
-    best = min(tried, key=lambda batches: _busiest(batches, workers, new))
+    candidates = [_packed(rows, segments, length, cap, new) for cap in caps]
+    best = min(candidates, key=lambda batches: _largest_load(batches, workers, new))
     return [batch.rows for batch in best]
 
 
 def _segments(rows: Sequence[Row]) -> list[list[int]]:
-    """Return the row numbers behind each prefix, longest rows first: rows cut off together are alike."""
+    """Return the row numbers of each prefix, longest rows first, so that pieces contain similar rows."""
     return [
         sorted(members, key=lambda number: rows[number].tokens, reverse=True)
         for members in by_segment(rows).values()
@@ -106,10 +106,10 @@ def _packed(
     batches: list[MicroBatch] = []
     for piece in pieces:
         for batch in batches[-OPEN:]:
-            together = batch.size + piece.size
-            if together.held(new) <= budget:
+            combined = batch.size + piece.size
+            if combined.memory(new) <= budget:
                 batch.rows += piece.rows
-                batch.size = together
+                batch.size = combined
                 break
         else:
             batches.append(piece)
@@ -119,25 +119,25 @@ def _packed(
 def _cut(
     rows: Sequence[Row], members: Sequence[int], length: int, budget: float, new: int
 ) -> list[MicroBatch]:
-    """Cut the rows behind one prefix, in the order given, into pieces that fit."""
+    """Cut the rows of one prefix, in the given order, into pieces that fit the budget."""
     prefix = length + len(rows[members[0]].example.prefix)
     pieces: list[MicroBatch] = []
     for number in members:
         row = rows[number]
         targets = len(row.example.target) if row.target else 1
         if pieces:
-            together = pieces[-1].size + Size(1, row.tokens, targets, prefix + row.tokens)
-            if together.held(new) <= budget:
+            combined = pieces[-1].size + Size(1, row.tokens, targets, prefix + row.tokens)
+            if combined.memory(new) <= budget:
                 pieces[-1].rows.append(number)
-                pieces[-1].size = together
+                pieces[-1].size = combined
                 continue
         pieces.append(MicroBatch([number], Size(1, prefix + row.tokens, targets, prefix + row.tokens)))
     return pieces
 
 
-def _busiest(batches: Sequence[MicroBatch], workers: int, new: int) -> int:
-    """Return the most work of a worker, where each takes the next batch as it has done its last."""
-    done = [0] * workers
+def _largest_load(batches: Sequence[MicroBatch], workers: int, new: int) -> int:
+    """Return the load of the busiest worker if each idle worker takes the next batch."""
+    loads = [0] * workers
     for batch in batches:
-        done[done.index(min(done))] += batch.size.work(new)
-    return max(done)
+        loads[loads.index(min(loads))] += batch.size.cost(new)
+    return max(loads)

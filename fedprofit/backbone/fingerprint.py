@@ -1,4 +1,4 @@
-"""The fingerprint of a model folder: which weights, configuration and tokenizer a run used."""
+"""Fingerprints that identify the weights, configuration and tokenizer of a model."""
 
 import hashlib
 from pathlib import Path
@@ -14,11 +14,11 @@ _SAMPLE = 4096  # bytes
 
 
 def fingerprint_folder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return 16 digits that change with a model's weights, configuration or tokenizer.
+    """Return 16 hexadecimal digits that change with a model's weights, configuration or tokenizer.
 
-    Cheap at any size: of each tensor its name, dtype, shape and 4 KiB at its start, middle and end
-    are hashed, so training of any tensor shows, an edit of single values may not. Independent of
-    sharding, file times and place. Weights in other formats than safetensors are hashed whole.
+    The cost per tensor is constant: its name, dtype, shape and 4 KiB at its start, middle and end are hashed.
+    This detects training, but possibly not an edit of single values. Sharding, file times and paths do not
+    matter. Weights in formats other than safetensors are hashed completely.
     """
     digest = hashlib.sha256()
     tensors = [entry for file in folder.glob("*.safetensors") for entry in _tensors(file)]
@@ -39,7 +39,7 @@ def fingerprint_folder(folder: Path, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tensors(file: Path) -> list[tuple[str, Path, int, int, str]]:
-    """List a safetensors file's tensors: name, file, first and last byte offset, dtype and shape."""
+    """List the tensors of a safetensors file: name, file, first and last byte offset, dtype and shape."""
     with guarded(file, "Fetch the model again."), open(file, "rb") as handle:
         header, begin = tensors_header(handle)
     header.pop("__metadata__", None)
@@ -56,15 +56,15 @@ def _tensors(file: Path) -> list[tuple[str, Path, int, int, str]]:
 
 
 def whole_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a tokenizer as text, with its settings; of one without a backend what there is to see."""
+    """Return a tokenizer and its settings as text; without a backend, its vocabulary and probe ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return repr(_words(tokenizer)) if backend is None else str(backend.to_str())
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
-    """Return a tokenizer's vocabulary and merges as text, without its settings, and the ids of `PROBE`.
+    """Return a tokenizer's vocabulary and merges as text, and the ids of `PROBE`.
 
-    How settings are written differs between library versions; the ids show their effect.
+    Library versions serialize the settings differently; the ids reflect their effect.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -1,10 +1,10 @@
-"""Decoder layers of Llama's shape, and the head, computed with few and large steps on a CPU.
+"""Fused decoder layers of Llama's structure, and the head, for the CPU.
 
-Llama, Mistral, Qwen2 and SmolLM2 share one layer: norm, attention, norm, gated linear unit. For packed
-batches such a layer is computed here instead of by the model's own code: projections of the same input as
-one product, and everything between the products by the compiled loops in `kernels.py`. The weights are the
-model's; what else the model is used for runs as before. Whether a model's layers mean the same as these
-is not told from their names alone: `verify.py` compares them with the plain model before it relies on them.
+Llama, Mistral, Qwen2 and SmolLM2 share one layer structure: norm, attention, norm, gated linear unit. For
+packed batches, this module replaces the forward of such layers. Projections of the same input become one
+matrix product; the compiled kernels of `kernels.py` compute the rest. The weights remain those of the model,
+and all other uses of the model are unchanged. Matching names do not prove that a layer computes the same:
+`verify.py` compares fused layers with the plain model before they are used.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from transformers.activations import ACT2FN
 
 from fedprofit.backbone.packing import NAME
 from fedprofit.backbone.products import projected, widens
-from fedprofit.backbone.segments import Rule
+from fedprofit.backbone.segments import AttentionRule
 
 PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -28,27 +28,30 @@ GATED = ("gate_proj", "up_proj", "down_proj")
 
 
 def unavailable(device: torch.device, dtype: torch.dtype) -> str:
-    """Say why there are no loops for this device and type; "" where there are."""
+    """Return why the kernels do not support this device and dtype; "" if they do."""
     if device.type != "cpu":
-        return f"compiled loops are for a CPU, not for {device.type}"
+        return f"compiled kernels need a CPU, not {device.type}"
     if dtype not in (torch.float32, torch.bfloat16):
-        return f"compiled loops take float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+        return f"compiled kernels support float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
     if find_spec("numba") is None:
         return "the package numba is not installed: pip install 'fedprofit[fast]'"
     try:
         import fedprofit.backbone.operations  # noqa: F401
-    except Exception as error:  # whatever a broken installation raises
+    except Exception as error:  # a broken installation can raise anything
         return f"the package numba does not work here ({type(error).__name__}: {error})"
     return ""
 
 
 def fuse(model: PreTrainedModel) -> bool:
-    """Let a model be computed fused where a batch asks for it; tell whether it has such layers and head."""
-    layers = [layer for layer in model.modules() if _has_shape(layer)] if _has_plain_head(model) else []
+    """Replace the forward of Llama-like layers and of the head; return whether the model has them.
+
+    A layer uses the fused forward only for batches whose layout requests it.
+    """
+    layers = [layer for layer in model.modules() if _is_llama_like(layer)] if _has_plain_head(model) else []
     if layers and not isinstance(layers[0].forward, partial):
         rules = _rules_of(model)
-        made = [FusedLayer.of(layer, rules) for layer in layers]  # all, before any is changed
-        for layer, fused in zip(layers, made, strict=True):
+        fused_layers = [FusedLayer.of(layer, rules) for layer in layers]  # all, before any is changed
+        for layer, fused in zip(layers, fused_layers, strict=True):
             layer.forward = partial(_forward, fused, layer.forward)
         head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         if widens(head.weight):
@@ -57,34 +60,34 @@ def fuse(model: PreTrainedModel) -> bool:
 
 
 def unfuse(model: PreTrainedModel) -> None:
-    """Take back what `fuse` did: layers and head compute as they did before."""
+    """Undo `fuse`: restore the forward of layers and head."""
     for module in [*model.modules()]:
         if isinstance(module.__dict__.get("forward"), partial):
             del module.forward
 
 
-class _Listener:
-    """A layout that hears by which rule each layer would attend."""
+class _RuleRecorder:
+    """A layout that records the attention rule of each layer."""
 
     fused = False
 
     def __init__(self) -> None:
-        self.rules: dict[int, Rule] = {}
+        self.rules: dict[int, AttentionRule] = {}
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: Rule) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: AttentionRule) -> Tensor:
         self.rules[layer] = rule
         return query
 
 
-def _rules_of(model: PreTrainedModel) -> dict[int, Rule]:
-    """Return each layer's rule as the model's own code hands it over: some keep theirs out of the layer."""
+def _rules_of(model: PreTrainedModel) -> dict[int, AttentionRule]:
+    """Return the attention rule of each layer, recorded in a forward pass of the model."""
     model.set_attn_implementation(NAME)
-    listener, embedding = _Listener(), model.get_input_embeddings()
+    recorder, embedding = _RuleRecorder(), model.get_input_embeddings()
     with torch.no_grad():
-        start = embedding(torch.zeros(1, 1, dtype=torch.long, device=model.device))
-        where = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-        model(inputs_embeds=start, position_ids=where, use_cache=False, layout=listener)
-    return listener.rules
+        inputs = embedding(torch.zeros(1, 1, dtype=torch.long, device=model.device))
+        positions = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        model(inputs_embeds=inputs, position_ids=positions, use_cache=False, layout=recorder)
+    return recorder.rules
 
 
 def _has_plain_head(model: Any) -> bool:
@@ -92,7 +95,7 @@ def _has_plain_head(model: Any) -> bool:
     return type(head) is Linear and head.bias is None
 
 
-def _has_shape(layer: Module) -> bool:
+def _is_llama_like(layer: Module) -> bool:
     if {name for name, _ in layer.named_children()} != PARTS:
         return False
     attention: Any = layer.self_attn
@@ -110,25 +113,25 @@ def _has_shape(layer: Module) -> bool:
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """A decoder layer's weights as they are used; `W` is the model's width."""
+    """The weights of a fused decoder layer; `W` is the width of the model."""
 
     number: int
-    last: bool  # whether no other layer follows
+    last: bool  # whether this is the last layer
     size: int  # of a head
-    rule: Rule  # its scale is applied as the queries are turned
+    rule: AttentionRule  # its scale is applied together with the rotary embedding
     epsilons: tuple[float, float]
     norms: tuple[Tensor, Tensor]  # [W] each
     qkv: Tensor  # [(heads + 2 kv) * size, W]
     bias: Tensor | None  # of qkv
-    kv: int
+    kv: int  # key-value heads
     out: Linear
     gate_up: Tensor  # [2 * inner, W]
     gate_up_bias: Tensor | None
     down: Linear
 
     @staticmethod
-    def of(layer: Module, rules: dict[int, Rule]) -> "FusedLayer":
-        """Lay a layer's projections of the same input together; the modules' weights become parts of them."""
+    def of(layer: Module, rules: dict[int, AttentionRule]) -> "FusedLayer":
+        """Concatenate a layer's projections of the same input; the module weights become views of them."""
         attention: Any = layer.self_attn
         mlp: Any = layer.mlp
         norms: list[Any] = [layer.input_layernorm, layer.post_attention_layernorm]
@@ -153,24 +156,24 @@ class FusedLayer:
     def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, layout: Any) -> Tensor:
         """Compute the layer: hidden `[tokens, W]`, cos and sin `[tokens, size]`.
 
-        Returns `[tokens, W]`; the last layer only those tokens that the layout says are read.
+        Returns `[tokens, W]`; in the last layer only the tokens of `layout.read_at`.
         """
         from fedprofit.backbone.operations import gated, normed, rotated
 
         hidden, read = normed(hidden, self.norms[0], self.epsilons[0])
-        turned = rotated(projected(read, self.qkv, self.bias), cos, sin, self.rule.scale, self.kv)
-        mixed = layout.attend(*turned, layer=self.number, rule=self.rule).flatten(1)
+        qkv = rotated(projected(read, self.qkv, self.bias), cos, sin, self.rule.scale, self.kv)
+        attended = layout.attend(*qkv, layer=self.number, rule=self.rule).flatten(1)
         if self.last and layout.read_at is not None:
-            hidden, mixed = (flat[layout.read_at] for flat in (hidden, mixed))
+            hidden, attended = (flat[layout.read_at] for flat in (hidden, attended))
             layout.read_at = None
-        hidden = hidden + projected(mixed, self.out.weight, self.out.bias)
+        hidden = hidden + projected(attended, self.out.weight, self.out.bias)
         hidden, read = normed(hidden, self.norms[1], self.epsilons[1])
         inner = gated(projected(read, self.gate_up, self.gate_up_bias))
         return hidden + projected(inner, self.down.weight, self.down.bias)
 
 
 def _joined(modules: list[Linear]) -> tuple[Tensor, Tensor | None]:
-    """Return the modules' weights as one, which then holds theirs too, and their biases as one."""
+    """Concatenate the weights and biases of modules; the module weights become views of the result."""
     weight = torch.cat([module.weight.detach() for module in modules])
     parts = torch.split(weight, [module.out_features for module in modules])
     for module, part in zip(modules, parts, strict=True):
@@ -180,10 +183,10 @@ def _joined(modules: list[Linear]) -> tuple[Tensor, Tensor | None]:
 
 
 def _forward(layer: FusedLayer, plain: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Stand in for a decoder layer's own forward; without a layout that asks for it, be it."""
+    """Compute the fused layer if the layout requests it, else call the original forward."""
     layout = kwargs.get("layout")
     if layout is None or not layout.fused:
-        own: Tensor = plain(hidden_states, *args, **kwargs)
-        return own
+        output: Tensor = plain(hidden_states, *args, **kwargs)
+        return output
     cos, sin = kwargs["position_embeddings"]
     return layer(hidden_states[0], cos[0], sin[0], layout).unsqueeze(0)

@@ -1,12 +1,12 @@
-"""The small steps of a decoder layer, each one compiled pass over its rows on a CPU.
+"""Compiled CPU kernels for the operations of a decoder layer between its matrix products.
 
-Between its matrix products a layer does little arithmetic, but in torch it does it in some thirty kernels,
-each a pass over memory, and a CPU's bfloat16 kernels are slow: they round every intermediate value by
-emulation. Here a norm, a rotation, a gate or a softmax is one loop that reads its input once, computes in
-float32, and rounds once. numba compiles the loops at the first import and keeps them (`code_cache.py`).
+In torch, these operations take about thirty kernels, each a pass over memory. torch's bfloat16 kernels are
+also slow on a CPU: they emulate the rounding of every intermediate value. Here a norm, a rotary embedding, a
+gate or a softmax is one loop that reads its input once, computes in float32, and rounds once. numba compiles
+each kernel at its first call and caches the code on disk (`code_cache.py`).
 
-The loops are written once for both types: `load` reads a stored number as float32, `store` rounds one.
-bfloat16 is the upper half of a float32, and is handed over as unsigned 16-bit numbers.
+Each kernel supports float32 and bfloat16: `load` reads a stored number as float32, `store` rounds a float32.
+bfloat16 is the upper half of a float32; arrays of it are passed as unsigned 16-bit integers.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,13 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-from fedprofit.backbone.code_cache import kept
+from fedprofit.backbone.code_cache import cached
 
-# Sums may be reordered, which vector registers need; NaN and infinity keep their meaning, since a client
-# whose loss is not a number must be found.
+# Reordered sums allow vectorization. NaN and infinity are preserved, so that a NaN loss is detected.
 FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
 
 ONE, HALF, LOG2E, LN2 = (np.float32(x) for x in (1.0, 0.5, 1.4426950408889634, 0.6931471805599453))
-LOWEST, HIGHEST = np.float32(-87.0), np.float32(88.0)  # exponents whose power float32 holds
+LOWEST, HIGHEST = np.float32(-87.0), np.float32(88.0)  # range in which exp(x) is a normal float32
 TAYLOR = tuple(np.float32(1 / x) for x in (720, 120, 24, 6, 2, 1, 1))
 
 
@@ -35,7 +34,7 @@ def load(x: Any) -> Any:
 
 
 def store(x: Any, to: Any) -> Any:
-    """Return a float32 as the array `to` stores it."""
+    """Return a float32 in the storage type of the array `to`."""
     raise NotImplementedError("compiled only")
 
 
@@ -60,25 +59,25 @@ def _store(x, to):  # type: ignore[no-untyped-def]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a loop when it is first called, and keep the code for other processes."""
-    return kept(numba.njit(fastmath=FAST, error_model="numpy")(function))
+    """Compile a kernel at its first call, and cache its code on disk."""
+    return cached(numba.njit(fastmath=FAST, error_model="numpy")(function))
 
 
-# What a loop calls becomes part of it. Were it compiled by itself, the process that compiles would call that
-# and a later one the copy kept with the loop, optimized once more: their results differ in the last bits.
+# Functions that a kernel calls are inlined. If compiled separately, the compiling process would call them
+# directly, but a later process would load a copy that was optimized again: the last bits would differ.
 inlined: Callable[..., Any] = numba.njit(inline="always")
 
 
 @inlined
 def _exp(x: Any) -> Any:
-    """e to the x: a power of two and a Taylor series on half a binade, 2 units in the last place off."""
-    # Comparisons, not min and max: they leave NaN as it is.
+    """Return exp(x) as a power of two times a Taylor series; the error is 2 units in the last place."""
+    # Comparisons preserve NaN; min and max do not.
     if x < LOWEST:
         x = LOWEST
     if x > HIGHEST:
         x = HIGHEST
-    whole = np.floor(x * LOG2E + HALF)
-    rest = x - whole * LN2
+    exponent = np.floor(x * LOG2E + HALF)
+    rest = x - exponent * LN2
     power = TAYLOR[0]
     power = power * rest + TAYLOR[1]
     power = power * rest + TAYLOR[2]
@@ -86,12 +85,12 @@ def _exp(x: Any) -> Any:
     power = power * rest + TAYLOR[4]
     power = power * rest + TAYLOR[5]
     power = power * rest + TAYLOR[6]
-    return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return power * np.int32((np.int32(exponent) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
 @compiled
 def norm(x: Any, weight: Any, eps: Any, y: Any, scale: Any) -> None:
-    """RMS norm of each row of `x`; `scale` gets the rows' reciprocal root mean squares."""
+    """Write the RMS norm of each row of `x` to `y`, and 1 / RMS of the row to `scale`."""
     for t in range(x.shape[0]):
         total = np.float32(0)
         for j in range(x.shape[1]):
@@ -103,8 +102,8 @@ def norm(x: Any, weight: Any, eps: Any, y: Any, scale: Any) -> None:
 
 
 @compiled
-def norm_back(dpast: Any, dy: Any, x: Any, weight: Any, scale: Any, dx: Any) -> None:
-    """Gradient of a row that goes on as it is (`dpast`) and into its norm (`dy`)."""
+def norm_backward(dpast: Any, dy: Any, x: Any, weight: Any, scale: Any, dx: Any) -> None:
+    """Write the sum of the residual gradient `dpast` and the gradient of the norm for `dy` to `dx`."""
     for t in range(x.shape[0]):
         s, dot = scale[t], np.float32(0)
         for j in range(x.shape[1]):
@@ -117,7 +116,7 @@ def norm_back(dpast: Any, dy: Any, x: Any, weight: Any, scale: Any, dx: Any) -> 
 
 @compiled
 def gate(x: Any, y: Any) -> None:
-    """SiLU of the first half of each row, times the second half."""
+    """Write SiLU of the first half of each row, times the second half, to `y`."""
     half = y.shape[1]
     for t in range(y.shape[0]):
         for j in range(half):
@@ -126,8 +125,8 @@ def gate(x: Any, y: Any) -> None:
 
 
 @inlined
-def _gate_row_back(dy: Any, a: Any, b: Any, da: Any, db: Any) -> None:
-    """Gradient of one row's halves `a` and `b`; apart, so that the compiler sees they do not overlap."""
+def _gate_row_backward(dy: Any, a: Any, b: Any, da: Any, db: Any) -> None:
+    """Write the gradients of the halves `a` and `b`; separate arguments tell the compiler: no aliasing."""
     for j in range(len(dy)):
         x = load(a[j])
         sigma = ONE / (ONE + _exp(-x))
@@ -136,34 +135,36 @@ def _gate_row_back(dy: Any, a: Any, b: Any, da: Any, db: Any) -> None:
 
 
 @compiled
-def gate_back(dy: Any, x: Any, dx: Any) -> None:
-    """Gradient of `gate`."""
+def gate_backward(dy: Any, x: Any, dx: Any) -> None:
+    """Write the gradient of `gate` to `dx`."""
     half = dy.shape[1]
     for t in range(dy.shape[0]):
-        _gate_row_back(dy[t], x[t][:half], x[t][half:], dx[t][:half], dx[t][half:])
+        _gate_row_backward(dy[t], x[t][:half], x[t][half:], dx[t][:half], dx[t][half:])
 
 
 @compiled
-def turn(x: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, scale: Any, y: Any) -> None:
-    """Rotary embedding of heads `[tokens * heads, size]`, scaled.
+def rotate(x: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, scale: Any, y: Any) -> None:
+    """Write the scaled rotary embedding of heads `[tokens * heads, size]` to `y`.
 
-    A token has `total` heads in `x`; those that are turned begin at `first`.
+    A token has `total` heads in `x`; the rotated ones start at head `first`.
     """
     h = y.shape[1] // 2
     for t in range(cos.shape[0]):
         for head in range(heads):
             i, o = t * total + first + head, t * heads + head
             for j in range(h):
-                turned = load(x[i, j]) * load(cos[t, j]) - load(x[i, h + j]) * load(sin[t, j])
-                y[o, j] = store(scale * turned, y)
+                rotated = load(x[i, j]) * load(cos[t, j]) - load(x[i, h + j]) * load(sin[t, j])
+                y[o, j] = store(scale * rotated, y)
             for j in range(h):
-                turned = load(x[i, h + j]) * load(cos[t, h + j]) + load(x[i, j]) * load(sin[t, h + j])
-                y[o, h + j] = store(scale * turned, y)
+                rotated = load(x[i, h + j]) * load(cos[t, h + j]) + load(x[i, j]) * load(sin[t, h + j])
+                y[o, h + j] = store(scale * rotated, y)
 
 
 @compiled
-def turn_back(dy: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, scale: Any, dx: Any) -> None:
-    """Gradient of `turn`."""
+def rotate_backward(
+    dy: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, scale: Any, dx: Any
+) -> None:
+    """Write the gradient of `rotate` to `dx`."""
     h = dy.shape[1] // 2
     for t in range(cos.shape[0]):
         for head in range(heads):
@@ -178,9 +179,9 @@ def turn_back(dy: Any, first: Any, heads: Any, total: Any, cos: Any, sin: Any, s
 
 @inlined
 def _largest(bits: Any, count: Any) -> Any:
-    """Largest of the first float32 numbers, given as their bits; NaN counts as more than infinity.
+    """Return the largest of the first `count` float32 numbers, given as bits; NaN exceeds infinity.
 
-    They are compared as integers of the same order: the compiler vectorizes those.
+    They are compared as integers in the same order, because the compiler vectorizes that.
     """
     top = np.int32(-(2**31))
     for j in range(count):
@@ -190,9 +191,10 @@ def _largest(bits: Any, count: Any) -> Any:
 
 @compiled
 def softmax(before: Any, own: Any, seen: Any, shared: Any) -> None:
-    """Softmax, in place, over scores of what comes before, `seen[a]` of it, and of own tokens.
+    """Compute the softmax over the scores of prefix keys (`before`) and of a row's keys (`own`), in place.
 
-    Query q belongs to own token q // shared and sees no later one. What is not seen gets 0.
+    Row a sees the first `seen[a]` prefix keys. Query q belongs to token q // shared of the row and sees no
+    later token. Masked keys get weight 0.
     """
     both = np.empty(before.shape[2] + own.shape[2], np.float32)
     bits = both.view(np.int32)
@@ -218,26 +220,26 @@ def softmax(before: Any, own: Any, seen: Any, shared: Any) -> None:
 
 
 @compiled
-def softmax_back(before: Any, own: Any, dbefore: Any, down: Any, seen: Any, shared: Any) -> None:
-    """Gradient of `softmax`, in place of the weights' gradients `dbefore` and `down`."""
+def softmax_backward(before: Any, own: Any, d_before: Any, d_own: Any, seen: Any, shared: Any) -> None:
+    """Replace the gradients of the weights, `d_before` and `d_own`, by those of the scores, in place."""
     for a in range(own.shape[0]):
         for q in range(own.shape[1]):
             first, count, dot = seen[a], q // shared + 1, np.float32(0)
             for j in range(first):
-                dot += load(before[a, q, j]) * load(dbefore[a, q, j])
+                dot += load(before[a, q, j]) * load(d_before[a, q, j])
             for j in range(count):
-                dot += load(own[a, q, j]) * load(down[a, q, j])
+                dot += load(own[a, q, j]) * load(d_own[a, q, j])
             for j in range(first):
-                dbefore[a, q, j] = store(load(before[a, q, j]) * (load(dbefore[a, q, j]) - dot), dbefore)
-            dbefore[a, q, first:] = 0
+                d_before[a, q, j] = store(load(before[a, q, j]) * (load(d_before[a, q, j]) - dot), d_before)
+            d_before[a, q, first:] = 0
             for j in range(count):
-                down[a, q, j] = store(load(own[a, q, j]) * (load(down[a, q, j]) - dot), down)
-            down[a, q, count:] = 0
+                d_own[a, q, j] = store(load(own[a, q, j]) * (load(d_own[a, q, j]) - dot), d_own)
+            d_own[a, q, count:] = 0
 
 
 @compiled
 def cross_entropy(logits: Any, labels: Any, losses: Any, differentiate: Any) -> None:
-    """Negative log-likelihood of each row's label; if asked, its gradient by the logits in their place."""
+    """Write the labels' negative log-likelihoods to `losses`; optionally replace logits by gradients."""
     row = np.empty(logits.shape[1], np.float32)
     bits = row.view(np.int32)
     for t in range(logits.shape[0]):
@@ -257,6 +259,6 @@ def cross_entropy(logits: Any, labels: Any, losses: Any, differentiate: Any) -> 
 
 
 def array(tensor: Tensor) -> Any:
-    """Return a tensor's numbers as the loops take them: the same memory, or a contiguous copy."""
+    """Return a tensor as the array that kernels take: a view, or a copy if it is not contiguous."""
     tensor = tensor.detach().contiguous()
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()

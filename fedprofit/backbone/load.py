@@ -1,4 +1,4 @@
-"""From a name or a path to a frozen language model with its tokenizer, once a process."""
+"""Load a frozen language model and its tokenizer from a name or a path, once per process."""
 
 import re
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from fedprofit.core.files import expanded
 
 DECODERS = "Only decoder models with a causal head can be used, such as Llama, Qwen, Mistral or GPT-2."
 
-# Ends of the names of classes whose head is for another task, though all other weights are there.
+# Suffixes of class names whose head is for another task.
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MultipleChoice", "RewardModel")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,10 +34,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen language model, its tokenizer, and the facts about them that runs record.
+    """A frozen language model, its tokenizer, and the metadata that runs record.
 
-    `fingerprint` identifies weights, configuration and tokenizer, whatever `dtype` and `device` they
-    were loaded to: 16 hexadecimal digits, see `fingerprint_folder`.
+    `fingerprint` identifies weights, configuration and tokenizer, independent of `dtype` and `device`:
+    16 hexadecimal digits, see `fingerprint_folder`.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Backbone:
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
-    attention: str = ""  # the implementation of attention that the model was loaded with
+    attention: str = ""  # the attention implementation that the model was loaded with
 
     def __post_init__(self) -> None:
-        """Remember the model's own attention: an engine may set another."""
+        """Store the model's attention implementation; an engine may set another."""
         if not self.attention:
             object.__setattr__(self, "attention", self.model.config._attn_implementation)
 
@@ -60,38 +60,38 @@ class Backbone:
 
     @property
     def width(self) -> int:
-        """Width of the input embeddings, hence of a soft prompt's vectors."""
+        """Width of the input embeddings and of the vectors of a soft prompt."""
         return int(self._embedding.shape[1])
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the input embedding; the tokenizer may use fewer."""
+        """Number of rows of the input embedding; the tokenizer may use fewer."""
         return int(self._embedding.shape[0])
 
     @property
     def context_length(self) -> int | None:
-        """Most positions (soft prompt included) the model was made for; None if it sets no limit."""
+        """Largest number of positions, including the soft prompt; None if the model sets no limit."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for name, module in self.model.named_modules():
-            # RoBERTa's kind counts positions from behind its padding's, which the table holds too.
+            # RoBERTa-like models start counting positions after the padding index of the same table.
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
                 return int(module.num_embeddings) - int(module.padding_idx) - 1
-        return limit if limit is not None and limit > 0 else None  # XLNet says -1
+        return limit if limit is not None and limit > 0 else None  # XLNet has -1
 
     @property
     def eos_token_ids(self) -> list[int]:
-        """All tokens that end a text; the first is the tokenizer's own, the one to train on."""
+        """All tokens that end a text; the first is the tokenizer's, which is used for training."""
         return _eos_token_ids(self.model, self.tokenizer)
 
     @property
     def bos_token_id(self) -> int | None:
-        """The token that begins a text, if the tokenizer has one (it may still not be put in front)."""
+        """The token that begins a text, if the tokenizer has one; the tokenizer may not add it to texts."""
         bos = self.tokenizer.bos_token_id
         return bos if isinstance(bos, int) else None
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Look up token embeddings: ids of any shape to `[..., width]` on the backbone's device."""
-        # Through the module, not its table: some models scale their embeddings there.
+        # Call the module instead of indexing its weight: some models scale embeddings in it.
         embedded = self.model.get_input_embeddings()(ids.to(self.device))
         assert isinstance(embedded, torch.Tensor)
         return embedded
@@ -109,44 +109,46 @@ def load_backbone(
     device: str = "auto",
     progress: fetch.Progress | None = None,
 ) -> Backbone:
-    """Load a frozen causal language model; the same arguments give the same object within a process.
+    """Load a frozen causal language model; repeated calls in a process return the same object.
 
-    `name` is a registry name (fetched on first use), else a folder in Hugging Face format, else a
-    `.gguf` file (converted on first use), else a hub id "owner/name" (through the hub's own cache).
-    `dtype` "auto" is bfloat16 where the machine computes it natively, else float32; `device` "auto"
-    is CUDA if there is one, else the CPU. `progress` gets a line of text before each slow step.
+    Args:
+        name: a registry name (fetched on first use), a folder in Hugging Face format, a `.gguf` file
+            (converted on first use), or a hub id "owner/name"; tried in this order.
+        dtype: "auto" is bfloat16 if the machine computes it natively, else float32.
+        device: "auto" is CUDA if available, else the CPU.
+        progress: called with a line of text before each slow step.
 
     Raises:
-        UserError: an unknown name, dtype or device; a folder or file that is not a whole causal
-            language model with its tokenizer; a model that cannot be fetched.
+        UserError: the name, dtype or device is unknown; the model cannot be fetched; the source is not a
+            complete causal language model with its tokenizer.
     """
-    where = resolve_device(device)
-    return _load(name, *_locate(name, progress), resolve_dtype(dtype, where), where)
+    found = resolve_device(device)
+    return _load(name, *_locate(name, progress), resolve_dtype(dtype, found), found)
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the torch device of a setting such as "auto", "cpu" or "cuda:1", if this machine has it."""
+    """Return the torch device of a setting such as "auto", "cpu" or "cuda:1"; raise UserError if absent."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        # A tensor's own device is fully spelled ("cuda:0", not "cuda"): one model, one cache entry.
+        # The device of a tensor has an index ("cuda:0", not "cuda"): one model, one cache entry.
         found = torch.empty(1, device=device).device
     except Exception as error:
-        # torch raises RuntimeError, AssertionError or its accelerator's own error, by device and build.
+        # The error type depends on the device and on the build of torch.
         raise UserError(
-            f"The device {device!r} cannot be used on this machine ({first_line(error, True)}). Use 'auto', "
-            "'cpu', or 'cuda' where torch sees a GPU."
+            f"The device {device!r} cannot be used on this machine ({first_line(error, True)}). Use 'auto' "
+            "or 'cpu', or 'cuda' if torch finds a GPU."
         ) from error
     if found.type not in ("cpu", "cuda"):
         raise UserError(
-            f"The device {device!r} cannot be used: clients are averaged in float64, which not every kind of "
-            "device has. Use 'auto', 'cpu' or 'cuda'."
+            f"The device {device!r} cannot be used: clients are averaged in float64, which this device may "
+            "not support. Use 'auto', 'cpu' or 'cuda'."
         )
     return found
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the torch dtype of a setting; "auto" is bfloat16 where `device` computes it natively.
+    """Return the torch dtype of a setting; "auto" is bfloat16 if `device` computes it natively.
 
     >>> resolve_dtype("float32", torch.device("cpu"))
     torch.float32
@@ -159,7 +161,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has bfloat16 arithmetic of its own rather than by emulation."""
+    """Return whether a device has native bfloat16 arithmetic."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and not _cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
@@ -167,7 +169,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 @lru_cache(maxsize=1)
 def _cpu_flags() -> frozenset[str]:
-    """Return the CPU's feature flags as Linux lists them; empty on other systems."""
+    """Return the CPU's feature flags as listed by Linux; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -176,7 +178,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
-    """Return what transformers is to load (a folder's path or a hub id), and whether it is a folder."""
+    """Return the source for transformers, a folder or a hub id, and whether it is a folder."""
     path = expanded(name)
     if name in REGISTRY:
         return str(fetch.get(name, progress)), True
@@ -186,7 +188,7 @@ def _locate(name: str, progress: fetch.Progress | None) -> tuple[str, bool]:
         return str(fetch.from_gguf(path.resolve(), progress)), True
     if name.endswith(".gguf") or name.startswith((".", "~", "/")):
         raise UserError(
-            f"The backbone {name!r} names no file or folder. Check the path (tried {path.absolute()})."
+            f"The backbone {name!r} is not an existing file or folder. Check the path {path.absolute()}."
         )
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return name, False
@@ -210,7 +212,7 @@ def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch
         except UserError:
             raise
         except Exception as error:
-            # transformers, safetensors and the hub raise some ten kinds of error for a bad source.
+            # transformers, safetensors and the hub raise about ten types of error for a bad source.
             raise _cannot_load(name, local, error) from error
         model, info = loaded
         _check_weights(name, config, model, info)
@@ -223,9 +225,9 @@ def _load(name: str, source: str, local: bool, dtype: torch.dtype, device: torch
 
 def _check_folder(name: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        held = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        found = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"The folder of the backbone {name!r} has no config.json (it holds: {held}), so it is not a "
+            f"The folder of the backbone {name!r} has no config.json (it contains: {found}), so it is not a "
             "model in Hugging Face format. Give a folder that save_pretrained wrote, or a .gguf file."
         )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
@@ -236,7 +238,7 @@ def _check_folder(name: str, folder: Path) -> None:
 
 
 def check_causal(name: str, config: Any) -> None:
-    """Raise unless transformers knows a left-to-right model for the checkpoint, or for its text part."""
+    """Raise UserError unless transformers has a causal model for the checkpoint or its text part."""
     if config.is_encoder_decoder:
         raise UserError(f"The backbone {name!r} is an encoder-decoder ({config.model_type}). {DECODERS}")
     if not {type(config), type(config.get_text_config())} & set(MODEL_FOR_CAUSAL_LM_MAPPING):
@@ -244,14 +246,12 @@ def check_causal(name: str, config: Any) -> None:
 
 
 def _headless(name: str, config: Any) -> UserError:
-    held = ", ".join(config.architectures or []) or config.model_type
-    return UserError(
-        f"The backbone {name!r} holds {held}, which has no causal language-model head. {DECODERS}"
-    )
+    saved = ", ".join(config.architectures or []) or config.model_type
+    return UserError(f"The backbone {name!r} is {saved}, which has no causal language-model head. {DECODERS}")
 
 
 def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
-    remedy = "Save the model's tokenizer there too (tokenizer.save_pretrained), or give another folder."
+    remedy = "Save the model's tokenizer in the folder (tokenizer.save_pretrained), or give another folder."
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         ids = tokenizer(PROBE)["input_ids"]
@@ -261,7 +261,7 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
             f"The backbone {name!r} has no usable tokenizer ({first_line(error, True)}). {remedy}"
         ) from error
     if len(ids) < 2:
-        # Without its files, transformers makes some tokenizers with an empty vocabulary.
+        # Without files, transformers creates some tokenizers with an empty vocabulary.
         raise UserError(
             f"The backbone {name!r} has no tokenizer files: every text encodes to nothing. {remedy}"
         )
@@ -270,32 +270,32 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
 
 
 def _check_weights(name: str, config: Any, model: Any, info: dict[str, Any]) -> None:
-    """Raise if weights are missing, or those of the head are for another task."""
+    """Raise UserError if weights are missing, or if the saved head is for another task."""
     missing = sorted(info["missing_keys"])
     saved = config.architectures or []
-    inside = {key for key, _ in model.named_parameters() if key.startswith(f"{model.base_model_prefix}.")}
-    if (missing and not inside & set(missing)) or any(one.endswith(OTHER_HEADS) for one in saved):
+    base = {key for key, _ in model.named_parameters() if key.startswith(f"{model.base_model_prefix}.")}
+    if (missing and not base & set(missing)) or any(one.endswith(OTHER_HEADS) for one in saved):
         raise _headless(name, config)
     if missing:
         raise UserError(
-            f"The weights of the backbone {name!r} lack {len(missing)} tensors that its config.json asks "
-            f"for, the first {missing[0]!r}. The files are incomplete or of another model: fetch them again."
+            f"The weights of the backbone {name!r} lack {len(missing)} tensors that config.json requires; "
+            f"the first is {missing[0]!r}. The files are incomplete or of another model: fetch them again."
         )
 
 
 def check_fit(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise if the tokenizer is not the model's, or an answer would never end."""
+    """Raise UserError if the tokenizer does not fit the model, or if no token ends an answer."""
     rows = int(model.get_input_embeddings().weight.shape[0])
     words = max(tokenizer.get_vocab().values()) + 1
     if words > rows:
         raise UserError(
-            f"The tokenizer of the backbone {name!r} has {words} tokens, its model only {rows} embeddings: "
-            "they do not belong together, or tokens were added and the model was not resized. Save the "
-            "tokenizer that the model was trained with into the folder, or resize the model and train it."
+            f"The tokenizer of the backbone {name!r} has {words} tokens, its model only {rows} embeddings. "
+            "They do not belong together, or tokens were added without resizing the model. Save the "
+            "tokenizer that the model was trained with in the folder, or resize and train the model."
         )
     if not _eos_token_ids(model, tokenizer):
         raise UserError(
-            f"The backbone {name!r} names no end-of-sequence token, so no answer would ever end. Set "
+            f"The backbone {name!r} has no end-of-sequence token: answers would not end. Set "
             "eos_token in its tokenizer_config.json or eos_token_id in its generation_config.json."
         )
 
@@ -308,16 +308,15 @@ def _eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 def _cannot_load(name: str, local: bool, error: Exception) -> UserError:
     if "trust_remote_code" in str(error):
-        remedy = (
-            "It brings code of its own, which is not run here: take a model that transformers has itself."
-        )
+        remedy = "It needs custom code, which is not executed: choose a model that transformers implements."
     elif isinstance(error, ImportError):
-        remedy = "It needs a package that is not installed: install the one that is named."
+        remedy = "Install the missing package."
     elif local:
         remedy = "Its files may be truncated or unfinished downloads: compare sizes, then fetch them again."
     else:
         remedy = (
-            "Check the id and the network; for a gated model log in with `hf auth login`. Without a network, "
-            f"give the path of a local folder, or use a named backbone (`fedprofit models get {DEFAULT}`)."
+            "Check the id and the network; for a gated model, log in with `hf auth login`. Without a "
+            "network, give the path of a local folder, or use a named backbone "
+            f"(`fedprofit models get {DEFAULT}`)."
         )
     return UserError(f"The backbone {name!r} could not be loaded ({first_line(error, True)}). {remedy}")

@@ -1,4 +1,4 @@
-"""A backbone from a model and a tokenizer that are in memory, as a notebook has them."""
+"""Make a backbone from a model and a tokenizer in memory, for example in a notebook."""
 
 import hashlib
 from typing import Any
@@ -13,15 +13,15 @@ from fedprofit.core.files import content_hash
 
 
 def backbone_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "") -> Backbone:
-    """Freeze a transformers model and take it as a backbone, on the device and in the dtype that it has.
+    """Freeze a transformers model and wrap it as a backbone; keep its device and dtype.
 
     Args:
-        model: a causal language model. Its parameters no longer require gradients afterwards.
-        tokenizer: the tokenizer that it was trained with.
-        name: what results call it; by default the model's own name or class.
+        model: a causal language model. `requires_grad` is set to False for all its parameters.
+        tokenizer: the tokenizer that the model was trained with.
+        name: name in results; by default the name or class of the model.
 
     Raises:
-        UserError: the model is not causal, or the tokenizer is not its own.
+        UserError: the model is not causal, or the tokenizer does not belong to the model.
 
     Example:
         >>> from transformers import AutoModelForCausalLM, AutoTokenizer  # doctest: +SKIP
@@ -40,7 +40,7 @@ def backbone_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name
 
 
 def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return 16 digits that change with any weight, the configuration or the tokenizer."""
+    """Return 16 hexadecimal digits that change with any weight, the configuration or the tokenizer."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,9 +1,9 @@
-"""Matrix products of bfloat16 numbers, also where the processor has no arithmetic for them.
+"""Matrix products of bfloat16 numbers, also on processors without bfloat16 arithmetic.
 
-A processor that multiplies bfloat16 adds up in float32 and rounds the sum. One that does not emulates it in
-torch's kernels, at a third of the speed of its float32 (docs/benchmarks). There the same is computed here:
-the numbers widened, which loses nothing, multiplied in float32, and the result rounded. Only the order of
-the additions differs. Weights are widened once and kept, at 4 bytes a number beside their 2.
+A processor with bfloat16 arithmetic accumulates in float32 and rounds the sum. On others, torch's kernels
+emulate this at a third of the speed of float32 (docs/benchmarks). There, this module converts the numbers to
+float32 (exactly), multiplies in float32, and rounds the result. Only the order of the additions differs.
+Weights are converted once and cached: 4 bytes a number in addition to their 2.
 """
 
 import torch
@@ -13,16 +13,16 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fedprofit.backbone.load import computes_bfloat16
 
-_wide: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weight: the same in float32
+_float32: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weight: its float32 copy
 
 
 def widens(x: Tensor) -> bool:
-    """Tell whether products of `x` are to be computed in float32 and rounded."""
+    """Return whether products of `x` are computed in float32 and then rounded."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not computes_bfloat16(x.device)
 
 
 def product(first: Tensor, second: Tensor) -> Tensor:
-    """Return `first @ second`, of batches of matrices, in their type; not for autograd.
+    """Return `first @ second` of batches of matrices, in their dtype; not differentiable.
 
     >>> product(torch.eye(2), torch.ones(2, 3)).tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
@@ -33,7 +33,7 @@ def product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def add_product(to: Tensor, first: Tensor, second: Tensor) -> None:
-    """Add `first @ second` to the batch of matrices `to`, rounded once."""
+    """Add `first @ second` to the batch of matrices `to` in place; round once."""
     if widens(to):
         to.copy_(torch.baddbmm(to.float(), first.float(), second.float()))
     else:
@@ -41,9 +41,9 @@ def add_product(to: Tensor, first: Tensor, second: Tensor) -> None:
 
 
 def projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return `x @ weight.T + bias` in the type of `x`: `[n, in]` to `[n, out]`, differentiable by `x`.
+    """Return `x @ weight.T + bias` in the dtype of `x`: `[n, in]` to `[n, out]`, differentiable in `x`.
 
-    weight is frozen: it is `[out, in]` and may be kept in float32 for as long as it lives.
+    weight `[out, in]` is frozen; a float32 copy of it may be cached during its lifetime.
     """
     if not widens(x):
         return linear(x, weight, bias)
@@ -51,10 +51,10 @@ def projected(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def widened(weight: Tensor) -> Tensor:
-    """Return a frozen weight as it is multiplied: in float32 where products are computed so."""
+    """Return the cached float32 copy of a frozen weight if products need it, else the weight."""
     if not widens(weight):
         return weight
-    if weight not in _wide:
-        _wide[weight] = weight.detach().float()
-    kept: Tensor = _wide[weight]
-    return kept
+    if weight not in _float32:
+        _float32[weight] = weight.detach().float()
+    copy: Tensor = _float32[weight]
+    return copy

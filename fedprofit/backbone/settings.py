@@ -1,4 +1,4 @@
-"""The configuration's part on the backbone."""
+"""The section `backbone` of a configuration."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from fedprofit.config.base import Positive, Section
 
 
 class BackboneConfig(Section):
-    """The frozen language model and how it is computed."""
+    """The frozen language model and its execution."""
 
     name: str = "smollm2-135m-q4"  # a named backbone, a folder, a .gguf file, or a hub id owner/name
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -16,13 +16,13 @@ class BackboneConfig(Section):
     engine: Literal["vectorized", "reference"] = "vectorized"
     """vectorized: all clients at once. reference: one client and one row at a time, by autograd and
     torch.optim; slow, to check results with."""
-    # packed: all tokens of all clients in one flat row; fused: packed, and Llama's layers by compiled loops
-    # (CPU); eager, sdpa: the model's own padded attention; auto: the first of fused and packed that is
-    # verified, at load, to equal the model's own, else eager.
+    # packed: all tokens of all clients in one flat row; fused: packed, with compiled kernels for Llama-like
+    # layers (CPU); eager, sdpa: padded batches with the model's own attention; auto: the first of fused and
+    # packed that is verified at load to equal the plain model, else eager.
     attention: Literal["auto", "fused", "packed", "eager", "sdpa"] = "auto"
-    # tokens in flight at once: bounds memory; another budget rounds sums otherwise, in every number type
+    # most tokens of a pass: bounds memory; another budget changes the rounding of sums, in every dtype
     token_budget: Positive = 2048
-    # processes that share the budget, one core each; auto: one a core, on a GPU one
+    # processes that share the budget, one core each; auto: one per core, one on a GPU
     workers: Positive | Literal["auto"] = "auto"
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
-"""Processes that compute on one frozen backbone, one core each.
+"""Worker processes that compute on one frozen backbone, one core each.
 
-Two cores that share one pass wait for each other at every small kernel, some two hundred times a layer;
-two cores with a micro-batch each never do. The processes are forked, so they read the parent's
-weights where they are: a worker costs its activations and no second model.
+Two cores that share a pass synchronize at every small kernel, about two hundred times a layer. Two cores with
+a micro-batch each do not. Workers are forked and share the weights with the parent: a worker needs memory
+only for its activations.
 """
 
 import gc
@@ -34,10 +34,10 @@ _inherited: Backbone | None = None  # in a worker: the parent's backbone
 
 
 class Workers:
-    """`count` processes, forked at first use; with a count of 1 all is computed in this process."""
+    """`count` worker processes, forked at first use; a count of 1 computes in this process."""
 
     def __init__(self, backbone: Backbone, count: int) -> None:
-        """Remember what to compute on; nothing is started yet."""
+        """Store the arguments; no process is started yet."""
         self.backbone = backbone
         self.count = count
         self._pool: ProcessPoolExecutor | None = None
@@ -46,11 +46,11 @@ class Workers:
         """Yield `function(backbone, *task)` for each task, in order.
 
         Args:
-            function: a module's function, so that a process can find it by name.
-            tasks: tensors and plain values; what `function` returns must be such a tuple too.
+            function: a module-level function, so that it can be pickled by name.
+            tasks: tuples of tensors and plain values; `function` must return such a tuple too.
 
         Raises:
-            MemoryError: a worker was killed, which is how Linux ends those that take too much.
+            MemoryError: a worker was killed; Linux kills processes when memory runs out.
         """
         if self.count == 1 or len(tasks) < 2:
             yield from (function(self.backbone, *task) for task in tasks)
@@ -61,8 +61,8 @@ class Workers:
                 self.count, get_context("fork"), initializer=_begin, initargs=given
             )
         running: list[Future[Any]] = []
-        try:  # a worker may have been killed since the last call: then nothing can be submitted
-            with interrupts_held():  # the first tasks make the processes
+        try:  # submitting fails if a worker was killed since the last call
+            with interrupts_held():  # the first tasks fork the processes
                 running += [self._pool.submit(_call, function, _arrays(task)) for task in tasks]
             yield from (_tensors(future.result()) for future in running)
         except BrokenProcessPool as error:
@@ -73,14 +73,14 @@ class Workers:
                 future.cancel()
 
     def processes(self) -> list[int]:
-        """Return the process ids of the workers that run."""
+        """Return the process ids of the running workers."""
         return [] if self._pool is None else list(self._pool._processes)
 
 
 def worker_count(setting: int | str, backbone: Backbone, token_budget: int) -> int:
-    """Return how many workers a setting means: "auto" is one a core, if each has tokens enough.
+    """Resolve the setting `workers`: "auto" is one per core, but at least `PASS_TOKENS` tokens each.
 
-    On a GPU, and where processes cannot be forked safely, there is one.
+    The count is 1 on a GPU and on systems where forking is not safe.
     """
     if backbone.device.type != "cpu" or sys.platform != "linux":
         return 1
@@ -91,23 +91,23 @@ def worker_count(setting: int | str, backbone: Backbone, token_budget: int) -> i
 
 @lru_cache(maxsize=2)
 def shared_workers(backbone: Backbone, count: int) -> Workers:
-    """Return the workers of a backbone: the same for all engines of a process."""
+    """Return the workers of a backbone, shared by all engines of a process."""
     return Workers(backbone, count)
 
 
 def peak_private_bytes(process: int) -> int:
-    """Return the most memory that a worker held of its own, not shared with the parent it was forked from.
+    """Return the peak memory of a worker in bytes, without memory shared with its parent.
 
-    Linux keeps the highest of all that a process held. What a worker gave back since was its own but for
-    what it let go of the parent's, so that it is at most this.
+    It is the present private memory plus the difference between peak and present total memory. This is an
+    upper bound: the difference may include pages that the worker shared with its parent.
     """
-    own = sum(size for name, size in _sizes(process, "smaps_rollup") if name.startswith("Private_"))
-    ever = dict(_sizes(process, "status"))
-    return own + max(0, ever["VmHWM"] - ever["VmRSS"])
+    private = sum(size for name, size in _sizes(process, "smaps_rollup") if name.startswith("Private_"))
+    total = dict(_sizes(process, "status"))
+    return private + max(0, total["VmHWM"] - total["VmRSS"])
 
 
 def _sizes(process: int, file: str) -> Iterator[tuple[str, int]]:
-    """Yield names and bytes of the lines like `VmRSS: 123 kB` of a file that Linux keeps of a process."""
+    """Yield names and bytes of the lines like `VmRSS: 123 kB` of `/proc/PROCESS/FILE`."""
     for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
         if line.endswith(" kB"):
             name, _, size = line.partition(":")
@@ -115,14 +115,14 @@ def _sizes(process: int, file: str) -> Iterator[tuple[str, int]]:
 
 
 def _begin(backbone: Backbone, parent: int) -> None:
-    """Prepare a forked process: one thread, no interruption of its own, no life without its parent."""
+    """Initialize a worker: one thread, interrupts left to the parent, exit when the parent ends."""
     global _inherited
     killed_with_parent(parent)
     _inherited = backbone
     torch.set_num_threads(1)
     leave_interrupts_to_parent()
     end_with_parent()
-    gc.freeze()  # what was inherited lives on: looking through it would copy its pages
+    gc.freeze()  # garbage collection of inherited objects would copy their pages
 
 
 def _call(function: Callable[..., Task], task: Task) -> Task:
@@ -130,7 +130,7 @@ def _call(function: Callable[..., Task], task: Task) -> Task:
 
 
 def _arrays(task: Task) -> Task:
-    """Replace tensors by arrays, which travel by value; tensors would take shared-memory files."""
+    """Replace tensors by arrays: arrays are pickled by value, tensors need shared-memory files."""
     return tuple(value.numpy() if isinstance(value, torch.Tensor) else value for value in task)
 
 

@@ -1,4 +1,4 @@
-"""Write a tiny Llama as a GGUF file with the `gguf` package alone: the oracle for conversion."""
+"""Write a tiny Llama as a GGUF file using only the `gguf` package: the reference for conversion."""
 
 import json
 from collections.abc import Callable
@@ -25,9 +25,9 @@ OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_he
 def write_gguf(
     path: Path, kind: str = "F32", more: Callable[[gguf.GGUFWriter], object] = lambda writer: None
 ) -> dict[str, np.ndarray]:
-    """Write the tiny Llama, matrices quantized to `kind`; return the values the file then holds.
+    """Write the tiny Llama with matrices quantized to `kind`; return the dequantized values.
 
-    `more` adds fields and tensors of its own.
+    `more` adds further fields and tensors.
     """
     model, writer = tiny_model("llama"), gguf.GGUFWriter(path, "llama")
     config = model.config
@@ -41,19 +41,19 @@ def write_gguf(
     writer.add_rope_freq_base(10000.0)
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer)
-    held = {}
+    written = {}
     for name, tensor in model.state_dict().items():
         values = tensor.numpy()
         quantization = gguf.GGMLQuantizationType[kind if values.ndim == 2 else "F32"]
         packed = gguf.quantize(_rotary_order(name, values), quantization)
         writer.add_tensor(_gguf_name(name), packed, raw_dtype=quantization)
-        held[name] = _rotary_order(name, gguf.dequantize(packed, quantization), back=True)
+        written[name] = _rotary_order(name, gguf.dequantize(packed, quantization), back=True)
     more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return held
+    return written
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
@@ -76,7 +76,7 @@ def _gguf_name(name: str) -> str:
 
 
 def _rotary_order(name: str, values: np.ndarray, back: bool = False) -> np.ndarray:
-    """Llama's GGUF interleaves the two rotary halves of every query and key head's rows."""
+    """Interleave the two rotary halves of each query and key head, as in Llama's GGUF files."""
     heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
     if not heads:
         return values

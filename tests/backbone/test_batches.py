@@ -1,4 +1,4 @@
-"""Micro-batches: every row once, within the budget, and little read twice."""
+"""Test that micro-batches contain every row once, fit the budget and rarely repeat prefixes."""
 
 from dataclasses import replace
 
@@ -18,22 +18,22 @@ def ragged_rows(clients=5, each=9):
 
 
 def even_rows(clients, rows=4, definition=40, source=9, target=3):
-    """Make clients of one definition and rows of one shape each: `LENGTH + 40 + 4 * 11` tokens a client."""
-    made = []
+    """Return rows of equal shape, one definition per client: `LENGTH + 40 + 4 * 11` tokens a client."""
+    found = []
     for client in range(clients):
         shared = np.full(definition, client, np.int32)
         example = Example(shared, np.zeros(source, np.int32), np.zeros(target, np.int32), "task", ("",))
-        made += [Row(client, example)] * rows
-    return made
+        found += [Row(client, example)] * rows
+    return found
 
 
-def read(rows, batches):
+def batch_tokens(rows, batches):
     return [count_tokens([rows[number] for number in batch], LENGTH) for batch in batches]
 
 
 @pytest.mark.parametrize("new", [0, 5, 40])
 @pytest.mark.parametrize("budget", [1, 20, 64, 10_000])
-def test_every_row_comes_once_and_batches_keep_within_the_budget(budget, new):
+def test_micro_batches_contain_every_row_and_fit_budget(budget, new):
     rows = ragged_rows()
     rows += [replace(row, target=False) for row in rows[:7]]
     batches = micro_batches(rows, LENGTH, budget, new)
@@ -43,38 +43,38 @@ def test_every_row_comes_once_and_batches_keep_within_the_budget(budget, new):
         longest = max(LENGTH + len(row.example.prefix) + row.tokens for row in members)
         cache = len(batch) * (longest + min(new, GROWTH)) / CACHE_PER_TOKEN
         targets = sum(len(row.example.target) if row.target else 1 for row in members)
-        held = max(cache, targets) if new else count_tokens(members, LENGTH)
-        assert len(batch) == 1 or held <= budget
+        memory = max(cache, targets) if new else count_tokens(members, LENGTH)
+        assert len(batch) == 1 or memory <= budget
     assert (len(batches) == 1) == (budget == 10_000)
 
 
-def test_rows_that_share_a_prefix_stay_together_where_they_fit():
+def test_micro_batches_keep_rows_of_prefix_together():
     rows = even_rows(8)
     batches = micro_batches(rows, LENGTH, 250)
-    assert sum(read(rows, batches)) == count_tokens(rows, LENGTH), "no prefix is read twice"
-    assert [len(batch) for batch in batches] == [8, 8, 8, 8], "two clients of 87 tokens a batch"
-    assert sum(read(rows, micro_batches(rows, LENGTH, 70))) > count_tokens(rows, LENGTH)
+    assert sum(batch_tokens(rows, batches)) == count_tokens(rows, LENGTH), "each prefix is computed once"
+    assert [len(batch) for batch in batches] == [8, 8, 8, 8], "two clients of 87 tokens per batch"
+    assert sum(batch_tokens(rows, micro_batches(rows, LENGTH, 70))) > count_tokens(rows, LENGTH)
 
 
-def test_small_clients_fill_what_large_ones_leave():
+def test_micro_batches_combine_large_and_small_clients():
     rows = [*even_rows(2, rows=12), *(replace(row, owner=row.owner + 2) for row in even_rows(2, rows=1))]
-    sizes = read(rows, micro_batches(rows, LENGTH, 230))
+    sizes = batch_tokens(rows, micro_batches(rows, LENGTH, 230))
     assert sizes == [175 + 54, 175 + 54]
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 @pytest.mark.parametrize("new", [0, 16])
-def test_workers_have_about_as_much_to_do_each_and_read_little_twice(workers, new):
+def test_worker_batches_balance_load_and_rarely_repeat_prefixes(workers, new):
     rows = even_rows(11 * workers)
     batches = worker_batches(rows, LENGTH, 1024 * workers, workers, new)
     assert sorted(number for batch in batches for number in batch) == list(range(len(rows)))
-    sizes = read(rows, batches)
+    sizes = batch_tokens(rows, batches)
     assert len(batches) % workers == 0
     assert max(sizes) <= 1.1 * min(sizes)
     assert sum(sizes) <= 1.1 * count_tokens(rows, LENGTH)
 
 
-def test_one_clients_rows_are_shared_out_if_that_is_worth_a_pass():
+def test_worker_batches_split_client_only_when_large():
     large, small = even_rows(1, rows=64), even_rows(1, rows=2)
     shares = [len(batch) for batch in worker_batches(large, LENGTH, 2048, 2)]
     assert len(shares) == 2
@@ -83,5 +83,5 @@ def test_one_clients_rows_are_shared_out_if_that_is_worth_a_pass():
     assert len(worker_batches(small, LENGTH, 2048, 2)) == 1
 
 
-def test_no_rows_are_no_batches():
+def test_batches_are_empty_without_rows():
     assert worker_batches([], LENGTH, 2048, 2) == micro_batches([], LENGTH, 2048) == []

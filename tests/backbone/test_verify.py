@@ -1,4 +1,4 @@
-"""The check at load: wrong paths are refused at the lengths where they are wrong, and undone."""
+"""Test that inexact paths are refused at the relevant lengths, and that the model is restored."""
 
 import dataclasses
 
@@ -49,18 +49,20 @@ LONG = {
 PER_LAYER = {"vocab_size_per_layer_input": 352, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
 
 
-def random_backbone(model_class, config, **own) -> Backbone:
+def random_backbone(model_class, config, **settings) -> Backbone:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
-    model = model_class(config(vocab_size=len(tokenizer), **{**SIZES, **own})).eval().requires_grad_(False)
+    model = (
+        model_class(config(vocab_size=len(tokenizer), **{**SIZES, **settings})).eval().requires_grad_(False)
+    )
     return Backbone(
-        model_class.__name__, model, tokenizer, torch.device("cpu"), torch.float32, f"{model_class}{own}"
+        model_class.__name__, model, tokenizer, torch.device("cpu"), torch.float32, f"{model_class}{settings}"
     )
 
 
 def llama4() -> Backbone:
-    own = {"intermediate_size_mlp": 64, "num_local_experts": 4, "head_dim": 8}
-    return random_backbone(Llama4ForCausalLM, Llama4TextConfig, **own, attention_chunk_size=32)
+    settings = {"intermediate_size_mlp": 64, "num_local_experts": 4, "head_dim": 8}
+    return random_backbone(Llama4ForCausalLM, Llama4TextConfig, **settings, attention_chunk_size=32)
 
 
 def phi3() -> Backbone:
@@ -78,22 +80,22 @@ def phi3() -> Backbone:
         (phi3, 60, "single", "not packed: losses differ by .*not eager: losses differ"),
     ],
 )
-def test_path_depends_on_lengths_that_the_run_reaches(make, reach, path, why):
+def test_verified_path_depends_on_reach(make, reach, path, why):
     verdict = verify.verified_path(make(), reach=reach)
     assert verdict.path == path
     assert ("not packed" in verdict.reason) == (path != "packed")
     if why:
-        with pytest.raises(UserError, match=r"by packed attention \(losses differ"):
+        with pytest.raises(UserError, match=r"with packed attention \(losses differ"):
             make_engine(make(), "packed", reach=reach)
 
 
-def test_two_attentions_a_layer_are_not_generated_packed():
+def test_verified_path_refuses_packed_for_two_attentions():
     verdict = verify.verified_path(random_backbone(DiffLlamaForCausalLM, DiffLlamaConfig))
     assert verdict.path == "eager"
     assert "answers differ" in verdict.refused["packed"]
 
 
-def test_own_positions_and_no_generation_go_row_by_row():
+def test_verified_path_is_single_for_special_models():
     assert verify.verified_path(random_backbone(RobertaForCausalLM, RobertaConfig, is_decoder=True)).path == (
         "single"
     )
@@ -102,18 +104,18 @@ def test_own_positions_and_no_generation_go_row_by_row():
 
 
 @pytest.mark.parametrize(
-    ("model_class", "config", "own", "why"),
+    ("model_class", "config", "settings", "why"),
     [
         (BertLMHeadModel, BertConfig, {}, "bidirectional"),
         (Gemma4ForCausalLM, Gemma4TextConfig, PER_LAYER, "hidden_size_per_layer_input is 8"),
     ],
 )
-def test_models_that_cannot_be_prompted_are_refused(model_class, config, own, why):
+def test_make_engine_refuses_models_without_soft_prompts(model_class, config, settings, why):
     with pytest.raises(UserError, match=f"{model_class.__name__}.*{why}"):
-        make_engine(random_backbone(model_class, config, **own))
+        make_engine(random_backbone(model_class, config, **settings))
 
 
-def test_refused_path_leaves_the_model_as_it_was():
+def test_verified_path_restores_model_after_refusal():
     backbone = phi3()
     implementation = backbone.model.config._attn_implementation
     verify.verified_path(backbone, reach=60)
@@ -121,8 +123,8 @@ def test_refused_path_leaves_the_model_as_it_was():
     assert not any("forward" in vars(module) for module in backbone.model.modules())
 
 
-def test_verdict_is_remembered_by_model_and_lengths(monkeypatch):
-    backbone = dataclasses.replace(tiny_backbone("mistral"), fingerprint="remembered")
+def test_verified_path_caches_verdict_by_model_and_lengths(monkeypatch):
+    backbone = dataclasses.replace(tiny_backbone("mistral"), fingerprint="cached")
     assert verify.lengths_of(backbone.model.config, 100) == [8]
     first = verify.verified_path(backbone, reach=100)
 

@@ -1,4 +1,4 @@
-"""The work that the engine does, counted: a slower engine shows here, on any machine and without a clock."""
+"""Test the computational cost of the engine by counting kernels, tokens and FLOPs instead of time."""
 
 from collections import Counter
 from functools import partial
@@ -31,19 +31,19 @@ class Calls(TorchDispatchMode):
 
 
 def clients_rows(clients, rows=4, definition=40, source=9, target=3):
-    """Make rows of equal shape: a definition a client, as in one task a client."""
+    """Return rows of equal shape, one definition per client."""
     draw = np.random.default_rng(0)
 
     def tokens(count):
         return draw.integers(3, 300, count).astype(np.int32)
 
-    made = []
+    found = []
     for client in range(clients):
         shared = tokens(definition)
-        made += [
+        found += [
             Row(client, Example(shared, tokens(source), tokens(target), "task", ("",))) for _ in range(rows)
         ]
-    return made
+    return found
 
 
 def prompts_of(backbone, clients):
@@ -54,22 +54,22 @@ def step(backbone, clients, losses=packed_losses):
     losses(backbone, prompts_of(backbone, clients), clients_rows(clients)).sum().backward()
 
 
-def test_as_many_kernels_for_many_clients_as_for_two():
+def test_packed_step_needs_constant_number_of_kernels():
     backbone, counts = tiny_backbone("llama"), []
     for clients in (2, 16):
-        step(backbone, clients)  # what is made once, such as cached masks of the rotary embedding
+        step(backbone, clients)  # warm up: fill caches
         with Calls() as calls:
             step(backbone, clients)
         counts.append(calls.counts)
-    # Laying rows out is by row; all that computes is by layer.
+    # The layout costs per row, the computation per layer.
     for kernel in ("mm", "bmm", "_softmax", "index_select", "silu", "_softmax_backward_data"):
         assert counts[0][kernel] == counts[1][kernel] > 0, kernel
     layers = backbone.model.config.num_hidden_layers
-    assert counts[1]["mm"] <= layers * 14 + 2, "seven linear layers each way, and the head"
-    assert counts[1]["bmm"] <= layers * 18, "six products of attention, and two gradients of each"
+    assert counts[1]["mm"] <= layers * 14 + 2, "seven linear layers, forward and backward, and the head"
+    assert counts[1]["bmm"] <= layers * 18, "six products of attention, each with two gradients"
 
 
-def test_fused_layers_take_few_kernels_for_many_clients_as_for_two():
+def test_fused_step_needs_constant_number_of_kernels():
     backbone, counts = tiny_backbone("llama"), []
     assert fuse(backbone.model)
     for clients in (2, 16):
@@ -80,21 +80,21 @@ def test_fused_layers_take_few_kernels_for_many_clients_as_for_two():
     for kernel in ("mm", "bmm", "index_select", "add"):
         assert counts[0][kernel] == counts[1][kernel] > 0, kernel
     layers = backbone.model.config.num_hidden_layers
-    assert counts[1]["mm"] <= layers * 8 + 2, "four products each way, and the head"
-    assert counts[1]["bmm"] <= layers * 18, "six products of attention, and two gradients of each"
+    assert counts[1]["mm"] <= layers * 8 + 2, "four products, forward and backward, and the head"
+    assert counts[1]["bmm"] <= layers * 18, "six products of attention, each with two gradients"
     for kernel in ("_softmax", "silu", "scatter_add", "index_add"):
-        assert not counts[1][kernel], f"{kernel} belongs to the compiled loops or is a gather"
+        assert not counts[1][kernel], f"{kernel} must be a compiled kernel or a gather"
 
 
-def test_tokens_read_are_those_counted_and_little_padding():
+def test_pack_adds_little_padding_to_counted_tokens():
     backbone, rows = tiny_backbone("llama"), clients_rows(8)
     packed = pack(rows, LENGTH, backbone.device)
     counted = count_tokens(rows, LENGTH)
-    assert counted == 8 * (LENGTH + 40 + 4 * (9 + 3 - 1)), "prompt and definition once, no last target"
+    assert counted == 8 * (LENGTH + 40 + 4 * (9 + 3 - 1)), "prompt and definition once, no last target token"
     assert counted <= packed.layout.length < counted + 16
 
 
-def test_sharing_prefixes_saves_the_arithmetic_it_should():
+def test_shared_prefixes_reduce_flops_in_proportion_to_tokens():
     backbone = tiny_backbone("llama")
     flops = []
     for losses in (packed_losses, plain_losses):
@@ -103,37 +103,37 @@ def test_sharing_prefixes_saves_the_arithmetic_it_should():
         flops.append(counter.get_total_flops())
     rows = clients_rows(8)
     tokens = count_tokens(rows, LENGTH)
-    alone = sum(count_tokens([row], LENGTH) for row in rows)
-    assert tokens / alone < 0.45
-    # Attention over padding and the rounded size of the flat row cost a little of what sharing saves.
-    assert flops[0] / flops[1] < 1.25 * tokens / alone
+    unshared = sum(count_tokens([row], LENGTH) for row in rows)
+    assert tokens / unshared < 0.45
+    # Padding in attention and the rounded length of the flat row reduce the savings slightly.
+    assert flops[0] / flops[1] < 1.25 * tokens / unshared
 
 
-def test_a_long_row_pads_no_short_ones():
+def test_long_row_does_not_pad_short_rows():
     backbone = tiny_backbone("llama")
     rows = [clients_rows(1, 1, source=length)[0] for length in (246, 6, 6, 6, 6, 6, 6, 6)]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         packed_losses(backbone, prompts_of(backbone, 1), rows)
     computed = counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
-    config, prefix = backbone.model.config, 48  # 44 tokens and padding
+    config, prefix = backbone.model.config, 48  # 44 tokens plus padding
     pairs = prefix * prefix + 248 * (prefix + 248) + 7 * 8 * (prefix + 8)
     size = config.hidden_size // config.num_attention_heads
     assert computed == 4 * pairs * config.num_hidden_layers * config.num_attention_heads * size
 
 
-def test_rows_that_ended_are_not_fed_on(monkeypatch):
+def test_generation_drops_finished_rows(monkeypatch):
     backbone, rows = tiny_backbone("llama"), clients_rows(8, rows=8)
-    prompts, fed = prompts_of(backbone, 8).detach(), []
+    prompts, batch_sizes = prompts_of(backbone, 8).detach(), []
     monkeypatch.setattr(backbone.model.generation_config, "eos_token_id", list(range(1, 300, 6)))
-    own = generate.RowCache.attend
+    attend = generate.RowCache.attend
 
     def counting(cache, query, *rest, **named):
-        fed.append(len(query))
-        return own(cache, query, *rest, **named)
+        batch_sizes.append(len(query))
+        return attend(cache, query, *rest, **named)
 
     monkeypatch.setattr(generate.RowCache, "attend", counting)
     _, answers = Engine(backbone, "packed").answer(prompts, rows, 24)
     layers = backbone.model.config.num_hidden_layers
     generated = sum(len(answer) for answer in answers)
-    assert generated < 24 * len(rows) / 2, "else nothing ends early"
-    assert sum(fed) / layers <= generated + 24 * generate.TOGETHER
+    assert generated < 24 * len(rows) / 2, "many rows must end early"
+    assert sum(batch_sizes) / layers <= generated + 24 * generate.TOGETHER
