@@ -1,7 +1,7 @@
-"""How a run tries, trains and scores its baselines.
+"""Training and scoring of a run's baselines.
 
-They are treated as the algorithms are: where those have trials, these have as many, and the validation
-clients select one.
+Baselines are treated like algorithms: they have as many trials, and one is selected on the validation
+clients.
 """
 
 import shutil
@@ -23,16 +23,16 @@ from fedprofit.tuner.prompt import KEY
 
 
 def context_of(bench: Bench) -> BaselineContext:
-    """Return what a run gives to its baselines."""
+    """Return the inputs of the run's baselines."""
     pool = bench.dataset.pooled("train", "train")
     return BaselineContext(bench.solver, bench.start, bench.train_examples, pool, bench.config.seed)
 
 
 def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
-    """Record how well one trial does on the validation examples of the validation clients.
+    """Train one trial and record its loss on the validation examples of the validation clients.
 
-    Parameters that all clients share are scored on the set that the algorithms' trials are selected by, and
-    kept. Else every client's are scored on the client's own examples.
+    Parameters that all clients share are scored on the set that also selects the algorithms' trials, and
+    saved. Otherwise each client's parameters are scored on its own examples.
     """
     record, kept = folder.history(entry.name), folder.prompts(f"{TRY}{entry.name}")
     if record.exists() and (kept.exists() or not entry.is_shared):
@@ -55,26 +55,28 @@ def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
     write_record(record, [row])
 
 
-def score(bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool) -> list[Score]:
-    """Train the selected entry of a baseline, keep its parameters, and score them along its steps.
+def score(
+    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, has_trials: bool
+) -> list[Score]:
+    """Train the selected entry of a baseline, save its parameters, and score them at its steps.
 
-    Where several were `tried`, what they differ in is not what the baseline is: the rows have neither its
-    name nor its rate, so that runs that selected otherwise are still compared.
+    If it has several trials, its rows contain neither the entry's name nor its rate. Runs that selected
+    different entries can then be compared.
     """
     rate = getattr(getattr(entry, "client", None), "rate", None)
-    what = Condition(name, setting=name) if tried else Condition(name, setting=entry.name, rate=rate)
+    what = Condition(name, setting=name) if has_trials else Condition(name, setting=entry.name, rate=rate)
     if entry.is_shared:
-        return _score_shared(bench, folder, name, entry, tried, what)
+        return _score_shared(bench, folder, name, entry, has_trials, what)
     tuned = entry.train(context_of(bench), bench.sets.clients)
     save_points(folder.prompts(name), tuned)
-    return score_points(bench, bench.start, tuned, entry, what if tried else replace(what, pull=0.0))
+    return score_points(bench, bench.start, tuned, entry, what if has_trials else replace(what, pull=0.0))
 
 
 def _score_shared(
-    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool, what: Condition
+    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, has_trials: bool, what: Condition
 ) -> list[Score]:
     kept = folder.prompts(name)
-    if tried:  # what a trial has trained is not trained again
+    if has_trials:  # reuse the parameters of the trial
         write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{entry.name}")))
     else:
         save_points(kept, entry.train(context_of(bench), bench.sets.clients))
