@@ -1,4 +1,4 @@
-"""The sweep over architectures: it tells exact, refused and wrong apart, and builds no silent part."""
+"""The sweep over architectures: it tells exact, refused and wrong ones apart, and fills all parameters."""
 
 import architectures
 import pytest
@@ -13,7 +13,7 @@ from fedprofit.backbone.engine import Engine
     ("name", "result", "path", "why"),
     [
         ("mistral", "exact", "fused", ""),
-        ("xlnet (one direction)", "exact", "single", "packed: losses differ"),  # it says -1 positions
+        ("xlnet (one direction)", "exact", "single", "packed: losses differ"),  # max positions is -1
         ("gemma3n_text", "refused", "", "hidden_size_per_layer_input is 8"),
         ("reformer", "refused", "", "cannot be trained by transformers"),
     ],
@@ -48,11 +48,11 @@ def test_tiny_architecture_has_no_constant_parameter(name):
     assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
 
 
-def test_every_causal_model_type_is_named_once():
+def test_names_lists_each_causal_model_type_once():
     assert len(names()) == len(set(names())) > 60
 
 
-def test_page_counts_and_escapes():
+def test_page_counts_findings_and_escapes_text():
     findings = [Finding("a", "exact", "fused", 1e-6), Finding("b", "refused", why="x | <y>")]
     assert counts(findings).startswith("0 WRONG, 0 TRACEBACK, 1 exact by a fast path, 1 refused")
     text = page(findings)
