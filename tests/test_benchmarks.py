@@ -1,4 +1,4 @@
-"""The benchmarks run on a tiny model, write what they promise, and refuse unequal losses."""
+"""The benchmarks run on a tiny model, write their tables, and refuse unequal losses."""
 
 import json
 from argparse import Namespace
@@ -37,7 +37,7 @@ IN_PROCESS = ["engine", "sequential", "peft"] + ["pfl"] * bool(find_spec("pfl"))
 
 
 @pytest.fixture(autouse=True)
-def a_short_look_for_the_peak(monkeypatch):
+def short_peak_measurement(monkeypatch):
     monkeypatch.setattr(flops, "PEAK_SECONDS", 0.05)
 
 
@@ -45,8 +45,8 @@ SMALL = "--data lexicon --dtype float32 --clients 2 --rows 2 --steps 2 --threads
 
 
 @pytest.fixture(autouse=True)
-def forget():
-    """Models are kept by path and settings; the next test's folder is another."""
+def clear_prepared_cache():
+    """Clear the cache of prepared models: each test has another folder."""
     yield
     prepare.cache_clear()
 
@@ -79,8 +79,8 @@ def test_throughput_measures_all_methods(tmp_path, capsys):
     assert all(any(method in line for line in lines) for method in IN_PROCESS)
 
 
-def test_operations_are_those_that_torch_counts():
-    """Tokens and targets at the sizes that the engine rounds to, so that it multiplies what is needed."""
+def test_forward_flops_match_torch_flop_counter():
+    """Tokens and targets have the sizes that the engine pads to, so that there is no padding."""
     backbone = tiny_backbone("llama")
     example = Example(*(np.full(count, 5, np.int32) for count in (10, 12, 17)), "task", ("",))
     rows = [Row(0, example)] * 3 + [
@@ -101,7 +101,7 @@ def test_operations_are_those_that_torch_counts():
     assert training_flops(backbone, work, 17) == 2 * (linear + head) + 3 * attention
 
 
-def test_operators_show_the_products_of_a_step_and_their_rate(tmp_path, capsys):
+def test_operators_report_products_matching_torch_counts(tmp_path, capsys):
     model = str(tiny_folder(tmp_path))
     options = [*SMALL.replace("--steps 2 ", "").split(), "--length", "3", "5", "--repetitions", "1"]
     operators.main([*options, "--model", model, "--out", str(tmp_path / "out")])
@@ -121,7 +121,7 @@ def test_operators_show_the_products_of_a_step_and_their_rate(tmp_path, capsys):
         assert {row[0] for row in shares} == set(found["operators"])
 
 
-def test_pairs_are_those_that_a_mask_lets_through():
+def test_visible_pairs_match_attention_mask():
     rows = [
         Row(0, Example(*(np.full(n, 5, np.int32) for n in (3, source, 2)), "", ("",))) for source in (4, 6)
     ]
@@ -132,13 +132,13 @@ def test_pairs_are_those_that_a_mask_lets_through():
     assert visible_pairs(rows, 2) == seen + int(torch.ones(before, before).tril().sum())
 
 
-def test_a_subset_of_the_methods_keeps_the_engine(tmp_path):
+def test_throughput_keeps_engine_when_methods_are_selected(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     throughput.main([*SMALL.split(), "--length", "3", "--repetitions", "1", "--methods", "peft", *places])
     check_table(tmp_path / "out", "throughput", ["engine", "peft"], [3])
 
 
-def test_peft_as_its_users_get_it_takes_turns_with_a_bfloat16_engine(tmp_path, monkeypatch):
+def test_throughput_runs_float32_peft_beside_bfloat16_engine(tmp_path, monkeypatch):
     taken = []
 
     def loop(work):
@@ -146,17 +146,17 @@ def test_peft_as_its_users_get_it_takes_turns_with_a_bfloat16_engine(tmp_path, m
         return peft_loop(work)
 
     monkeypatch.setattr(peers.peft_loop, "peft_loop", loop)
-    # Measuring it in bfloat16 takes minutes where a processor has no arithmetic for it.
+    # Measuring the peak in bfloat16 takes minutes on a processor without bfloat16 arithmetic.
     monkeypatch.setattr(throughput, "matmul_peak", lambda engine: 1e12)
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     small = SMALL.replace("float32", "bfloat16").split()
     methods = ["engine", "peft", "peft-float32"]
     throughput.main([*small, "--length", "3", "--repetitions", "1", "--methods", *methods, *places])
     check_table(tmp_path / "out", "throughput", methods, [3])
-    assert taken == [{torch.bfloat16}, {torch.float32}] * 2, "once to compare the losses, once to be timed"
+    assert taken == [{torch.bfloat16}, {torch.float32}] * 2, "once to compare losses, once to measure time"
 
 
-def test_whole_processes_of_the_engine_are_timed(tmp_path):
+def test_whole_process_times_the_engine(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     sizes = ["--length", "3", "--repetitions", "1", "--rounds", "2"]
     whole_process.main([*SMALL.split(), *sizes, "--methods", "engine", *places])
@@ -166,13 +166,13 @@ def test_whole_processes_of_the_engine_are_timed(tmp_path):
     assert second < first
 
 
-def test_a_method_that_fails_says_so(tmp_path):
+def test_whole_process_reports_failed_method(tmp_path):
     settings = Settings(str(tmp_path), "float32", "lexicon", False, 2, 2, 2, 3, 1, 0)
     with pytest.raises(SystemExit, match=r"engine failed \(exit status 1\)(.|\n)*no config.json"):
         whole_process.run("engine", settings, 1)
 
 
-def test_unequal_losses_are_refused_by_name():
+def test_check_losses_names_method_with_unequal_loss():
     same = [[1.0, 2.0], [3.0]]
     places = "client {0} at step {1}"
     good = {"engine": same, "sequential": same, "peft": [[1.0005, 2.0], [3.0]]}
@@ -182,13 +182,13 @@ def test_unequal_losses_are_refused_by_name():
             check_losses({"sequential": same, "peft": [[1.0, 2.0], [wrong]]}, "sequential", 1e-3, places)
 
 
-def test_too_many_clients_is_said_before_anything_runs(tmp_path):
+def test_throughput_refuses_too_many_clients_before_running(tmp_path):
     options = ["--model", str(tiny_folder(tmp_path)), "--data", "lexicon", "--clients", "1000"]
     with pytest.raises(UserError, match="--clients 1000: only"):
         throughput.main([*options, "--dtype", "float32", "--threads", "1"])
 
 
-def test_shapes_need_no_model_and_no_network(tmp_path, capsys):
+def test_shapes_run_without_model_files(tmp_path, capsys):
     small = "--shapes tiny --cohorts 1 3 --rows 2 --length 4 --repetitions 1 --device cpu --dtype float32"
     shapes.main([*small.split(), "--out", str(tmp_path)])
     found = json.loads((tmp_path / "shapes.json").read_text())["measurements"]
@@ -199,7 +199,7 @@ def test_shapes_need_no_model_and_no_network(tmp_path, capsys):
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
-def test_shapes_go_on_after_losses_that_differ_and_fail_in_the_end(tmp_path, monkeypatch):
+def test_shapes_continue_then_fail_when_losses_differ(tmp_path, monkeypatch):
     measure = shapes.measure
 
     def differ_first(backbone, cohort, args):
@@ -218,13 +218,13 @@ def test_shapes_go_on_after_losses_that_differ_and_fail_in_the_end(tmp_path, mon
 SMALL_POINT = {"population": 5, "cohort": 3, "length": 3, "threads": 1, "rows": 2}
 
 
-def test_scale_takes_a_points_rounds_when_told_to(tmp_path):
+def test_scale_take_rounds_measures_each_round(tmp_path):
     opened, *rounds = scale.take_rounds(SMALL_POINT, str(tiny_folder(tmp_path)), 64, range(2))
     assert opened["opened"] > 0
     assert {name: opened[name] for name in SMALL_POINT} == SMALL_POINT
     assert len(rounds) == 2
     assert all(one["seconds"] > 0 and one["tokens"] >= 3 * 2 * 3 for one in rounds)
-    assert rounds[0]["peak_bytes"] <= rounds[1]["peak_bytes"], "a peak does not fall"
+    assert rounds[0]["peak_bytes"] <= rounds[1]["peak_bytes"], "a peak cannot decrease"
     table = pl.read_parquet(scale.population_table(5, 2))
     assert table["input"].str.extract(r"\((\d+)\)$").str.len_chars().unique().to_list() == [7]
     assert table["split"].value_counts().sort("split").rows() == [
@@ -234,23 +234,23 @@ def test_scale_takes_a_points_rounds_when_told_to(tmp_path):
     ]
 
 
-def test_scale_measures_an_axis_in_processes_and_draws_it(tmp_path, monkeypatch, capsys):
+def test_scale_measures_axis_in_processes_and_plots_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scale, "BASE", SMALL_POINT)
     monkeypatch.setattr(scale, "AXES", {"cohort": (2,)})
     model = str(tiny_folder(tmp_path))
     (found,) = scale.measure("cohort", Namespace(model=model, token_budget=64, rounds=2))
     assert found["cohort"] == 2
     assert found["dtype"] in ("float32", "bfloat16")
-    assert len(found["seconds"]) == 2, "the first round warms up"
+    assert len(found["seconds"]) == 2, "the first round is a warm-up"
     assert "cohort 2: " in capsys.readouterr().out
     scale.draw({"cohort": [found]}, "a processor", tmp_path / "scale.png")
     assert (tmp_path / "scale.png").stat().st_size > 1000
-    monkeypatch.setattr(scale, "__file__", str(tmp_path / "nowhere.py"))  # fails before it imports anything
+    monkeypatch.setattr(scale, "__file__", str(tmp_path / "nowhere.py"))  # fails before any import
     with pytest.raises(SystemExit, match=r"cohort 2 failed \(exit status 2\)"):
         scale.Point("cohort", 2, Namespace(model=model, token_budget=64))
 
 
-def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
+def test_generation_matches_unbatched_peft(tmp_path):
     places = ["--model", str(tiny_folder(tmp_path)), "--out", str(tmp_path / "out")]
     sizes = ["--length", "3", "--repetitions", "1", "--new-tokens", "5", "--batch", "2"]
     generation.main([*SMALL.replace("steps 2", "steps 1").split(), *sizes, *places])
@@ -260,17 +260,17 @@ def test_generation_gives_the_answers_of_peft_one_row_at_a_time(tmp_path):
     assert measurement["facts"]["agreement"]["peft"] == 1
 
 
-def three(backbone):
+def constant_rate(backbone):
     return (3.0,)
 
 
-def test_the_peak_is_what_workers_reach_side_by_side(monkeypatch):
-    monkeypatch.setattr(flops, "products_rate", three)
+def test_matmul_peak_sums_parallel_workers(monkeypatch):
+    monkeypatch.setattr(flops, "products_rate", constant_rate)
     backbone = tiny_backbone()
     assert [flops.matmul_peak(make_engine(backbone, workers=count)) for count in (1, 2)] == [3, 6]
 
 
-def test_only_what_computes_in_the_peaks_type_is_measured_by_it():
+def test_cells_show_utilization_only_for_matching_dtype():
     facts = {"flops": 6.0, "peak": 2.0}
     results = [Result(method, [6.0], [1.0]) for method in ("engine", "peft-float32")]
     measurement = Measurement("bfloat16", 4, 40, facts, results)
