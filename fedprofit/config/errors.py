@@ -75,7 +75,7 @@ def locate(model: type[BaseModel], location: Sequence[int | str], given: Any = N
     options: list[Any] = [model]
     union, known = None, list(model.model_fields)
     for part in location:
-        models = [_component(option, held(given, keys), keys) for option in options if _is_model(option)]
+        models = [_component(option, value_at(given, keys), keys) for option in options if _is_model(option)]
         lists = [option for option in options if get_origin(option) is tuple]
         if models and lists:  # a union of a section and a list of sections: the part is the tag
             options = lists if part == SEVERAL else models
@@ -96,7 +96,7 @@ def locate(model: type[BaseModel], location: Sequence[int | str], given: Any = N
     return Place(tuple(keys), union, known)
 
 
-def held(given: Any, keys: Sequence[int | str]) -> Any:
+def value_at(given: Any, keys: Sequence[int | str]) -> Any:
     """Return the value at a path of keys, or None."""
     for key in keys:
         try:
