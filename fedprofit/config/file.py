@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fedprofit.config.errors import explain, foreign, held, shown
+from fedprofit.config.errors import explain, foreign, shown, value_at
 from fedprofit.config.run import Config
 from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError, cut, first_line
@@ -45,7 +45,7 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
         # Validate as JSON: types are strict, but lists become tuples.
         text = json.dumps(mapping, default=_plain)
     except _Foreign as error:
-        key = next(key for key, held in _leaves(mapping) if held is error.args[0])
+        key = next(key for key, leaf in _leaves(mapping) if leaf is error.args[0])
         raise UserError(f"{place}: {foreign(key, error.args[0])}.") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{place}: {first_line(error)}. Use text as keys and JSON types as values.") from None
@@ -76,9 +76,9 @@ def _leaves(mapping: Any) -> Iterator[tuple[str, Any]]:
     while left:
         key, value = left.pop()
         if isinstance(value, dict):
-            left += [(f"{key}.{name}" if key else str(name), held) for name, held in value.items()]
+            left += [(f"{key}.{name}" if key else str(name), leaf) for name, leaf in value.items()]
         elif isinstance(value, list | tuple):
-            left += [(f"{key}.{number}", held) for number, held in enumerate(value)]
+            left += [(f"{key}.{number}", leaf) for number, leaf in enumerate(value)]
         else:
             yield key, value
 
@@ -137,7 +137,7 @@ def override_mapping(mapping: Any, key: str, value: Any, place: str, defaults: A
     is_default = False
     for parent in parents:
         position: int | str = int(parent) if isinstance(defaults, list) and parent.isdecimal() else parent
-        defaults = held(defaults, [position])
+        defaults = value_at(defaults, [position])
         if isinstance(mapping, dict) and parent not in mapping and isinstance(defaults, dict | list):
             mapping[parent], is_default = deepcopy(defaults), True
         mapping = _child(mapping, parent, place)
