@@ -57,8 +57,8 @@ def machine() -> Table:
     table.add_row("memory", f"{memory / 2**30:.1f} GiB")
     table.add_row("cache", _cache())
     if importlib.util.find_spec("numba") is not None:
-        kept, reason = numba_folder()
-        table.add_row("compiled loops", f"cached in {kept}" if kept else f"{ANEW}: {reason}")
+        folder, reason = numba_folder()
+        table.add_row("compiled loops", f"cached in {folder}" if folder else f"{ANEW}: {reason}")
     table.add_row("downloaded backbones", _backbones())
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules.split() if importlib.util.find_spec(module) is None]
