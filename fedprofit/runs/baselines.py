@@ -34,14 +34,14 @@ def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
     Parameters that all clients share are scored on the set that also selects the algorithms' trials, and
     saved. Otherwise each client's parameters are scored on its own examples.
     """
-    record, kept = folder.history(entry.name), folder.prompts(f"{TRY}{entry.name}")
-    if record.exists() and (kept.exists() or not entry.is_shared):
+    record, file = folder.history(entry.name), folder.prompts(f"{TRY}{entry.name}")
+    if record.exists() and (file.exists() or not entry.is_shared):
         return
     clients = bench.dataset.clients("validation")
     tuned = entry.train(context_of(bench), clients)
     jobs = [Job(0, bench.validation)]
     if entry.is_shared:
-        save_points(kept, tuned)
+        save_points(file, tuned)
     else:
         jobs = [Job(k, bench.dataset.examples(client, "validation")) for k, client in enumerate(clients)]
     last = max(tuned.points)
@@ -75,12 +75,12 @@ def score(
 def _score_shared(
     bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, has_trials: bool, what: Condition
 ) -> list[Score]:
-    kept = folder.prompts(name)
+    file = folder.prompts(name)
     if has_trials:  # reuse the parameters of the trial
-        write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{entry.name}")))
+        write_with(file, partial(shutil.copyfile, folder.prompts(f"{TRY}{entry.name}")))
     else:
-        save_points(kept, entry.train(context_of(bench), bench.sets.clients))
-    points, facts = load_points(kept, bench.engine.backbone.device)
+        save_points(file, entry.train(context_of(bench), bench.sets.clients))
+    points, facts = load_points(file, bench.engine.backbone.device)
     scores = []
     for step, params in points.items():
         metrics = metrics_at(bench, step == max(points) or bench.config.evaluation.generate == "all")
