@@ -93,7 +93,7 @@ def measure(bench: Bench) -> Sizes:
         source=source,
         target=target,
         prefixes=sum(_prefixes(own[:LOOKED_AT]) for own in trained) / clients,
-        repeated=sum(len(_by_prefix(whole)) for whole in scored) / max(1, sum(map(len, scored))),
+        repeated=sum(len(_by_prefix(examples)) for examples in scored) / max(1, sum(map(len, scored))),
         local=sum(map(len, sets.local.values())) / clients,
         shared=len(shared),
         checked=sum(map(len, sets.validation.values())) / clients,
