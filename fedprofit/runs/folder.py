@@ -185,18 +185,18 @@ def must_rewrite_config(folder: RunFolder, config: Config) -> bool:
     return bool(folder.read_environment()["config_hash"] == config.hash)
 
 
-def _check_same(folder: RunFolder, kept: Config, config: Config) -> None:
+def _check_same(folder: RunFolder, recorded: Config, config: Config) -> None:
     """Raise UserError if the runs differ; dtype "auto" means the dtype that the run started with."""
-    given = [one.backbone.dtype for one in (kept, config)]
-    begun = folder.dtype or next((dtype for dtype in given if dtype != "auto"), "auto")
-    kept, config = kept.in_type(begun), config.in_type(begun)
-    if identity(kept) == identity(config):
+    given = [one.backbone.dtype for one in (recorded, config)]
+    original = folder.dtype or next((dtype for dtype in given if dtype != "auto"), "auto")
+    recorded, config = recorded.in_type(original), config.in_type(original)
+    if identity(recorded) == identity(config):
         return
-    asked, kept_type = config.backbone.dtype, kept.backbone.dtype
-    if asked != kept_type:
+    asked, known = config.backbone.dtype, recorded.backbone.dtype
+    if asked != known:
         raise UserError(
-            f"{folder.path}: contains a run started in {kept_type}, but backbone.dtype is {asked}. Set it to "
-            f"{kept_type}, choose another folder with --out, or remove that folder to start again."
+            f"{folder.path}: contains a run started in {known}, but backbone.dtype is {asked}. Set it to "
+            f"{known}, choose another folder with --out, or remove that folder to start again."
         )
     raise UserError(
         f"{folder.path}: contains a run of another configuration (see {folder.config}). Choose another "
