@@ -49,8 +49,8 @@ def outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
 
 def baseline_outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
     """Return the outcomes of the baselines' trials, without single ones, which were not selected."""
-    tried = [(name, trials) for name, trials in config.baseline_trials.items() if len(trials) > 1]
-    return [one for name, trials in tried for one in outcomes_of(folder, name, [t.name for t in trials])]
+    several = [(name, trials) for name, trials in config.baseline_trials.items() if len(trials) > 1]
+    return [one for name, trials in several for one in outcomes_of(folder, name, [t.name for t in trials])]
 
 
 def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[Outcome]:
