@@ -62,10 +62,10 @@ def needs(config: Config, nodes: Sequence[Mapping[str, float]]) -> dict[str, flo
     return {"num_cpus": cpus, "num_gpus": int(wants)}
 
 
-def room(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+def capacity(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     """Return how many runs with these requests a node can compute in parallel.
 
-    >>> room({"CPU": 64, "GPU": 2}, {"num_cpus": 4, "num_gpus": 1})
+    >>> capacity({"CPU": 64, "GPU": 2}, {"num_cpus": 4, "num_gpus": 1})
     2
     """
     names = {"CPU": "num_cpus", "GPU": "num_gpus"}
@@ -101,7 +101,7 @@ class Cluster:
         # Nodes may change, but all runs of a study are computed on the same kind of device.
         self._first_nodes = self._nodes()
         wanted = needs(runs[0].config, self._first_nodes) if runs else {"num_cpus": 1, "num_gpus": 0}
-        self.at_a_time = at_a_time or max(1, sum(room(node, wanted) for node in self._first_nodes))
+        self.at_a_time = at_a_time or max(1, sum(capacity(node, wanted) for node in self._first_nodes))
 
     def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
         """Start the estimate on a node with the resources of the first run; errors as for `submit`."""
