@@ -27,12 +27,12 @@ def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[flo
         Seconds.
     """
     threads = torch.get_num_threads()
-    looked = [(prepare(run.config), like_it) for run, like_it in typical(runs)]
-    cost = sum(like_it * sum(stage.cost for stage in stages_of(bench)) for bench, like_it in looked)
-    cost /= sum(like_it for _, like_it in looked)
+    benches = [(prepare(run.config), count) for run, count in typical(runs)]
+    cost = sum(count * sum(stage.cost for stage in stages_of(bench)) for bench, count in benches)
+    cost /= sum(count for _, count in benches)
     torch.set_num_threads(1)
     try:
-        speed = reading_speed(looked[0][0])
+        speed = reading_speed(benches[0][0])
     finally:
         torch.set_num_threads(threads)
     return in_turn([1.0] * len(runs) if left is None else left, at_a_time) * cost / speed
