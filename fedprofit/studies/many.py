@@ -97,10 +97,12 @@ def tell_time(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, repor
     found = pool.foresee(queue, left)
     # Errors of a run are reported when it runs.
     error = found.exception()
-    report.say(f"the time is unknown: {told(error)}" if error else f"about {duration(found.result())}")
+    report.say(
+        f"the time is unknown: {describe_error(error)}" if error else f"about {duration(found.result())}"
+    )
 
 
-def told(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Describe a run's error. Ray wraps the original error as its `cause`."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}"
@@ -168,7 +170,9 @@ def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool:
     """Add a finished run to the table, or return why it failed."""
     error = future.exception()
     if error is not None:
-        return _Ended(reason="its process died" if pool.has_died(error) else told(error), retryable=True)
+        return _Ended(
+            reason="its process died" if pool.has_died(error) else describe_error(error), retryable=True
+        )
     seconds = pool.collect(future, folder.run(planned.key))
     try:
         add(folder, planned)
@@ -176,5 +180,5 @@ def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool:
         return _Ended(reason=str(refused))
     except (KeyError, ValueError, PolarsError) as damaged:  # from files without a checksum
         run = folder.run(planned.key)
-        return _Ended(reason=f"{run}: its rows cannot be added ({told(damaged)}). {COMPUTE_AGAIN}")
+        return _Ended(reason=f"{run}: its rows cannot be added ({describe_error(damaged)}). {COMPUTE_AGAIN}")
     return _Ended(seconds)
