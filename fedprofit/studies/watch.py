@@ -35,8 +35,8 @@ def _is_training(folder: RunFolder, stage: str) -> bool:
 
 def share_left(folder: RunFolder) -> float:
     """Return the remaining share of a run's cost: 1 if it has not started."""
-    whole, ready = work_of(folder)
-    return 1 - ready / whole if whole else 1.0
+    planned, done = work_of(folder)
+    return 1 - done / planned if planned else 1.0
 
 
 def in_turn(lengths: Sequence[float], places: int) -> float:
@@ -68,8 +68,8 @@ class Watch:
         for folder in [*running, *complete]:
             self._works[folder] = work_of(RunFolder(folder))
         for folder in complete:
-            whole = self._works[folder][0] or self._typical()
-            self._works[folder] = (whole, whole)
+            planned = self._works[folder][0] or self._typical()
+            self._works[folder] = (planned, planned)
         for folder in failed:
             del self._works[folder]
         self._complete += len(complete)
@@ -84,13 +84,13 @@ class Watch:
             self._report.begin(f"{self._complete} of {total} runs{lost}, {share:.0%} of the work")
 
     def _typical(self) -> float:
-        return mean([whole for whole, _ in self._works.values() if whole] or [1.0])
+        return mean([planned for planned, _ in self._works.values() if planned] or [1.0])
 
     def _done(self) -> float:
-        return sum(ready for _, ready in self._works.values())
+        return sum(done for _, done in self._works.values())
 
     def _rest(self) -> float:
         """Return the remaining cost, as if all workers were busy until the last run ends."""
         typical = self._typical()
-        rests = [(whole or typical) - ready for whole, ready in self._works.values()]
+        rests = [(planned or typical) - done for planned, done in self._works.values()]
         return self._places * in_turn(rests, self._places)
