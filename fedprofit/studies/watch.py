@@ -39,13 +39,13 @@ def share_left(folder: RunFolder) -> float:
     return 1 - done / planned if planned else 1.0
 
 
-def in_turn(lengths: Sequence[float], places: int) -> float:
+def in_turn(lengths: Sequence[float], workers: int) -> float:
     """Return when the last of some jobs ends if each starts, in order, on the first free worker.
 
-    >>> in_turn([2, 3, 2], places=2), in_turn([], places=0)
+    >>> in_turn([2, 3, 2], workers=2), in_turn([], workers=0)
     (4.0, 0.0)
     """
-    ends = [0.0] * places
+    ends = [0.0] * workers
     for length in lengths:
         heapreplace(ends, ends[0] + length)
     return max(ends, default=0.0)
@@ -56,10 +56,10 @@ class Watch:
 
     def __init__(self, folders: Sequence[Path], at_a_time: int, report: Quiet) -> None:
         """Set the remaining cost of the runs in these folders as the total."""
-        self._places, self._report = min(at_a_time, len(folders)), report
+        self._workers, self._report = min(at_a_time, len(folders)), report
         self._works = {folder: work_of(RunFolder(folder)) for folder in folders}
         self._complete, self._failed = 0, 0
-        self._told = 0.0
+        self._reported = 0.0
         report.plan(None, self._rest())
 
     def look(self, running: Collection[Path], complete: Collection[Path], failed: Collection[Path]) -> None:
@@ -77,8 +77,8 @@ class Watch:
         self._report.advance(max(0.0, self._done() - before))
         self._report.expect(self._rest())
         share = self._done() / max(self._done() + self._rest(), 1e-9)
-        if complete or failed or share - self._told >= STEP:
-            self._told = share
+        if complete or failed or share - self._reported >= STEP:
+            self._reported = share
             total = len(self._works) + self._failed
             lost = f", {self._failed} failed" if self._failed else ""
             self._report.begin(f"{self._complete} of {total} runs{lost}, {share:.0%} of the work")
@@ -93,4 +93,4 @@ class Watch:
         """Return the remaining cost, as if all workers were busy until the last run ends."""
         typical = self._typical()
         rests = [(planned or typical) - done for planned, done in self._works.values()]
-        return self._places * in_turn(rests, self._places)
+        return self._workers * in_turn(rests, self._workers)
