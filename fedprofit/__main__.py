@@ -1,4 +1,4 @@
-"""Run the command line with `python -m fedprofit`, and as the installed command."""
+"""Entry point of `python -m fedprofit` and of the installed command."""
 
 import sys
 
@@ -12,7 +12,7 @@ RESUMABLE = {
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it with one line, also while it is still being imported."""
+    """Run the command line. Ctrl-C ends it with one line, also during imports."""
     known = RESUMABLE.get(sys.argv[1]) if len(sys.argv) > 1 else None
     line = f"stopped; {known}" if known else "stopped"
     answer_interrupts(line)
@@ -23,7 +23,7 @@ def main() -> None:
     except KeyboardInterrupt:
         end_interrupted(line)
     except SystemExit as ended:
-        if ended.code != INTERRUPTED:  # what typer makes of Ctrl-C
+        if ended.code != INTERRUPTED:  # typer's exit status for Ctrl-C
             raise
         end_interrupted(line)
 

@@ -1,4 +1,4 @@
-"""What components there are: each family's kinds, their fields, defaults, one-line summaries and papers."""
+"""List of the components: kinds, fields, defaults, one-line summaries and papers of each family."""
 
 import ast
 import inspect
@@ -20,21 +20,21 @@ from fedprofit.core.errors import UserError, nearest
 
 
 def summary(component: type[Component]) -> str:
-    """Return the first line of a component's documentation.
+    """Return the first line of a component's docstring.
 
     >>> from fedprofit.algorithm.fedsgd import FedSgd
-    >>> summary(FedSgd)
-    'Federated SGD: one gradient a client and round, averaged, a server optimizer.'
+    >>> summary(FedSgd)[:13]
+    'Federated SGD'
     """
     return inspect.cleandoc(component.__doc__ or "").partition("\n")[0]
 
 
 def field_texts(component: type[Component]) -> dict[str, str]:
-    """Return what is written below each field of a component, those of its bases included.
+    """Return the attribute docstring of each field of a component, inherited fields included.
 
     >>> from fedprofit.algorithm.fedavg import FedAvg
-    >>> field_texts(FedAvg)["batch_size"]
-    'Examples of a step.'
+    >>> "batch_size" in field_texts(FedAvg)
+    True
     """
     found: dict[str, str] = {}
     for base in reversed(component.__mro__):
@@ -42,7 +42,7 @@ def field_texts(component: type[Component]) -> dict[str, str]:
             continue
         try:
             source = textwrap.dedent(inspect.getsource(base))
-        except (OSError, TypeError):  # typed into an interpreter
+        except (OSError, TypeError):  # defined in an interpreter
             continue
         found |= dict(_texts(ast.parse(source).body[0]))
     return {name: text for name, text in found.items() if name in component.model_fields}
@@ -57,7 +57,7 @@ def _texts(definition: ast.stmt) -> Iterator[tuple[str, str]]:
 
 
 def show(console: Console, asked: str | None = None) -> None:
-    """Print all components, or the fields of those of one family or kind; UserError if there is none."""
+    """Print all components, or the fields of one family or kind. Raise UserError if it is unknown."""
     plugins.load_installed()
     families = all_families()
     if asked is None:
@@ -79,7 +79,7 @@ def show(console: Console, asked: str | None = None) -> None:
 
 def _overview(family: Family) -> Table:
     table = Table(title=f"{family.name}s", title_justify="left", show_lines=False)
-    for title in ("kind", "what it is", "source"):
+    for title in ("kind", "description", "source"):
         table.add_column(title, overflow="fold")
     for kind, component in family.all_kinds().items():
         default = " (default)" if kind == family.default else ""
@@ -98,7 +98,7 @@ def _fields(component: type[Component]) -> Table:
         caption=Text(f"{paper}In Python: {component.__module__}.{component.__qualname__}"),
         caption_justify="left",
     )
-    for heading in ("field", "type", "default", "what it is"):
+    for heading in ("field", "type", "default", "description"):
         table.add_column(heading, overflow="fold")
     texts = field_texts(component)
     for name, field in component.model_fields.items():
@@ -109,18 +109,18 @@ def _fields(component: type[Component]) -> Table:
 
 def _default(name: str, field: FieldInfo) -> str:
     if name == "name":
-        return "its kind"
+        return "the kind"
     if field.is_required():
-        return "needed"
+        return "required"
     default = field.get_default(call_default_factory=True)
     return str({"kind": default.kind} if isinstance(default, Component) else default)
 
 
 def type_in_words(annotation: Any) -> str:
-    """Name a field's type as a configuration's author would.
+    """Describe a field's type as in a configuration.
 
     >>> type_in_words(int | None), type_in_words(tuple[float, ...]), type_in_words(Literal["a", "b"])
-    ('whole number or null', 'list of number', 'a or b')
+    ('integer or null', 'list of number', 'a or b')
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, UnionType):
@@ -133,5 +133,5 @@ def type_in_words(annotation: Any) -> str:
         return type_in_words(arguments[0])
     if isinstance(annotation, type) and issubclass(annotation, Component):
         return annotation.family.name
-    names = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs, so that `--help` answers at once."""
+"""The command line. Commands import lazily, so that `--help` is fast."""
 
 import errno
 import os
@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="List and fetch the named backbones.", no_args_is_help=True)
+models = typer.Typer(help="List and download the named backbones.", no_args_is_help=True)
 app.add_typer(models, name="models")
 console = Terminal()
 UNWRITABLE = (errno.ENOSPC, errno.EIO, errno.EPIPE, errno.EBADF)
@@ -41,7 +41,7 @@ MetricName = Annotated[
     str | None,
     typer.Option(help=f"One that was scored, as {', '.join(known_metrics())}.  [default: the first of them]"),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progress.")]
 
 
 def _accept_licence(accepted: bool) -> None:
@@ -62,15 +62,13 @@ Plugins = Annotated[
         "--plugin",
         callback=_load_plugins,
         is_eager=True,
-        help="A Python file with methods, metrics or other components of your own. Repeatable.",
+        help="A Python file with methods, metrics or other components. Repeatable.",
         show_default=False,
     ),
 ]
 AcceptLicence = Annotated[
     bool,
-    typer.Option(
-        "--accept-licence", callback=_accept_licence, help="Accept the licence of a model that has terms."
-    ),
+    typer.Option("--accept-licence", callback=_accept_licence, help="Accept the licence terms of a model."),
 ]
 
 
@@ -88,7 +86,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """What does personalizing a federated prompt gain locally and lose globally?"""
+    """Measure what personalizing a federated prompt gains locally and loses globally."""
 
 
 @app.command()
@@ -99,7 +97,7 @@ def quickstart(
     accept: AcceptLicence = False,
     plugins: Plugins = None,
 ) -> None:
-    """Run the whole benchmark small: a few minutes on two cores."""
+    """Run a small version of the whole benchmark: a few minutes on two cores."""
     _run(Path(__file__).parent / "configs" / "quickstart.yaml", overrides, out, resume=True, quiet=quiet)
 
 
@@ -108,12 +106,12 @@ def run(
     config: ConfigFile,
     overrides: Overrides = None,
     out: Out = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume the run in the folder.")] = False,
     quiet: Quiet = False,
     accept: AcceptLicence = False,
     plugins: Plugins = None,
 ) -> None:
-    """Run a configuration: train, personalize, score, report."""
+    """Run a configuration: train, personalize, evaluate, report."""
     _run(config, overrides, out, resume, quiet)
 
 
@@ -122,7 +120,7 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
     from fedprofit.runs.folder import check_folder, default_folder
 
     settings = load_config(config, overrides or [])
-    cache_folder()  # where none is known, that is said before the libraries are waited for
+    cache_folder()  # fail before the slow imports if it is unknown
     if not check_folder(out or default_folder(settings), settings, resume).is_complete:
         _check_data(settings)
     load_libraries()
@@ -137,7 +135,7 @@ def _run(config: Path, overrides: list[str] | None, out: Path | None, resume: bo
 
 
 def _check_data(settings: "Config") -> None:
-    """Read and check a configuration's data, unless the cache holds it, before libraries and model load."""
+    """Validate a configuration's data before libraries and model are loaded; skip data in the cache."""
     arrow_without_pandas()
     from fedprofit.data.federated import prepare_clients
 
@@ -149,66 +147,62 @@ def report(
     folder: Annotated[Path, typer.Argument(help="A run's or a study's folder.", show_default=False)],
     plugins: Plugins = None,
 ) -> None:
-    """Print the tables, and write the page (report.html), the picture and the tables again."""
+    """Print the tables; write the page (report.html), the picture and the tables again."""
     from fedprofit.report.write import write_report
 
     write_report(folder, console)
 
 
-class RayAlone(TyperCommand):
-    """A command whose `--ray` may go without its address, which typer's own options may not."""
+class OptionalRayAddress(TyperCommand):
+    """A command whose `--ray` option has an optional value, which typer does not support."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put "local" where an option, a study or nothing follows."""
-        whole: list[str] = []
-        for own, following in pairwise([*args, "-"]):
-            bare = own == "--ray" and (following.startswith("-") or following.endswith((".yaml", ".yml")))
-            whole += [own, "local"] if bare else [own]
-        return super().parse_args(ctx, whole)
+        """Insert "local" after `--ray` before an option, a study or the end."""
+        completed: list[str] = []
+        for current, following in pairwise([*args, "-"]):
+            bare = current == "--ray" and (following.startswith("-") or following.endswith((".yaml", ".yml")))
+            completed += [current, "local"] if bare else [current]
+        return super().parse_args(ctx, completed)
 
 
-@app.command(cls=RayAlone)
+@app.command(cls=OptionalRayAddress)
 def study(
     study: Annotated[Path, typer.Argument(help="A study (YAML); see studies/.", show_default=False)],
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder.  [default: runs/NAME]")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side.  [default: one a core]", show_default=False)
+        int | None, typer.Option(min=1, help="Parallel runs.  [default: one per core]", show_default=False)
     ] = None,
     ray: Annotated[
         str | None,
         typer.Option(
             metavar="[ADDRESS]",
-            help='Send the runs to the Ray cluster at this address; "local", or none, starts one here.',
+            help='Run on the Ray cluster at this address; "local", or no address, starts one here.',
         ),
     ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run what lies at this place on an axis, AXIS=VALUE, e.g. seed=0. Repeatable.",
+            help="Run only this value of an axis, AXIS=VALUE, e.g. seed=0. Repeatable.",
             show_default=False,
         ),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the study in the folder.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume the study in the folder.")] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Show the runs and the time they may take; run none.")
+        bool, typer.Option(help="Show the runs and their estimated time without running them.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option(help="Go on with more runs than the study says there should be.")
-    ] = False,
+    yes: Annotated[bool, typer.Option(help="Confirm a study with more runs than its limit.")] = False,
     accept: AcceptLicence = False,
     plugins: Plugins = None,
 ) -> None:
-    """Run a study: every combination of its axes, side by side, into one table."""
+    """Run a study: every combination of its axes, in parallel, into one table."""
     arrow_without_pandas()
     from fedprofit.report.studies import print_study, show_plan
     from fedprofit.runs.progress import reporter
     from fedprofit.studies.many import run_study
 
     if dry_run and ray is not None:
-        raise UserError(
-            "--dry-run measures this machine, not a cluster. Leave out one of --dry-run and --ray."
-        )
+        raise UserError("--dry-run measures this machine, not a cluster. Omit one of --dry-run and --ray.")
     if dry_run:
         show_plan(study, overrides or [], out, workers or usable_cores(), console, only or [], yes)
         return
@@ -223,7 +217,7 @@ def study(
 
 @app.command()
 def claims(folder: Annotated[Path, typer.Argument(help="A study's folder.", show_default=False)]) -> None:
-    """Say for each of the paper's claims whether a study's results support it."""
+    """Test each of the paper's claims against a study's results."""
     from fedprofit.report.studies import write_claims
 
     write_claims(folder, console)
@@ -235,16 +229,17 @@ def recommend(
     max_forgetting: Annotated[
         float | None,
         typer.Option(
-            help="Of the global score, at most (below zero: gained); the best local score is taken."
+            help="Largest allowed drop in the global score; selects the best local score. Negative values "
+            "require a gain."
         ),
     ] = None,
     min_local: Annotated[
-        float | None, typer.Option(help="Local score, at least; the least forgetting is taken.")
+        float | None, typer.Option(help="Smallest allowed local score; selects the least forgetting.")
     ] = None,
     metric: MetricName = None,
     plugins: Plugins = None,
 ) -> None:
-    """Choose what to ship on the validation clients, and check it on the test clients."""
+    """Select a setting on the validation clients, and check it on the test clients."""
     from fedprofit.analyze.recommend import Limit
     from fedprofit.report.choices import write_recommendation
 
@@ -254,12 +249,12 @@ def recommend(
 @app.command()
 def compare(
     folders: Annotated[
-        list[Path], typer.Argument(help="Two or more runs or studies; the first is what others are held to.")
+        list[Path], typer.Argument(help="Two or more runs or studies. The first is the reference.")
     ],
     metric: MetricName = None,
     out: Annotated[Path | None, typer.Option(help="Also write the tables here, as Markdown.")] = None,
 ) -> None:
-    """Put runs or studies side by side, client by client, with paired intervals."""
+    """Compare runs or studies client by client, with paired intervals."""
     if len(folders) < 2:
         raise UserError("compare: name two or more folders of runs or studies.")
     from fedprofit.report.choices import write_comparison
@@ -275,9 +270,9 @@ def data(
     accept: AcceptLicence = False,
     plugins: Plugins = None,
 ) -> None:
-    """Show a configuration's clients, tasks and heterogeneity, and draw them."""
+    """Show a configuration's clients, tasks and heterogeneity, and plot them."""
     if out.suffix not in (".png", ".svg"):
-        raise UserError(f"--out {out}: the picture is a .png or an .svg; name it so.")
+        raise UserError(f"--out {out}: the picture must be a .png or .svg file. Change the suffix.")
     from fedprofit.config.file import load_config
 
     settings = load_config(config, overrides or [])
@@ -307,7 +302,7 @@ def doctor(
         bool, typer.Option("--verify", help="Also verify every file of the cached models and data.")
     ] = False,
 ) -> None:
-    """Check this machine; with a configuration, estimate its memory, time and disk before a start."""
+    """Check this machine; estimate the memory, time and disk of a configuration."""
     from fedprofit.config.file import load_config
 
     settings = load_config(config, overrides or []) if config else None
@@ -334,7 +329,7 @@ def components(
     ] = None,
     plugins: Plugins = None,
 ) -> None:
-    """List the methods, optimizers and other components that a configuration can name."""
+    """List the methods, optimizers and other components for configurations."""
     from fedprofit.catalogue import show
 
     show(console, kind)
@@ -342,14 +337,14 @@ def components(
 
 @models.command("list")
 def list_models() -> None:
-    """List the named backbones and whether they are here."""
+    """List the named backbones and whether they are downloaded."""
     from rich.table import Table
 
     from fedprofit.backbone import fetch
     from fedprofit.backbone.registry import DEFAULT
 
     table = Table(show_lines=True)
-    for title in ("name", "what it is", "licence", "here"):
+    for title in ("name", "description", "licence", "downloaded"):
         table.add_column(title, overflow="fold")
     for found in fetch.available():
         default = " (default)" if found.record.name == DEFAULT else ""
@@ -366,7 +361,7 @@ def get_model(
     name: Annotated[str, typer.Argument(help="A named backbone.", show_default=False)],
     accept: AcceptLicence = False,
 ) -> None:
-    """Fetch a named backbone, check it and convert it, once."""
+    """Download a named backbone, verify it and convert it, once."""
     from fedprofit.backbone import fetch
 
     folder = fetch.get(name, progress=lambda message: console.print(message, highlight=False))
@@ -374,10 +369,10 @@ def get_model(
 
 
 def main() -> None:
-    """Run the command line; a user's error is one paragraph and exit status 2."""
-    # Read when torch is first imported. By default its threads wait for each other by spinning for long,
-    # which takes the cores from those that work wherever anything else runs too: on two cores beside one
-    # other busy process a step of 1.2 s took 62 s. A short spin costs nothing measurable on idle cores.
+    """Run the command line. A UserError is printed as one paragraph; the exit status is 2."""
+    # Read when torch is first imported. By default, its waiting threads spin for a long time and take cores
+    # from other processes: on two cores with one other busy process, a step of 1.2 s took 62 s. A short spin
+    # has no measurable cost on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     end_quickly()
     try:
@@ -385,7 +380,7 @@ def main() -> None:
     except UserError as error:
         _fail(error)
     except OSError as error:
-        # Files have names; what standard output goes to, a device or a closed pipe, has none.
+        # Errors of standard output, a device or a closed pipe, have no file name.
         if error.filename is not None or error.errno not in (
             errno.ENOSPC,
             errno.EIO,
@@ -393,8 +388,8 @@ def main() -> None:
             errno.EBADF,
         ):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is held back for it would fail once more
-        _fail(UserError(f"The output cannot be written ({error.strerror}). Send it to another place."))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the buffered output fails again at exit
+        _fail(UserError(f"The output cannot be written ({error.strerror}). Redirect it elsewhere."))
 
 
 def _fail(error: UserError) -> None:

@@ -1,4 +1,4 @@
-"""What this machine has, and what a configuration would need: measured on it, before a start."""
+"""Check of this machine, and estimates of a configuration's cost from measurements on it."""
 
 import importlib.util
 import os
@@ -39,7 +39,7 @@ EXTRAS = {
 
 
 def machine() -> Table:
-    """Tabulate versions, cores, memory, disk, device and optional parts."""
+    """Return a table of versions, cores, memory, disk, device and optional packages."""
     table = Table(title="This machine", title_justify="left", show_header=False)
     table.add_row(
         "versions",
@@ -49,16 +49,16 @@ def machine() -> Table:
         "processor", f"{processor()}; {usable_cores()} cores, {torch.get_num_threads()} threads in use"
     )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "none, the processor computes"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "none, computing on the CPU"
     table.add_row("accelerator", name)
     table.add_row("dtype auto", str(resolve_dtype("auto", device)).removeprefix("torch."))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     table.add_row("memory", f"{memory / 2**30:.1f} GiB")
     table.add_row("cache", _cache())
     if importlib.util.find_spec("numba") is not None:
-        kept, reason = numba_folder()
-        table.add_row("compiled loops", f"kept in {kept}" if kept else f"{ANEW}: {reason}")
-    table.add_row("backbones here", _backbones())
+        folder, reason = numba_folder()
+        table.add_row("compiled loops", f"cached in {folder}" if folder else f"{ANEW}: {reason}")
+    table.add_row("downloaded backbones", _backbones())
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules.split() if importlib.util.find_spec(module) is None]
         state = f"missing {', '.join(missing)}: pip install 'fedprofit[{extra}]'" if missing else "installed"
@@ -67,14 +67,14 @@ def machine() -> Table:
 
 
 def _cache() -> str:
-    """Say where models and tokenized data are kept, or why they cannot be."""
+    """Describe the folder for models and tokenized data."""
     try:
         place = cache_folder()
     except UserError as error:
         return str(error)
     if usable(place):
         return f"{place}, {_free(place) / 2**30:.1f} GiB free"
-    return f"{place}, cannot be written: what is there is used. Set {CACHE} to a folder that can be written."
+    return f"{place}, cannot be written, only read. Set {CACHE} to a writable folder."
 
 
 def _backbones() -> str:
@@ -86,7 +86,7 @@ def _backbones() -> str:
 
 
 def verify() -> tuple[Table, bool]:
-    """Hash every file of the cached models and data; tabulate the folders; tell whether all are intact."""
+    """Hash every file of the cached models and data; return a table and whether all are intact."""
     table = Table(title=f"Cache {cache_folder()}", title_justify="left")
     for title in ("folder", "files", "size", "state"):
         table.add_column(title, overflow="fold")
@@ -95,7 +95,7 @@ def verify() -> tuple[Table, bool]:
         files = [file for file in folder.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         reason = damage(folder, everything=True)
-        state = f"{reason} It is made again when it is next used." if reason else "intact"
+        state = f"{reason} It is created again when it is next used." if reason else "intact"
         name = str(folder.relative_to(cache_folder()))
         table.add_row(name, str(len(files)), f"{size / 1e6:.1f} MB", state)
         intact = intact and not reason
@@ -103,7 +103,7 @@ def verify() -> tuple[Table, bool]:
 
 
 def _cached() -> list[tuple[Path, Callable[..., str]]]:
-    """List the folders of models and data in the cache, each with what tells its damage."""
+    """List the folders of models and data in the cache, each with its damage check."""
     kinds = (("models", fetch.damage), ("data", store.damage))
     return [
         (folder, damage)
@@ -114,10 +114,10 @@ def _cached() -> list[tuple[Path, Callable[..., str]]]:
 
 
 def estimate(config: Config) -> Table:
-    """Run one full micro-batch and one round's worth of work, and scale up to the configuration.
+    """Estimate memory, time and disk of a configuration.
 
-    Memory is the peak of this process after a pass over a full token budget, so it is measured; time
-    is the plan's work at the speed measured, and good to about a third.
+    Memory is the measured peak of this process after a training pass over the full token budget. Time is the
+    planned cost divided by the measured speed, accurate to about a third.
     """
     bench = prepare(config)
     speed = reading_speed(bench)
@@ -127,7 +127,7 @@ def estimate(config: Config) -> Table:
     table.add_row(
         "backbone", f"{bench.engine.backbone.name}, {bench.engine.backbone.dtype}, {bench.engine.reason}"
     )
-    table.add_row("speed", f"{speed / TRAINED:.0f} tokens/s trained, about {speed:.0f} tokens/s read")
+    table.add_row("speed", f"{speed / TRAINED:.0f} tokens/s training, about {speed:.0f} tokens/s reading")
     table.add_row("time", f"about {duration(sum(plan.values()) / speed)}")
     table.add_row(
         "peak memory",
@@ -138,13 +138,13 @@ def estimate(config: Config) -> Table:
     table.add_row("disk", f"about {disk / 1e6:.0f} MB for the run's folder")
     largest = sorted(plan.items(), key=lambda item: -item[1])[:3]
     table.add_row(
-        "most time in", ", ".join(f"{name} ({work / sum(plan.values()):.0%})" for name, work in largest)
+        "slowest stages", ", ".join(f"{name} ({cost / sum(plan.values()):.0%})" for name, cost in largest)
     )
     return table
 
 
 def _fill_budget(bench: Bench) -> None:
-    """Run one training pass over as many rows as the token budget of all workers takes."""
+    """Run one training pass over enough rows to fill the token budget of all workers."""
     pool = bench.dataset.pooled("test", "train")
     rows = [Row(0, pool[i % len(pool)]) for i in range(bench.config.backbone.token_budget)]
     start = {key: tensor.unsqueeze(0) for key, tensor in bench.start.items()}
@@ -158,7 +158,7 @@ def _fill_budget(bench: Bench) -> None:
 
 
 def peak_bytes(engine: Engine) -> int:
-    """Return peak bytes: of the accelerator if it computes, else of this process and its workers, summed."""
+    """Return the peak bytes of the accelerator, or of this process and its workers on CPU."""
     device = engine.backbone.device
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -1,11 +1,11 @@
-"""Plug-ins: components from outside the package, found and recorded.
+"""Plug-ins: loading of components that are defined outside the package.
 
 A plug-in is a Python module that defines components (`config/component.py`). It is loaded from
 
-- an installed package's entry point in the group `fedprofit.plugins`, when a configuration names a kind
-  that nothing else has registered;
+- the entry points of installed packages in the group `fedprofit.plugins`, when a configuration names an
+  unknown kind;
 - a module that a configuration names: `plugins: [my_package.methods]`; it must be importable;
-- a file named on the command line: `--plugin my_method.py`. A configuration alone never makes a file run.
+- a file named on the command line: `--plugin my_method.py`. A configuration cannot execute a file.
 
 Processes and cluster nodes that compute a study's runs load the same files. A run's environment records each
 component that is not built in, with its version and the hash of its source.
@@ -31,19 +31,19 @@ from fedprofit.config.component import SEARCHES, Component
 from fedprofit.core.errors import UserError, first_line
 
 GROUP = "fedprofit.plugins"
-PREFIX = "fedprofit_plugin_"  # of the module that a file becomes
+PREFIX = "fedprofit_plugin_"  # of the module name of a file
 
 
 @dataclass(frozen=True)
 class PluginFile:
-    """A file that was named on the command line, as other processes load it."""
+    """A plug-in file from the command line, with its source for other processes."""
 
     path: str
     source: str
 
     @property
     def module(self) -> str:
-        """The name of the module that it becomes.
+        """The module name of the file.
 
         >>> PluginFile("here/my-method.py", "").module[:29]
         'fedprofit_plugin_my_method_e3'
@@ -57,7 +57,7 @@ _searched: list[str] = []
 
 
 def load_files(paths: Sequence[str | Path]) -> None:
-    """Load files as plug-ins; UserError, with file and line, for one that cannot be."""
+    """Load files as plug-ins. Raise UserError, with file and line, if one fails."""
     for path in paths:
         try:
             source = Path(path).read_text(encoding="utf-8")
@@ -69,31 +69,31 @@ def load_files(paths: Sequence[str | Path]) -> None:
 
 
 def load_sources(files: Sequence[PluginFile]) -> None:
-    """Load plug-ins of another process, whose files may not be on this machine."""
+    """Load plug-ins from another process; their files may be missing on this machine."""
     for file in files:
         if file.module not in _files:
-            _loaded(f"the plug-in {file.path}", lambda file=file: _execute(file))  # type: ignore[misc]
+            _load(f"the plug-in {file.path}", lambda file=file: _execute(file))  # type: ignore[misc]
             _files[file.module] = file
 
 
 def loaded_files() -> list[PluginFile]:
-    """Return the files that were loaded, for other processes to load too."""
+    """Return the loaded files, so that other processes can load them."""
     return list(_files.values())
 
 
 def load_modules(names: Sequence[str]) -> None:
-    """Import the modules that a configuration names; UserError for one that cannot be."""
+    """Import the modules that a configuration names. Raise UserError if one fails."""
     for name in names:
         if name not in sys.modules:
-            _loaded(f"plugins: the module {name!r}", lambda name=name: import_module(name))  # type: ignore[misc]
+            _load(f"plugins: the module {name!r}", lambda name=name: import_module(name))  # type: ignore[misc]
 
 
 def load_installed() -> None:
-    """Load the plug-ins that installed packages bring, once."""
+    """Load the plug-ins of installed packages, once."""
     if not _searched:
         _searched.append(GROUP)
         for point in entry_points(group=GROUP):
-            _loaded(f"the installed plug-in {_named(point)}", point.load)
+            _load(f"the installed plug-in {_named(point)}", point.load)
 
 
 SEARCHES.append(load_installed)
@@ -109,7 +109,7 @@ def _execute(file: PluginFile) -> None:
     module = module_from_spec(spec)
     module.__file__ = file.path
     sys.modules[file.module] = module
-    if not Path(file.path).exists():  # let tracebacks and `inspect` show it all the same
+    if not Path(file.path).exists():  # provide the source for tracebacks and `inspect`
         linecache.cache[file.path] = (len(file.source), None, file.source.splitlines(True), file.path)
     try:
         exec(compile(file.source, file.path, "exec"), module.__dict__)
@@ -118,20 +118,20 @@ def _execute(file: PluginFile) -> None:
         raise
 
 
-def _loaded(what: str, load: Callable[[], object]) -> None:
-    """Load, and name the plug-in, the line and the reason where that fails."""
+def _load(what: str, load: Callable[[], object]) -> None:
+    """Load a plug-in. Raise UserError with its name, the line and the reason if that fails."""
     try:
         load()
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{what}: cannot be loaded ({first_line(error, True)}{_line(error)}). Mend it, or leave it out."
+            f"{what}: cannot be loaded ({first_line(error, True)}{_line(error)}). Fix it, or remove it."
         ) from error
 
 
 def _line(error: Exception) -> str:
-    """Return where an error was raised in a plug-in: the last line outside of importing and of libraries."""
+    """Return where a plug-in raised an error: the last line outside of importlib and libraries."""
     if isinstance(error, SyntaxError) and error.filename:
         return f", {error.filename}:{error.lineno}"
     frames = [
@@ -144,7 +144,7 @@ def _line(error: Exception) -> str:
 
 
 def components_in(section: Any) -> Iterator[Component]:
-    """Yield every component of a configuration, however deep it is."""
+    """Yield every component of a configuration, at any depth."""
     if isinstance(section, Component):
         yield section
     if isinstance(section, BaseModel):
@@ -159,7 +159,7 @@ def components_in(section: Any) -> Iterator[Component]:
 
 
 def used_plugins(config: BaseModel) -> dict[str, str]:
-    """Describe each component of a configuration that is not built in: where it is from, version and hash.
+    """Return origin, version and hash of each component of a configuration that is not built in.
 
     >>> from fedprofit.algorithm.fedavg import FedAvg
     >>> used_plugins(FedAvg(steps=1))
@@ -181,7 +181,7 @@ def _origin(kind: type[Component]) -> str:
     where = Path(file.path).name if file else (versions[0] if versions else kind.__module__)
     try:
         source = file.source if file else inspect.getsource(sys.modules[kind.__module__])
-    except (OSError, TypeError, KeyError):  # typed into an interpreter
+    except (OSError, TypeError, KeyError):  # defined in an interpreter
         return f"{where}, source unknown"
     return f"{where}, sha256 {hashlib.sha256(source.encode()).hexdigest()[:16]}"
 

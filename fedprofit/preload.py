@@ -1,7 +1,7 @@
-"""What the server of fresh processes imports at its start (`processes.fresh_processes`); others gain nothing.
+"""Imports of the fork server (`processes.fresh_processes`); not for other processes.
 
-Importing takes seconds, in which the server does not look whether its parent is there. Nor is it to answer
-Ctrl-C, which reaches all processes of a terminal. Its copies end with it, from their first moment on.
+The imports take seconds, in which the server cannot check whether its parent is alive. It also ignores
+Ctrl-C, which reaches all processes of a terminal. Forked processes end when the server ends.
 """
 
 import atexit
@@ -14,10 +14,10 @@ if served := os.environ.pop(SERVED, ""):
     leave_interrupts_to_parent()
     killed_with_parent(int(served))
     load_libraries()
-    import fedprofit.studies.pools  # noqa: F401  what a copy of it is asked to do first
+    import fedprofit.studies.pools  # noqa: F401  the entry point of forked processes
 
     killed_with_parent(0)
     server = os.getpid()
-    # To take apart what the libraries made takes it seconds; its copies live as long.
+    # Skip the cleanup of the libraries: it takes seconds, and forked processes live until it ends.
     atexit.register(lambda: os._exit(0) if os.getpid() == server else None)
     os.register_at_fork(after_in_child=lambda: killed_with_parent(os.getppid()))

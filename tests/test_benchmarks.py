@@ -260,7 +260,7 @@ def test_generation_answers_equal_peft_row_by_row(tmp_path):
     assert measurement["facts"]["agreement"]["peft"] == 1
 
 
-def three(backbone):
+def constant_rate(backbone):
     return (3.0,)
 
 

@@ -1,4 +1,4 @@
-"""What the command line itself adds: how it prints what users named, its version, its first estimate."""
+"""The command line: printing of users' names, version, options, and early checks."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from fedprofit.studies import many
 
 
 @pytest.mark.parametrize("name", ["[/a]x", "[red]x", ":smile:", "\x1b[2J\u202ex"])
-def test_names_of_clients_and_tasks_are_printed_as_they_are(name, tmp_path):
+def test_data_prints_names_without_markup(name, tmp_path):
     config = tiny_config(tmp_path)
     table = tmp_path / "table.jsonl"
     rows = [json.loads(line) for line in table.read_text().splitlines()]
@@ -39,7 +39,7 @@ def test_names_of_clients_and_tasks_are_printed_as_they_are(name, tmp_path):
     assert printable(done.stdout) == done.stdout
 
 
-def test_a_table_without_tasks_is_told_why_all_clients_look_alike(tmp_path):
+def test_data_explains_missing_task_column(tmp_path):
     config = tiny_config(tmp_path)
     del config["data"]["source"]["columns"]["task"]
     config["data"]["unseen_tasks"] = 0
@@ -47,22 +47,22 @@ def test_a_table_without_tasks_is_told_why_all_clients_look_alike(tmp_path):
     assert "name a column of tasks" in " ".join(call("data", "it.yaml", cwd=tmp_path).stdout.split())
 
 
-def test_doctor_names_the_extra_to_install(monkeypatch):
+def test_doctor_names_missing_extras(monkeypatch):
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
-    with cli.console.capture() as said:
+    with cli.console.capture() as captured:
         cli.console.print(doctor.machine())
     for extra in doctor.EXTRAS:
-        assert f"'fedprofit[{extra}]'" in said.get()
+        assert f"'fedprofit[{extra}]'" in captured.get()
 
 
-def test_the_version_is_the_package_s(tmp_path):
-    # A process from its first import on, as a user starts it.
+def test_version_option_prints_package_version(tmp_path):
+    # In a new process, as a user starts it.
     done = subprocess.run(command("--version"), cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"fedprofit {version('fedprofit')}"
 
 
 @pytest.mark.parametrize(
-    ("said", "address"),
+    ("arguments", "address"),
     [
         (["--ray", "--resume"], "local"),
         (["--ray"], "local"),
@@ -72,43 +72,43 @@ def test_the_version_is_the_package_s(tmp_path):
         (["--resume"], None),
     ],
 )
-def test_a_cluster_may_go_without_its_address(said, address, monkeypatch):
+def test_ray_option_has_optional_address(arguments, address, monkeypatch):
     def reached(*given, **named):
         raise UserError(f"at {given[6]}")
 
     monkeypatch.setattr(many, "run_study", reached)
-    named = [] if "rates.yaml" in said else ["rates.yaml"]
-    ended = CliRunner().invoke(cli.app, ["study", *named, *said])
+    named = [] if "rates.yaml" in arguments else ["rates.yaml"]
+    ended = CliRunner().invoke(cli.app, ["study", *named, *arguments])
     assert str(ended.exception) == f"at {address}"
 
 
-def test_a_dry_run_measures_no_cluster():
+def test_dry_run_refuses_cluster():
     ended = CliRunner().invoke(cli.app, ["study", "rates.yaml", "--dry-run", "--ray"])
     assert "measures this machine, not a cluster" in str(ended.exception)
 
 
-def test_as_many_processes_as_this_one_may_use_cores(monkeypatch, tmp_path):
+def test_usable_cores_respects_affinity(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "QUOTA", tmp_path / "none")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5, 7})
     assert usable_cores() == 3
 
 
 @pytest.mark.parametrize(("share", "cores"), [("150000 100000", 2), ("20000 100000", 1), ("max 100000", 8)])
-def test_a_containers_share_of_processor_time_counts(monkeypatch, tmp_path, share, cores):
+def test_usable_cores_respects_container_quota(monkeypatch, tmp_path, share, cores):
     (tmp_path / "cpu.max").write_text(share + "\n")
     monkeypatch.setattr(processes, "QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
     assert usable_cores() == cores
 
 
-def test_a_study_is_not_taken_for_a_run(tmp_path):
+def test_load_config_refuses_study(tmp_path):
     path = tmp_path / "many.yaml"
     path.write_text("{name: many, base: one.yaml, axes: {seed: [0, 1]}}")
     with pytest.raises(UserError, match=r"many.yaml: is a study.*fedprofit study"):
         load_config(path)
 
 
-def test_the_time_left_is_told_once_there_is_enough_to_tell_it_from(monkeypatch):
+def test_remaining_time_is_shown_after_enough_work(monkeypatch):
     progress = Quiet(total=100.0)
     began = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: began + 60)
@@ -119,12 +119,12 @@ def test_the_time_left_is_told_once_there_is_enough_to_tell_it_from(monkeypatch)
     resumed = Quiet(total=100.0)
     resumed._began = began
     resumed.skip(90)
-    assert resumed.left() == "", "what was done before says nothing of how fast it is now"
+    assert resumed.left() == "", "skipped work does not count for the speed"
     resumed.advance(5)
     assert resumed.left() == "1 min 00 s left"
 
 
-def test_public_names_are_listed_before_they_are_imported():
+def test_public_names_are_listed_without_imports():
     code = "import fedprofit, sys; print(*dir(fedprofit)); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     listed, imported = (line.split() for line in done.stdout.splitlines())
@@ -136,7 +136,7 @@ def test_public_names_are_listed_before_they_are_imported():
         fedprofit.runs  # noqa: B018
 
 
-def test_paths_may_be_text(tmp_path):
+def test_api_accepts_paths_as_text(tmp_path):
     config = fedprofit.load_config(str(write_config(tmp_path)))
     folder = fedprofit.run(config, out=str(tmp_path / "out"))
     assert folder.path == tmp_path / "out"
@@ -145,7 +145,7 @@ def test_paths_may_be_text(tmp_path):
     assert (folder.path / "report.html").stat().st_size > 1e6
 
 
-def test_output_that_cannot_be_written_is_said(monkeypatch, capfd):
+def test_main_reports_unwritable_output(monkeypatch, capfd):
     class Full(io.StringIO):
         def write(self, text):
             raise OSError(28, "No space left on device")
@@ -163,8 +163,8 @@ def test_output_that_cannot_be_written_is_said(monkeypatch, capfd):
     )
 
 
-def test_reading_results_waits_for_no_torch():
-    """Importing torch and transformers takes seconds, which reports, claims and comparisons need none of."""
+def test_reading_results_does_not_import_torch():
+    """Importing torch and transformers takes seconds. Reports, claims and comparisons do not need them."""
     reads = [
         "data.federated",
         "study.folder",
@@ -181,8 +181,8 @@ def test_reading_results_waits_for_no_torch():
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("said", ["run", "data", "doctor", "study"])
-def test_bad_rows_are_told_before_libraries_load(said, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["run", "data", "doctor", "study"])
+def test_commands_refuse_bad_rows_before_loading_libraries(name, tmp_path, monkeypatch):
     def too_early(*_):
         raise AssertionError("libraries were loaded first")
 
@@ -198,13 +198,13 @@ def test_bad_rows_are_told_before_libraries_load(said, tmp_path, monkeypatch):
     }
     (tmp_path / "it.yaml").write_text(yaml_text.dump(config))
     (tmp_path / "many.yaml").write_text("{name: many, base: it.yaml, axes: {seed: [0, 1]}}")
-    ended = CliRunner().invoke(cli.app, [said, "many.yaml" if said == "study" else "it.yaml"])
+    ended = CliRunner().invoke(cli.app, [name, "many.yaml" if name == "study" else "it.yaml"])
     assert isinstance(ended.exception, UserError)
     assert "2 of 2 rows cannot be used" in str(ended.exception)
     assert not (tmp_path / "runs").exists()
 
 
-def test_arrow_makes_arrays_without_pandas_and_frames_with_it():
+def test_arrow_creates_arrays_without_importing_pandas():
     check = (
         "import sys; from fedprofit.core.processes import arrow_without_pandas; arrow_without_pandas();"
         "import pyarrow as pa; table = pa.table({'a': pa.array(['x'])}); print('pandas' in sys.modules)"
@@ -213,8 +213,8 @@ def test_arrow_makes_arrays_without_pandas_and_frames_with_it():
     assert done.stdout.strip() == "False"
 
 
-def test_doctor_measures_where_it_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: True)  # a GPU that the run does not take
+def test_doctor_measures_memory_of_computing_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.torch.cuda, "is_available", lambda: True)  # a GPU that the run does not use
     monkeypatch.setattr(doctor.torch.cuda, "max_memory_allocated", lambda *_: 0)
     with cli.console.capture() as captured:
         cli.console.print(doctor.estimate(from_mapping(tiny_config(tmp_path))))

@@ -1,4 +1,4 @@
-"""Configuration: what is refused and in which words, overrides, round trips, hashes."""
+"""Configuration: error messages, overrides, round trips, hashes."""
 
 import copy
 import re
@@ -27,7 +27,7 @@ BASE: dict[str, Any] = {
     "personalization": [{"name": "slow", "steps": 3, "interpolation": [0.5]}],
 }
 
-# Nine lists of nine aliases each to the one before: 9^9 values.
+# Nine lists of nine aliases to the previous one: 9^9 values.
 BOMB = "a: &a [x]\n" + "".join(
     f"{now}: &{now} [{', '.join([f'*{before}'] * 9)}]\n" for before, now in pairwise("abcdefghij")
 )
@@ -81,7 +81,7 @@ def message(mapping):
             "training.algorithms.1.server.knd=sgd",
             "unknown key 'training.algorithms.1.server.knd' (did you mean 'kind'?)",
         ),
-        # A key of the other kind of algorithm is unknown here, and only this kind's keys are named.
+        # Keys of another algorithm are unknown, and only this kind's keys are listed.
         (
             "training.algorithms.1.steps=3",
             "unknown key 'training.algorithms.1.steps' (known: batch_size, kind, method, name, server, "
@@ -93,19 +93,19 @@ def message(mapping):
         ("training.algorithms.0.hub=3", "unknown key 'training.algorithms.0.hub' (known: batch_size, "),
     ],
 )
-def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
+def test_config_suggests_nearest_key_when_unknown(override, expected):
     assert message(changed(override)).startswith(expected)
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("training.rounds='3'", "'training.rounds': should be a whole number (found '3')"),
-        ("training.rounds=3.0", "'training.rounds': should be a whole number (found 3.0)"),
-        ("training.rounds=true", "'training.rounds': should be a whole number (found true)"),
-        ("training.rounds=", "'training.rounds': should be a whole number (found null)"),
+        ("training.rounds='3'", "'training.rounds': should be an integer (found '3')"),
+        ("training.rounds=3.0", "'training.rounds': should be an integer (found 3.0)"),
+        ("training.rounds=true", "'training.rounds': should be an integer (found true)"),
+        ("training.rounds=", "'training.rounds': should be an integer (found null)"),
         ("training.rounds=0", "'training.rounds': should be greater than or equal to 1 (found 0)"),
-        ("training=3", "'training': should be a section with keys of its own (found 3)"),
+        ("training=3", "'training': should be a section with keys (found 3)"),
         ("training.algorithms=x", "'training.algorithms': should be a list (found 'x')"),
         ("training.algorithms=[]", "'training': algorithms is empty; name at least one"),
         (
@@ -120,19 +120,19 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
         (
             "training.algorithms.1.server.kind=admm",
             "'training.algorithms.1.server.kind': there is no server optimizer 'admm' "
-            "(did you mean 'adam'?). Plug-ins bring more",
+            "(did you mean 'adam'?). Plug-ins add more",
         ),
         (
             "training.algorithms.1.batch_size=fulll",
-            "'training.algorithms.1.batch_size': should be a whole number or 'full' (found 'fulll')",
+            "'training.algorithms.1.batch_size': should be an integer or 'full' (found 'fulll')",
         ),
         (
             "training.algorithms.0.kind=fedag",
             "'training.algorithms.0.kind': there is no algorithm 'fedag' (did you mean 'fedavg'?)",
         ),
-        ("data.source={path: x}", "'data.source.kind' is missing; it says which keys the section has"),
+        ("data.source={path: x}", "'data.source.kind' is missing; it determines the keys of the section"),
         ("data.source={kind: table}", "'data.source.path' is missing and has no default"),
-        ("data.unseen_tasks=abc", "'data.unseen_tasks': should be a whole number or a list (found 'abc')"),
+        ("data.unseen_tasks=abc", "'data.unseen_tasks': should be an integer or a list (found 'abc')"),
         ("data.unseen_tasks=[a, 2]", "'data.unseen_tasks.1': should be text (found 2)"),
         (
             "data.partition={kind: dirichlet, alpha: 0}",
@@ -151,7 +151,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
         ("name=a b", "'name': should be a name of letters, digits, "),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_should_be(override, expected):
+def test_config_names_wrong_value_and_expected_type(override, expected):
     assert message(changed(override)).startswith(expected)
 
 
@@ -163,11 +163,11 @@ def test_a_wrong_value_is_named_with_what_it_should_be(override, expected):
         (("training", "algorithms"), "'training.algorithms'"),
     ],
 )
-def test_a_missing_key_is_named(path, expected):
+def test_config_names_missing_key(path, expected):
     assert message(without(*path)) == f"{expected} is missing and has no default"
 
 
-def test_all_problems_are_named_at_once():
+def test_config_reports_all_problems_at_once():
     text = message(changed("sed=1", "training.rounds=0", "personalization.0.name=/"))
     assert text.count("; ") == 2
     assert "'training.rounds'" in text
@@ -176,7 +176,7 @@ def test_all_problems_are_named_at_once():
 
 
 @pytest.mark.parametrize("entries", ["training.algorithms", "personalization"])
-def test_names_must_be_distinct(entries):
+def test_config_refuses_duplicate_names(entries):
     mapping = changed()
     for key in entries.split("."):
         last = mapping = mapping[key]
@@ -184,7 +184,7 @@ def test_names_must_be_distinct(entries):
     assert message(twice) == f"{entries}: two entries have the same name; names must be distinct"
 
 
-def test_no_two_stages_may_have_one_name():
+def test_config_refuses_ambiguous_stage_names():
     mapping = changed("training.algorithms.0.name=avg", "training.algorithms.1.name=avg-adam")
     mapping["personalization"] = [{"name": "adam-slow", "steps": 1}, {"name": "slow", "steps": 1}]
     with pytest.raises(
@@ -195,7 +195,7 @@ def test_no_two_stages_may_have_one_name():
     from_mapping(mapping)
 
 
-def test_trials_of_baselines_have_names_of_their_own():
+def test_config_refuses_duplicate_names_of_baseline_trials():
     twice = "baselines.{}=[{{name: n, steps: 1}}, {{name: {}, steps: 2}}]"
     problem = "training.algorithms and the baselines' trials: two entries have the same name"
     assert message(changed(twice.format("local", "n"))).startswith(problem)
@@ -230,27 +230,27 @@ def test_trials_of_baselines_have_names_of_their_own():
             "'baselines.centrl.kind': there is no baseline 'centrl' (did",
         ),
         ("baselines.central=[]", "'baselines': central is an empty list. Give it a trial, or"),
-        ("baselines.central=3", "'baselines.central': should be a section with keys of its own (found 3)"),
+        ("baselines.central=3", "'baselines.central': should be a section with keys (found 3)"),
     ],
 )
-def test_what_is_wrong_in_a_baseline_is_named(override, expected):
+def test_config_names_wrong_key_in_baseline(override, expected):
     assert expected in message(changed(override))
     assert ";" not in message(changed(override))
 
 
 @pytest.mark.parametrize("value", [None, [], 3, "text"])
-def test_what_is_no_mapping_is_refused(value):
+def test_config_refuses_value_that_is_no_mapping(value):
     assert message(value).startswith("expected keys and values, found")
 
 
-def test_keys_are_text_as_written(tmp_path):
+def test_yaml_keys_are_text(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("2020-01-31: x\n010: y\n")
     with pytest.raises(UserError, match=r"unknown key '2020-01-31'.*unknown key '010'"):
         load_config(path)
 
 
-def test_entries_are_named_after_their_kind_by_default():
+def test_entries_are_named_after_kind_by_default():
     mapping = without("training", "algorithms", 1, "name")
     del mapping["personalization"][0]["name"]
     config = from_mapping(mapping)
@@ -259,7 +259,7 @@ def test_entries_are_named_after_their_kind_by_default():
     assert config.baselines["central"].name == "central"
 
 
-def test_overrides_change_the_kind_of_a_section_with_other_keys(tmp_path):
+def test_override_of_kind_replaces_keys_of_section(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(from_mapping(BASE)).partition("baselines:")[0], encoding="utf-8")
     config = load_config(path, ["baselines.local.client.kind=sgd"])
@@ -267,7 +267,7 @@ def test_overrides_change_the_kind_of_a_section_with_other_keys(tmp_path):
     assert config.baselines["local"].client == Sgd()
 
 
-def test_overrides_reach_lists_and_make_sections():
+def test_overrides_reach_lists_and_create_sections():
     mapping = changed(
         "training.algorithms.0.client.rate=0.5",
         "training.algorithms.0.server.kind=yogi",
@@ -296,22 +296,22 @@ def test_overrides_reach_lists_and_make_sections():
         ("training.algorithms.-1.name=x", "'-1' is not a position"),
         ("training.algorithms.first=x", "'first' is not a position"),
         ("training.algorithms.²=x", "'²' is not a position"),
-        ("name.x=3", "'name' holds the value 'demo', so nothing can be set below it"),
+        ("name.x=3", "'name' has the value 'demo', so nothing can be set below it"),
         ("training.rounds=[3", "'[3' is not a YAML value"),
         ("training.rounds=a: b: c", "'a: b: c' is not a YAML value"),
     ],
 )
-def test_a_bad_override_is_named(override, reason):
+def test_override_names_its_problem(override, reason):
     with pytest.raises(UserError) as caught:
         changed(override)
     assert str(caught.value).startswith(f"--set {override}: {reason}")
 
 
 @pytest.mark.parametrize("text", ["", "just text", "- 1"])
-def test_an_override_of_what_has_no_keys_is_refused(tmp_path, text):
+def test_override_refuses_file_without_keys(tmp_path, text):
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="--set seed=3: the configuration holds no keys"):
+    with pytest.raises(UserError, match="--set seed=3: the configuration contains no keys"):
         load_config(path, ["seed=3"])
 
 
@@ -345,7 +345,7 @@ def test_scientific_notation_is_a_number(tmp_path, text, value):
         ),
     ],
 )
-def test_to_yaml_and_back_is_the_same(tmp_path, overrides):
+def test_to_yaml_reads_back_equal(tmp_path, overrides):
     config = from_mapping(changed(*overrides))
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
@@ -359,10 +359,10 @@ def reversed_keys(value):
     return [reversed_keys(item) for item in value] if isinstance(value, list) else value
 
 
-def test_the_hash_is_of_the_content():
+def test_hash_depends_only_on_content():
     config = from_mapping(BASE)
     assert from_mapping(reversed_keys(BASE)).hash == config.hash
-    assert from_mapping(changed("training.rounds=10", "seed=0")).hash == config.hash, "a default, written out"
+    assert from_mapping(changed("training.rounds=10", "seed=0")).hash == config.hash, "explicit defaults"
     assert from_mapping(changed("training.algorithms.0.server.rate=1")).hash == config.hash, "1 is 1.0"
     others = [
         "seed=1",
@@ -373,7 +373,7 @@ def test_the_hash_is_of_the_content():
     hashes = {from_mapping(changed(other)).hash for other in others}
     assert len(hashes | {config.hash}) == 5
     swapped = changed(f"training.algorithms={BASE['training']['algorithms'][::-1]}")
-    assert from_mapping(swapped).hash != config.hash, "the order of a list counts"
+    assert from_mapping(swapped).hash != config.hash, "the order of a list matters"
 
 
 @pytest.mark.parametrize(
@@ -401,19 +401,19 @@ def test_yaml_errors_name_file_and_line(tmp_path, text, line, reason):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: !!int abc", "line 1: 'abc' is not what its tag !!int asks for"),
-        ("x: 1\na: 99999999999999999999", "line 2: the whole number 99999999999999999999 takes more than 64"),
+        ("a: !!int abc", "line 1: 'abc' does not match its tag !!int"),
+        ("x: 1\na: 99999999999999999999", "line 2: the integer 99999999999999999999 needs more than 64"),
         ("a: " + "9" * 6000, "…"),
         ("[" * 20_000, "line 1: is nested more than 50 deep"),
         ("- " * 500, "line 1: is nested more than 50 deep"),
         ("a: &a [*a]", "line 1: the anchor &a refers back to itself"),
         ("a: *b", "line 1: the alias *b has no anchor before it"),
-        (BOMB, "values, those of aliases included"),
-        ("a: 1\n---\nb: 2", "holds 2 documents"),
-        ("a: b\nc: \x00", "line 2: the character U+0000 is no text"),
+        (BOMB, "values, with aliases expanded"),
+        ("a: 1\n---\nb: 2", "contains 2 documents"),
+        ("a: b\nc: \x00", "line 2: the character U+0000 is not text"),
     ],
 )
-def test_yaml_out_of_bounds_is_refused_with_its_line(text, reason):
+def test_yaml_load_names_line_when_beyond_limits(text, reason):
     with pytest.raises(yaml_text.YamlProblem) as caught:
         yaml_text.load(text)
     assert reason in str(caught.value)
@@ -438,7 +438,7 @@ def test_yaml_out_of_bounds_is_refused_with_its_line(text, reason):
         ("!!float 1", 1.0),
     ],
 )
-def test_scalars_are_read_as_yaml_1_2_has_them(text, value):
+def test_yaml_load_follows_core_schema(text, value):
     found = yaml_text.load(text)
     assert (found, type(found)) == (value, type(value))
 
@@ -462,7 +462,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_texts_are_written_so_that_every_version_reads_them_back(text):
+def test_yaml_dump_reads_back_in_every_version(text):
     value = {"a": [text, {text + "x": text}], "b": {text: 1e-7}}
     written = yaml_text.dump(value)
     assert yaml_text.load(written) == value
@@ -470,13 +470,13 @@ def test_texts_are_written_so_that_every_version_reads_them_back(text):
     assert older.safe_load(written) == value
 
 
-def test_an_alias_is_a_copy():
+def test_yaml_alias_is_a_copy():
     mapping = yaml_text.load("a: &x {k: 1}\nb: *x\n")
     override_value(mapping, "a.k=2")
     assert mapping == {"a": {"k": 2}, "b": {"k": 1}}
 
 
-def test_messages_have_room_for_the_beginning_of_a_value_only():
+def test_messages_truncate_long_values():
     long = "x" * 5000
     assert len(message(changed(f"training.rounds={long}"))) < 300
     assert len(message(changed(*(f"{long}{n}=1" for n in range(100))))) < 3000
@@ -485,7 +485,7 @@ def test_messages_have_room_for_the_beginning_of_a_value_only():
     assert len(str(caught.value)) < 500
 
 
-def test_yaml_merge_keys_may_be_overridden(tmp_path):
+def test_yaml_merge_keys_can_be_overridden(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(
         "name: x\ndata: {source: {kind: lexicon}}\ntraining:\n  algorithms:\n"
@@ -495,19 +495,19 @@ def test_yaml_merge_keys_may_be_overridden(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"name: \x01\n"])
-def test_what_is_no_text_is_named(tmp_path, content):
+def test_load_config_refuses_binary_file(tmp_path, content):
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.yaml: .*no text"):
+    with pytest.raises(UserError, match=r"run\.yaml: .*not .*text"):
         load_config(path)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_load_config_names_missing_file(tmp_path):
     with pytest.raises(UserError, match=r"none\.yaml: cannot read .*No such file"):
         load_config(tmp_path / "none.yaml")
 
 
-def test_a_configuration_cannot_be_changed():
+def test_config_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         from_mapping(BASE).seed = 3
 
@@ -515,7 +515,7 @@ def test_a_configuration_cannot_be_changed():
 @pytest.mark.parametrize(
     "data", [pl.DataFrame({"input": ["a"]}), np.zeros(2), [{"input": "a"}], object()], ids=type
 )
-def test_data_in_memory_is_refused_by_name(data):
+def test_config_refuses_data_in_memory(data):
     mapping = changed() | {"data": {"source": {"kind": "table", "path": data}}}
     kind = re.escape(type(data).__name__)
     with pytest.raises(
@@ -524,7 +524,7 @@ def test_data_in_memory_is_refused_by_name(data):
         from_mapping(mapping)
 
 
-def test_values_of_python_are_taken_as_yaml_holds_them():
+def test_config_converts_python_values():
     source = {"kind": "table", "path": Path("here.csv")}
     mapping = changed() | {"seed": np.int64(3), "data": {"source": source}}
     config = from_mapping(mapping)

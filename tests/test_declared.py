@@ -1,4 +1,4 @@
-"""Every path works with exactly the packages that are declared for it, whatever else is installed here."""
+"""Each feature works with exactly the packages declared for it, in an environment without others."""
 
 import csv
 import json
@@ -17,12 +17,12 @@ from tiny_run import tiny_config
 from fedprofit.core import yaml_text
 
 SCRIPT = Path(__file__).with_name("declared_paths.py")
-FIRST_COMMAND = ("lexicon", "fast")  # what `make quickstart` installs
+FIRST_COMMAND = ("lexicon", "fast")  # extras that `make quickstart` installs
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory) -> Path:
-    """One file of each kind that a user may bring."""
+    """One file of each supported kind of input."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "model").symlink_to(tiny_folder(folder))
     write_gguf(folder / "tiny.gguf", "Q4_1")
@@ -86,8 +86,8 @@ def test_declared_packages_suffice(extras, checks, inputs, tmp_path):
     assert done.stdout.split("works:")[1:] == [f" {check}\n" for check in checks]
 
 
-def test_packages_of_other_extras_are_not_there():
-    """The environments have no more than is declared, or the test above would show nothing."""
+def test_declared_excludes_packages_of_other_extras():
+    """Otherwise the test above would not detect an undeclared package."""
     first = declared(FIRST_COMMAND)
     assert "accelerate" in first
     assert not {"datasets", "peft", "ray", "pytest", "flwr-datasets"} & set(first)

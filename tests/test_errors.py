@@ -1,4 +1,4 @@
-"""Errors of other libraries in messages: whatever they say, and where they say nothing."""
+"""Errors of other libraries in messages, also those without text."""
 
 import pathlib
 from pathlib import Path
@@ -76,13 +76,13 @@ def hub_data(folder, patch):
 
 
 @pytest.mark.parametrize("act", [device, tokenizer, weights, gguf, hub_model, table, sni, hub_data])
-def test_an_error_without_text_is_named_by_its_type(act, tmp_path, monkeypatch):
+def test_error_without_text_is_named_by_type(act, tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=r"MemoryError|OSError"):
         act(tmp_path, monkeypatch)
 
 
-def test_first_lines_are_taken_in_one_place():
+def test_only_first_line_splits_error_messages():
     package = Path(fedprofit.__file__).parent
     found = [path.name for path in package.rglob("*.py") if "splitlines()[0]" in path.read_text("utf-8")]
     assert found == []

@@ -1,4 +1,4 @@
-"""The examples run as their readers run them, and compute what the package computes."""
+"""The examples run as scripts, and match the package's results."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ def plain():
     return module
 
 
-def test_fedavg_plain_runs_and_personalization_lowers_the_local_loss(tmp_path):
+def test_fedavg_plain_runs_and_lowers_local_loss(tmp_path):
     options = (
         "--clients 2 --cohort 2 --rounds 2 --steps 2 --length 4 --tokens 2 --rate 0.1 --personal-rate 0.1"
     )
@@ -50,7 +50,7 @@ def test_fedavg_plain_runs_and_personalization_lowers_the_local_loss(tmp_path):
     assert all(0 <= rouge <= 100 for row in table.values() for rouge in (row[1], row[3]))
 
 
-def test_fedavg_plain_computes_what_the_package_computes(plain):
+def test_fedavg_plain_matches_package(plain):
     backbone = tiny_backbone("llama")
     rows = [{"input": f"place {'x' * i}", "targets": [f"answer {i * 7}"]} for i in range(7)]
     own = [plain.make_example(backbone, row) for row in rows]
@@ -70,7 +70,7 @@ def test_fedavg_plain_computes_what_the_package_computes(plain):
     ]
     state, _ = algorithm.round(algorithm.init({"prompt": start}), work, context.at(1))
 
-    backbone.model.set_attn_implementation("sdpa")  # the model's own again, as a reader's would be
+    backbone.model.set_attn_implementation("sdpa")  # restore the model's default attention
     ends = [plain.train(backbone, start, batches, 0.03) for batches in clients]
     expected = (5 * ends[0] + 2 * ends[1]) / 7
     torch.testing.assert_close(state.params["prompt"], expected, rtol=1e-5, atol=1e-5)

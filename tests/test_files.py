@@ -1,4 +1,4 @@
-"""Files that are whole or absent, content hashes, and randomness as a function."""
+"""Atomic files, content hashes, and derived random generators."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ def fail(path: Path, write: Callable[[Path, str], object], error: type[BaseExcep
 
 
 @pytest.mark.parametrize("before", [None, "old"])
-def test_an_error_leaves_a_file_as_it_was(tmp_path, before):
+def test_atomic_restores_file_after_error(tmp_path, before):
     path = tmp_path / "deep" / "note.txt"
     if before is not None:
         write_text(path, before)
@@ -59,7 +59,7 @@ def test_an_error_leaves_a_file_as_it_was(tmp_path, before):
     assert tree(tmp_path) == ({} if before is None else {"deep/note.txt": "old"})
 
 
-def test_an_error_leaves_no_folder(tmp_path):
+def test_atomic_leaves_no_folder_after_error(tmp_path):
     path = tmp_path / "store"
 
     def write(temporary: Path, text: str) -> None:
@@ -71,13 +71,13 @@ def test_an_error_leaves_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_leaves_nothing_either(tmp_path):
+def test_atomic_leaves_nothing_after_interrupt(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fail(tmp_path / "note.txt", Path.write_text, KeyboardInterrupt)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_success_replaces_a_file_and_is_not_seen_before(tmp_path):
+def test_atomic_replaces_file_only_on_success(tmp_path):
     path = tmp_path / "note.txt"
     write_text(path, "old")
     with atomic(path) as temporary:
@@ -87,7 +87,7 @@ def test_success_replaces_a_file_and_is_not_seen_before(tmp_path):
     assert tree(tmp_path) == {"note.txt": "new"}
 
 
-def test_a_folder_made_meanwhile_by_another_stands(tmp_path):
+def test_atomic_keeps_folder_created_by_another_process(tmp_path):
     path = tmp_path / "store"
     with atomic(path) as temporary:
         temporary.mkdir()
@@ -100,7 +100,7 @@ def test_a_folder_made_meanwhile_by_another_stands(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("where", ["write", "sync", "rename"])
-def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch, code, where):
+def test_full_disk_raises_user_error(tmp_path, monkeypatch, code, where):
     path = tmp_path / "results.json"
     write_text(path, "old")
 
@@ -114,7 +114,7 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path, monkeypatch, code, where):
     assert tree(tmp_path) == {"results.json": "old"}
 
 
-def test_other_errors_of_the_disk_are_not_disguised(tmp_path):
+def test_other_disk_errors_are_not_converted(tmp_path):
     def broken(_: Path) -> None:
         raise OSError(errno.EIO, "input/output error")
 
@@ -123,7 +123,7 @@ def test_other_errors_of_the_disk_are_not_disguised(tmp_path):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def short_patience(monkeypatch):
     monkeypatch.setattr(files, "PATIENCE", 0.2)
 
 
@@ -137,11 +137,11 @@ with alone_in(Path(sys.argv[1])):
 """
 
 
-def test_one_process_at_a_time_is_in_a_folder_and_death_lets_go(tmp_path, impatient):
+def test_alone_in_locks_folder_until_process_ends(tmp_path, short_patience):
     place = tmp_path / "new" / "folder"
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(place)], stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"in\n"
-    with pytest.raises(UserError, match="another process works here"), alone_in(place):
+    with pytest.raises(UserError, match="another process is using this folder"), alone_in(place):
         pass
     other.kill()
     other.wait()
@@ -149,7 +149,7 @@ def test_one_process_at_a_time_is_in_a_folder_and_death_lets_go(tmp_path, impati
         assert place.is_dir()
 
 
-def test_a_forked_worker_that_stays_keeps_nobody_out(tmp_path, impatient):
+def test_alone_in_releases_lock_despite_forked_worker(tmp_path, short_patience):
     with alone_in(tmp_path):
         worker = get_context("fork").Process(target=time.sleep, args=(60,))
         worker.start()
@@ -160,7 +160,7 @@ def test_a_forked_worker_that_stays_keeps_nobody_out(tmp_path, impatient):
         worker.kill()
 
 
-def test_a_place_where_no_folder_can_be_is_named(tmp_path):
+def test_alone_in_refuses_folder_below_file(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match=r"file/below: cannot be written .* --out"),
@@ -170,9 +170,9 @@ def test_a_place_where_no_folder_can_be_is_named(tmp_path):
 
 
 @pytest.fixture
-def powerless(tmp_path_factory):
-    """A folder that this process may read and not write."""
-    place = Path(tempfile.mkdtemp())  # pytest's own folders are for nobody else to enter
+def read_only(tmp_path_factory):
+    """A folder that this process can read but not write."""
+    place = Path(tempfile.mkdtemp())  # other users cannot enter pytest's own folders
     folder = place / "given"
     folder.mkdir()
     (folder / "note.txt").write_text("old")
@@ -180,7 +180,7 @@ def powerless(tmp_path_factory):
     folder.chmod(0o555)
     was = os.geteuid()
     if was == 0:
-        os.seteuid(12345)  # no permission bits hold for root
+        os.seteuid(12345)  # permission bits do not restrict root
     try:
         yield folder
     finally:
@@ -203,22 +203,22 @@ def safetensors(path: Path) -> None:
     ],
     ids=["text", "folder", "safetensors", "parquet"],
 )
-def test_a_place_that_cannot_be_written_is_named(powerless, monkeypatch, write):
+def test_unwritable_folder_raises_user_error(read_only, monkeypatch, write):
     with pytest.raises(UserError, match=r"given/note.txt: cannot be written .*denied.* --out"):
-        write_with(powerless / "note.txt", write)
-    monkeypatch.setenv("FEDPROFIT_CACHE", str(powerless))
+        write_with(read_only / "note.txt", write)
+    monkeypatch.setenv("FEDPROFIT_CACHE", str(read_only))
     with pytest.raises(UserError, match=r"below: cannot be written .*denied.* FEDPROFIT_CACHE"):
-        write_with(powerless / "below" / "note.txt", write)
+        write_with(read_only / "below" / "note.txt", write)
     with (
         pytest.raises(UserError, match=r"given/run: cannot be written .*denied"),
-        alone_in(powerless / "run"),
+        alone_in(read_only / "run"),
     ):
         pass
-    assert not usable(powerless / "new" / "folder")
+    assert not usable(read_only / "new" / "folder")
 
 
 @pytest.mark.parametrize("below", ["file/note.txt", f"{'long' * 80}.txt", "folder"])
-def test_a_name_that_cannot_be_written_is_named(tmp_path, below):
+def test_unwritable_name_raises_user_error(tmp_path, below):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="cannot be written"):
@@ -226,7 +226,7 @@ def test_a_name_that_cannot_be_written_is_named(tmp_path, below):
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
-def test_modes_follow_the_umask(tmp_path, mask):
+def test_file_modes_follow_umask(tmp_path, mask):
     was = os.umask(mask)
     try:
         write_with(tmp_path / "a.safetensors", safetensors)
@@ -241,7 +241,7 @@ def test_modes_follow_the_umask(tmp_path, mask):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has the device /dev/full")
-def test_a_device_is_written_to_and_stays_one(tmp_path):
+def test_device_is_written_to_not_replaced(tmp_path):
     with pytest.raises(UserError, match="/dev/full: no space is left"):
         write_text(Path("/dev/full"), "new")
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
@@ -252,19 +252,19 @@ def test_a_device_is_written_to_and_stays_one(tmp_path):
     os.close(reader)
 
 
-def homeless(monkeypatch):
+def remove_home(monkeypatch):
     monkeypatch.setattr(os, "environ", dict(os.environ))
     usual = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "FEDPROFIT_CACHE", "NUMBA_CACHE_DIR")
     for name in (*usual, *LIBRARIES, *WRITTEN):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])  # as for a user without a name
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])  # a user without a name
 
 
-def test_without_a_home_the_cache_is_asked_for(monkeypatch):
-    homeless(monkeypatch)
+def test_missing_home_requires_cache_variable(monkeypatch):
+    remove_home(monkeypatch)
     with pytest.raises(UserError, match=r"no home folder\. Set the FEDPROFIT_CACHE variable"):
         cache_folder()
-    with pytest.raises(UserError, match=r"~/data: the home folder .* Write the whole path"):
+    with pytest.raises(UserError, match=r"~/data: the home folder .* Write the full path"):
         expanded("~/data")
     found, reason = numba_folder()
     assert (found, "FEDPROFIT_CACHE" in reason) == (None, True)
@@ -273,20 +273,20 @@ def test_without_a_home_the_cache_is_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize("home", [None, "/proc/none", "hub"])
-def test_libraries_get_folders_where_the_home_cannot_be_written(monkeypatch, tmp_path, powerless, home):
+def test_settle_names_cache_folders_when_home_is_unwritable(monkeypatch, tmp_path, read_only, home):
     os.seteuid(os.getuid())
-    homeless(monkeypatch)
-    if home == "hub":  # models were put there to be read
-        (powerless / ".cache" / "huggingface").mkdir(parents=True)
-        (powerless / ".cache" / "huggingface").chmod(0o555)
-    cache = powerless.parent / "cache"
+    remove_home(monkeypatch)
+    if home == "hub":  # a readable folder of models
+        (read_only / ".cache" / "huggingface").mkdir(parents=True)
+        (read_only / ".cache" / "huggingface").chmod(0o555)
+    cache = read_only.parent / "cache"
     cache.mkdir()
     cache.chmod(0o777)
     if os.getuid() == 0:
         os.seteuid(12345)
     monkeypatch.setenv("FEDPROFIT_CACHE", str(cache))
     if home:
-        monkeypatch.setenv("HOME", str(powerless) if home == "hub" else home)
+        monkeypatch.setenv("HOME", str(read_only) if home == "hub" else home)
     before = dict(os.environ)
     settle()
     given = {name: value for name, value in os.environ.items() if before.get(name) != value}
@@ -299,15 +299,15 @@ def test_libraries_get_folders_where_the_home_cannot_be_written(monkeypatch, tmp
         assert set(given) == set(LIBRARIES)
 
 
-def test_a_home_that_can_be_written_is_left_alone(monkeypatch, tmp_path):
-    homeless(monkeypatch)
+def test_settle_changes_nothing_when_home_is_writable(monkeypatch, tmp_path):
+    remove_home(monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     before = dict(os.environ)
     settle()
     assert dict(os.environ) == before
 
 
-def test_json_is_strict(tmp_path):
+def test_write_json_is_strict(tmp_path):
     write_json(tmp_path / "a.json", {"é": [1, None]})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    null\n  ]\n}\n'
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -315,7 +315,7 @@ def test_json_is_strict(tmp_path):
     assert not (tmp_path / "b.json").exists()
 
 
-def test_hashes(tmp_path):
+def test_hashes_depend_only_on_content(tmp_path):
     value = {"a": [1, {"x": None, "y": "é"}], "b": 0.5}
     assert content_hash(value) == content_hash({"b": 0.5, "a": [1, {"y": "é", "x": None}]})
     others = [
@@ -332,7 +332,7 @@ def test_hashes(tmp_path):
     assert file_hash(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
-def test_the_cache_folder_is_named_or_the_users(monkeypatch):
+def test_cache_folder_follows_variables(monkeypatch):
     monkeypatch.setenv("FEDPROFIT_CACHE", "~/models")
     assert cache_folder() == Path.home() / "models"
     monkeypatch.delenv("FEDPROFIT_CACHE")
@@ -342,7 +342,7 @@ def test_the_cache_folder_is_named_or_the_users(monkeypatch):
     assert cache_folder() == Path.home() / ".cache" / "fedprofit"
 
 
-def drawn():
+def make_figure():
     figure = Figure()
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], marker="o", label="a line, clipped and with markers: both get ids in an SVG")
@@ -351,15 +351,15 @@ def drawn():
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf", "SVG"])
-def test_a_figure_has_the_same_bytes_each_time(tmp_path, kind):
+def test_write_figure_is_deterministic(tmp_path, kind):
     paths = [tmp_path / f"{name}.{kind}" for name in ("one", "other")]
     for path in paths:
-        write_figure(path, drawn(), dpi=80)
+        write_figure(path, make_figure(), dpi=80)
     first, second = (path.read_bytes() for path in paths)
     assert first == second
     assert b"CreationDate" not in first
     assert b"<dc:date>" not in first
-    assert matplotlib.rcParams["svg.hashsalt"] is None, "other figures are left alone"
+    assert matplotlib.rcParams["svg.hashsalt"] is None, "other figures are unaffected"
 
 
 def numpy_draw(*key: object) -> tuple[float, ...]:
@@ -371,7 +371,7 @@ def torch_draw(*key: object) -> tuple[float, ...]:
 
 
 @pytest.mark.parametrize("draw", [numpy_draw, torch_draw])
-def test_a_draw_depends_on_its_key_alone(draw):
+def test_draws_depend_only_on_key(draw):
     keys = [
         (0, "batches"),
         (1, "batches"),
@@ -393,11 +393,11 @@ def test_a_draw_depends_on_its_key_alone(draw):
     assert len(set(first)) == len(keys)
     state = torch.get_rng_state()
     draw(0, "batches")
-    assert torch.equal(torch.get_rng_state(), state), "the global generators are left alone"
+    assert torch.equal(torch.get_rng_state(), state), "the global generators are unchanged"
 
 
 def test_draws_are_pinned():
-    """Results must not change from version to version of this package."""
+    """Results must be equal in all versions of this package."""
     assert numpy_generator(0, "cohort", 3).bit_generator.random_raw(2).tolist() == [
         11903006433042278135,
         3230665877034791306,

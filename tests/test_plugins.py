@@ -1,4 +1,4 @@
-"""Components from outside the package: found, recorded, and refused by name where they cannot be used."""
+"""Components from outside the package: found, recorded, and refused with file and line."""
 
 import sys
 import textwrap
@@ -19,7 +19,7 @@ class Halved(Sgd, kind="halved"):
     """SGD at half the rate."""
 
     share: float = 0.5
-    """Of the rate."""
+    """Factor of the rate."""
 
     def step(self, parameter, gradient, moments, steps):
         return parameter - self.share * self.rate * gradient, {}
@@ -37,8 +37,8 @@ def configuration(client, **more):
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """Take back what a test registers."""
+def restore_registry(monkeypatch):
+    """Remove what a test registers."""
     for family in FAMILIES.values():
         family.all_kinds()
         monkeypatch.setattr(family, "kinds", dict(family.kinds))
@@ -53,7 +53,7 @@ def write(folder, source, name="mine.py"):
     return path
 
 
-def test_file_brings_a_kind_that_configurations_name(tmp_path):
+def test_file_adds_kind_for_configurations(tmp_path):
     plugins.load_files([write(tmp_path, GOOD)])
     config = from_mapping(configuration({"kind": "halved", "rate": 0.1, "share": 0.25}))
     client = config.training.algorithms[0].client
@@ -66,7 +66,7 @@ def test_file_brings_a_kind_that_configurations_name(tmp_path):
     assert origin.startswith("mine.py, sha256 ")
 
 
-def test_module_is_imported_where_a_configuration_names_it(tmp_path, monkeypatch):
+def test_module_is_imported_when_configuration_names_it(tmp_path, monkeypatch):
     write(tmp_path, GOOD, "my_halved.py")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="there is no client optimizer 'halved'"):
@@ -76,7 +76,7 @@ def test_module_is_imported_where_a_configuration_names_it(tmp_path, monkeypatch
     assert plugins.used_plugins(config)["client optimizer halved"].startswith("my_halved, sha256 ")
 
 
-def test_installed_package_is_asked_for_unknown_kinds(tmp_path, monkeypatch):
+def test_installed_package_is_searched_for_unknown_kind(tmp_path, monkeypatch):
     write(tmp_path, GOOD, "installed_halved.py")
     facts = tmp_path / "installed_halved-1.0.dist-info"
     facts.mkdir()
@@ -87,7 +87,7 @@ def test_installed_package_is_asked_for_unknown_kinds(tmp_path, monkeypatch):
     assert config.training.algorithms[0].client.kind == "halved"
 
 
-def test_sources_load_where_the_file_is_absent(tmp_path):
+def test_sources_load_when_file_is_absent(tmp_path):
     path = write(tmp_path, GOOD)
     plugins.load_files([path])
     (file,) = plugins.loaded_files()
@@ -100,7 +100,7 @@ def test_sources_load_where_the_file_is_absent(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "reason"),
     [
         (
             "import nothing_of_the_kind\n",
@@ -108,7 +108,7 @@ def test_sources_load_where_the_file_is_absent(tmp_path):
         ),
         ("x = 1\ny = x +\n", "SyntaxError: invalid syntax"),
         (GOOD + "\nraise RuntimeError\n", "(RuntimeError, {path}:14)"),
-        (GOOD.replace("halved", "sgd"), "registers the client optimizer 'sgd', which exists"),
+        (GOOD.replace("halved", "sgd"), "registers the client optimizer 'sgd', which already exists"),
         (GOOD.replace('"""SGD at half the rate."""', ""), "the client optimizer 'halved' has no docstring"),
         (
             GOOD.replace("share: float", "share: Unknown"),
@@ -117,25 +117,25 @@ def test_sources_load_where_the_file_is_absent(tmp_path):
         (GOOD.replace("share: float = 0.5", "rate = 0.5"), "PydanticUserError: "),
     ],
 )
-def test_plugin_that_cannot_be_used_names_file_and_line(tmp_path, source, said):
+def test_broken_plugin_names_file_and_line(tmp_path, source, reason):
     path = write(tmp_path, source)
     with pytest.raises(UserError) as caught:
         plugins.load_files([path])
     assert str(path) in str(caught.value)
-    assert said.format(path=path) in str(caught.value)
+    assert reason.format(path=path) in str(caught.value)
 
 
-def test_absent_file_is_named(tmp_path):
+def test_load_files_names_absent_file(tmp_path):
     with pytest.raises(UserError, match=r"--plugin .*none.py: cannot be read"):
         plugins.load_files([tmp_path / "none.py"])
 
 
-def test_absent_module_is_named():
+def test_config_names_absent_module():
     with pytest.raises(UserError, match=r"plugins: the module 'no_such_module': cannot be loaded"):
         from_mapping(configuration({}, plugins=["no_such_module"]))
 
 
-def test_mistyped_field_of_a_plugin_is_named(tmp_path):
+def test_config_names_wrong_field_of_plugin(tmp_path):
     plugins.load_files([write(tmp_path, GOOD)])
     with pytest.raises(UserError, match=r"'training.algorithms.0.client.share': should be a number"):
         from_mapping(configuration({"kind": "halved", "share": "x"}))
@@ -143,11 +143,11 @@ def test_mistyped_field_of_a_plugin_is_named(tmp_path):
         from_mapping(configuration({"kind": "halved", "shar": 1}))
 
 
-def test_class_that_is_defined_again_replaces_itself():
+def test_class_replaces_itself_when_defined_again():
     for steps in (1, 2):
 
         class Again(AlgorithmSettings, kind="again"):
-            """Defined in a cell that runs twice."""
+            """Defined in a notebook cell that runs twice."""
 
             number: int = steps
 

@@ -1,4 +1,4 @@
-"""Checksums inside files, the one guarded place that reads them, and the manifest of cached folders."""
+"""Checksums inside files, the module that reads them, and the manifest of cached folders."""
 
 import ast
 import os
@@ -26,7 +26,7 @@ def flipped(path, at):
 
 
 @pytest.mark.parametrize("value", [{"a": [1, {"b": None}], "é": "x"}, [{"round": 1}, {"round": 2}], {}, []])
-def test_records_read_back_without_their_checksum(tmp_path, value):
+def test_records_read_back_without_checksum(tmp_path, value):
     path = tmp_path / "a.json"
     write_record(path, value)
     assert KEY in path.read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_records_read_back_without_their_checksum(tmp_path, value):
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.parquet", "a.yaml"])
-def test_every_flipped_bit_of_a_file_is_noticed(tmp_path, name):
+def test_is_intact_detects_every_flipped_bit(tmp_path, name):
     path = tmp_path / name
     if path.suffix == ".json":
         write_record(path, {"value": 1.25, "note": "é"})
@@ -43,14 +43,14 @@ def test_every_flipped_bit_of_a_file_is_noticed(tmp_path, name):
         write_yaml(path, "value: 1.25\n")
     else:
         write_frame(path, FRAME)
-    whole = path.read_bytes()
-    for at in range(len(whole)):
-        content = bytearray(whole)
+    original = path.read_bytes()
+    for at in range(len(original)):
+        content = bytearray(original)
         content[at] ^= 1 << (at % 8)
         assert not is_intact(bytes(content)), f"byte {at}"
 
 
-def test_a_file_without_checksum_is_read_as_it_is(tmp_path):
+def test_file_without_checksum_is_accepted(tmp_path):
     FRAME.write_parquet(tmp_path / "a.parquet")
     assert read_parquet(tmp_path / "a.parquet", "").equals(FRAME)
     (tmp_path / "a.json").write_text('[{"round": 1}]')
@@ -58,7 +58,7 @@ def test_a_file_without_checksum_is_read_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["paper", "paper-long", "quickstart", "sni"])
-def test_results_of_earlier_versions_are_read(folder):
+def test_results_of_earlier_versions_are_readable(folder):
     from fedprofit.analyze.tables import open_tables
 
     place = PACKAGE.parent / "docs" / "results" / folder
@@ -67,7 +67,7 @@ def test_results_of_earlier_versions_are_read(folder):
     assert len(open_tables(place).results)
 
 
-def test_texts_that_look_like_checksums_are_texts(tmp_path):
+def test_texts_like_checksums_are_preserved(tmp_path):
     text = f'"{KEY}": "{"0" * 64}"'
     write_record(tmp_path / "a.json", {"note": text})
     assert read_json(tmp_path / "a.json", "")["note"] == text
@@ -88,7 +88,7 @@ def test_texts_that_look_like_checksums_are_texts(tmp_path):
         (None, "cannot be read"),
     ],
 )
-def test_json_that_cannot_be_used_is_named_with_the_remedy(tmp_path, content, reason):
+def test_read_json_names_problem_and_remedy(tmp_path, content, reason):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)
@@ -96,9 +96,9 @@ def test_json_that_cannot_be_used_is_named_with_the_remedy(tmp_path, content, re
         read_json(path, "Do this.", ["a.b"])
 
 
-def test_a_panic_of_a_library_is_named(tmp_path, monkeypatch):
+def test_read_parquet_converts_panic(tmp_path, monkeypatch):
     class PanicException(BaseException):
-        """What polars raises is no Exception, and has this name."""
+        """Like the exception of polars: not a subclass of Exception."""
 
     def panic(*_: object) -> None:
         raise PanicException("index out of bounds")
@@ -109,7 +109,7 @@ def test_a_panic_of_a_library_is_named(tmp_path, monkeypatch):
         read_parquet(tmp_path / "a.parquet", "Do this.")
 
 
-# What reads files of JSON, YAML, Parquet, Arrow and safetensors by itself.
+# Calls that read JSON, YAML, Parquet, Arrow or safetensors files directly.
 READERS = re.compile(
     r"json\.loads?|pl\.(read|scan)_\w+|pq\.\w+|parquet\.read_\w+|ipc\.open_\w+|safe_open|load_file|yaml\.load\w*"
 )
@@ -118,7 +118,7 @@ READERS = re.compile(
 ALLOWED = {"core/reading.py", "core/yaml_text.py", "data/store.py"}
 
 
-def test_files_are_read_in_one_place():
+def test_only_reading_module_reads_files():
     found = set()
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
@@ -130,7 +130,7 @@ def test_files_are_read_in_one_place():
 
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
-    """A folder with a small and a large file, its manifest, and the names of the files that get hashed."""
+    """A folder with a small and a large file, its manifest, and the list of hashed file names."""
     (tmp_path / "folder").mkdir()
     folder = tmp_path / "folder"
     (folder / "small").write_bytes(b"x" * 10)
@@ -155,7 +155,7 @@ def test_large_files_are_hashed_once_per_change(cached):
     assert hashed[5:] == ["small", "large"]
 
 
-def test_a_large_file_that_was_damaged_is_never_recorded_as_verified(cached):
+def test_damaged_large_file_is_never_recorded_as_verified(cached):
     folder, recorded, _ = cached
     assert manifest.verify(folder, recorded) == []
     flipped(folder / "large", 500)
@@ -165,7 +165,7 @@ def test_a_large_file_that_was_damaged_is_never_recorded_as_verified(cached):
     assert manifest.verify(folder, recorded) == ["large", "small"]
 
 
-def test_a_folder_is_verified_where_nothing_can_be_written(cached, monkeypatch):
+def test_verify_works_when_folder_is_read_only(cached, monkeypatch):
     folder, recorded, hashed = cached
 
     def refuse(*_: object) -> None:

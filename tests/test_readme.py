@@ -1,4 +1,4 @@
-"""What the README and docs/studies.md say, done: configurations, commands and Python, on a tiny model."""
+"""The README and docs/studies.md: their configurations, commands and Python run on a tiny model."""
 
 import json
 import re
@@ -25,12 +25,12 @@ def commands(page: str) -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.startswith(("fedprofit ", "make "))]
 
 
-ALONE = [line for line in commands(README) if line not in commands(STUDIES)]
+README_ONLY = [line for line in commands(README) if line not in commands(STUDIES)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A user's folder: the README's configuration, a table that fits it, and a model."""
+    """A user's folder: the README's configuration, a matching table, and a model."""
     place = tmp_path_factory.mktemp("user")
     rows = [
         {
@@ -45,15 +45,15 @@ def folder(tmp_path_factory) -> Path:
     (place / "tickets.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     tiny_folder(place).rename(place / "model")
     (configuration,) = blocks("yaml")
-    # The tests have no network: the tiny model stands in for the default one.
+    # The tests have no network, so the tiny model replaces the default one.
     (place / "mine.yaml").write_text(configuration + "backbone: {name: ./model}\n")
     (study,) = blocks("yaml", STUDIES)
     (place / "rates.yaml").write_text(study)
     return place
 
 
-def test_commands_of_readme_in_their_order(folder):
-    for line in ALONE:
+def test_readme_commands_run_in_order(folder):
+    for line in README_ONLY:
         if line.startswith("fedprofit"):
             done = call(*line.replace("path/to/model", "./model").split()[1:], cwd=folder)
             assert done.returncode == 0, done.stderr
@@ -61,9 +61,9 @@ def test_commands_of_readme_in_their_order(folder):
     assert "fedavg" in (folder / "runs" / "mine" / "table.md").read_text("utf-8")
 
 
-def test_studies(folder):
-    """The page's commands in their order; the README has no others of studies."""
-    assert not [line for line in ALONE if "study" in line or "claims" in line]
+def test_studies_commands_run_in_order(folder):
+    """The README must contain no other study commands."""
+    assert not [line for line in README_ONLY if "study" in line or "claims" in line]
     for line in commands(STUDIES):
         done = call(*line.split()[1:], cwd=folder)
         assert done.returncode == 0, done.stderr
@@ -71,14 +71,14 @@ def test_studies(folder):
     assert (folder / "runs" / "rates" / "claims.md").exists()
 
 
-def test_make_targets():
+def test_readme_make_targets_exist():
     targets = [line.split()[1] for line in commands(README) if line.startswith("make")]
     assert targets == ["quickstart", "test"]
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_python(folder):
+def test_readme_python_runs(folder):
     (code,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -93,7 +93,7 @@ def test_python(folder):
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
 
 
-def test_links_lead_somewhere():
+def test_links_are_valid():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/**/*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page}: {target}"

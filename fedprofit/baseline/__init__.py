@@ -1,1 +1,1 @@
-"""What federated prompts are compared with and must be trained for it, one file each."""
+"""Baselines for federated prompts that require training, one module each."""

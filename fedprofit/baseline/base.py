@@ -1,6 +1,6 @@
-"""A baseline trains parameters without a federation: each client alone, say, or one prompt on pooled data.
+"""The base class of baselines: training without a federation, such as local or central training.
 
-The runner scores it like every other method, and selects among its trials like among those of an algorithm.
+A run scores baselines like every other method, and selects among their trials as for algorithms.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from fedprofit.predict.base import PredictorSettings
 
 @dataclass(frozen=True)
 class BaselineContext:
-    """What a run gives to a baseline.
+    """Inputs that a run provides to its baselines.
 
     Attributes:
-        solver: computes what clients compute, for all of them at once.
-        start: the one initialization of all methods, unstacked.
-        examples: a client's own train examples.
+        solver: computes local training for many clients at once.
+        start: the common initialization of all methods, unstacked.
+        examples: returns a client's train examples.
         pool: the train examples of all train clients.
-        seed: the run's.
+        seed: the seed of the run.
     """
 
     solver: LocalSolver
@@ -39,28 +39,28 @@ class BaselineSettings(Named, Component, family="baseline", package="fedprofit.b
     """Settings of a baseline."""
 
     evaluate_at: tuple[Positive, ...] = ()
-    """Steps after which it is scored; the last step is always scored."""
+    """Steps after which the baseline is scored. The last step is always scored."""
 
-    is_shared: ClassVar[bool] = False  # whether one set of parameters serves all clients
-    interpolation: ClassVar[tuple[float, ...]] = ()  # with nothing: there is no federated prompt
+    is_shared: ClassVar[bool] = False  # whether all clients share one set of parameters
+    interpolation: ClassVar[tuple[float, ...]] = ()  # no interpolation: there is no federated prompt
     interpolate_at: ClassVar[str] = "last"
     predictors: ClassVar[tuple[PredictorSettings, ...]] = ()
 
     def train(self, context: BaselineContext, clients: Sequence[ClientId]) -> Personalized:
-        """Train parameters for these clients, along their steps.
+        """Train parameters for these clients.
 
         Args:
-            context: what the run gives.
-            clients: who is scored; where the parameters are shared, they serve all of them.
+            context: the inputs from the run.
+            clients: the clients to score. Shared parameters serve all of them.
 
         Returns:
-            Stacked parameters by step: one entry a client, or a single one where they are shared.
+            Stacked parameters by step, one entry per client; a single entry if they are shared.
         """
         raise NotImplementedError
 
     def per_client(self, examples: float) -> tuple[float, float]:
-        """Return the steps over that many examples, and how many rows each step reads.
+        """Return the number of steps for that many examples, and the examples per step.
 
-        Estimates of time and memory are made from it; it changes no result.
+        Only used to estimate time and memory.
         """
         return 1, examples

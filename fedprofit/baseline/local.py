@@ -1,4 +1,4 @@
-"""Two baselines that train a prompt without a federation: each client alone, and one on the pooled data."""
+"""Local and central training: one prompt per client, or one prompt on the pooled data."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -12,10 +12,10 @@ from fedprofit.personalization.finetune import FineTune
 
 
 class _Tuned(LocalSteps, BaselineSettings):
-    """Training from the common initialization by a client optimizer."""
+    """Training from the common initialization with a client optimizer."""
 
     client: ClientOptimizerSettings = Adam(rate=0.03)
-    """The optimizer of the steps."""
+    """The client optimizer."""
 
     def _tune(
         self,
@@ -34,7 +34,7 @@ class _Tuned(LocalSteps, BaselineSettings):
 
 
 class Local(_Tuned, kind="local"):
-    """A prompt trained by each client alone: what it has without the others."""
+    """One prompt per client, trained only on its own data: performance without federation."""
 
     def train(self, context: BaselineContext, clients: Sequence[ClientId]) -> Personalized:
         """Train each client on its own examples."""
@@ -42,7 +42,7 @@ class Local(_Tuned, kind="local"):
 
 
 class Central(_Tuned, kind="central"):
-    """One prompt trained on the train clients' pooled data: what a federation could reach without privacy."""
+    """One prompt trained on the pooled data of the train clients: performance without privacy."""
 
     is_shared: ClassVar[bool] = True
 

@@ -1,1 +1,1 @@
-"""Configurations: typed sections, files, and messages for what is wrong with them."""
+"""Configurations: typed sections, YAML files, and error messages."""

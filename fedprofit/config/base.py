@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of: a strict record, and the types of its values."""
+"""The strict base class of configuration sections, and the types of their values."""
 
 from typing import Annotated, Any
 
@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, model_validato
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # 1 would never forget, nor ever learn
+Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]  # 1 would never update the average
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 
-ONE, SEVERAL = "one", "several"  # tags of a value that is a section or a list of sections
+ONE, SEVERAL = "one", "several"  # tags of a union of a section and a list of sections
 
 
 def _one_or_several(value: Any) -> str:
@@ -23,14 +23,14 @@ OneOrSeveral = Discriminator(_one_or_several)
 
 
 class Section(BaseModel):
-    """A part of the configuration: no unknown keys, no silent conversions, no changes."""
+    """A frozen section of the configuration without unknown keys or type conversions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, given: Any) -> Any:
-        """Take lists from Python where a field is a tuple."""
+        """Convert lists from Python to tuples where a field is a tuple."""
         if not isinstance(given, dict):
             return given
         return {

@@ -1,7 +1,7 @@
-"""Components: settings classes that a configuration tells apart by `kind`.
+"""Components: settings classes that a configuration selects by `kind`.
 
-A *family* is a seam of the package: algorithms, client optimizers, partitions and so on. Its base class
-names it, and each subclass with a `kind` is one of its components:
+A *family* is an extension point of the package: algorithms, client optimizers, partitions and so on. Its
+base class names it. Each subclass with a `kind` is one of its components:
 
     class AlgorithmSettings(Component, family="algorithm", package="fedprofit.algorithm"): ...
 
@@ -13,9 +13,9 @@ names it, and each subclass with a `kind` is one of its components:
         def build(self, engine) -> Algorithm: ...
 
 In YAML `{kind: fedavg, steps: 4}` and in Python `FedAvg(steps=4)` are the same object. The built-in
-components of a family are the modules of its package, imported when the first of them is needed. Others
-come from plug-ins (`plugins.py`). Modules of components import torch inside their functions only, so that a
-configuration is checked before torch is loaded.
+components of a family are the modules of its package, imported on first use. Plug-ins (`plugins.py`) add
+others. Modules of components import torch only inside functions, so that a configuration is checked before
+torch is loaded.
 """
 
 import inspect
@@ -42,24 +42,24 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from fedprofit.config.base import Section
 from fedprofit.core.errors import UserError, cut, nearest
 
-UNKNOWN_KIND, MISSING_KIND = "unknown_kind", "missing_kind"  # types of pydantic errors
-MORE = "Plug-ins bring more: name their modules under plugins, or give their file with --plugin"
+UNKNOWN_KIND, MISSING_KIND = "unknown_kind", "missing_kind"  # pydantic error types
+MORE = "Plug-ins add more: name their modules under plugins, or give their file with --plugin"
 BUILT_IN = "fedprofit."
 _READING_RECORDS = ContextVar("reading records", default=False)
 
 
 @dataclass
 class Family:
-    """A seam of the package and the components that fill it."""
+    """An extension point of the package and its components."""
 
     name: str
-    package: str  # the package, or module, of the built-in components
-    default: str | None = None  # the kind where a section names none
+    package: str  # package or module of the built-in components
+    default: str | None = None  # the kind of a section that names none
     kinds: dict[str, "type[Component]"] = field(default_factory=dict)
     _complete: bool = False
 
     def all_kinds(self) -> dict[str, "type[Component]"]:
-        """Return all known components by kind; import the built-in ones first."""
+        """Import the built-in components and return all registered ones by kind."""
         if not self._complete:
             self._complete = True
             package = import_module(self.package)
@@ -68,7 +68,7 @@ class Family:
         return self.kinds
 
     def find(self, kind: object) -> "type[Component] | None":
-        """Return the component of this kind; ask installed plug-ins where none is known."""
+        """Return the component of a kind, or None; search installed plug-ins if it is unknown."""
         known = self.all_kinds()
         if kind not in known:
             for search in SEARCHES:
@@ -76,17 +76,17 @@ class Family:
         return known.get(kind) if isinstance(kind, str) else None
 
     def register(self, component: "type[Component]") -> None:
-        """Add a component; UserError if its kind is taken or it has no documentation."""
+        """Add a component. Raise UserError if its kind is taken or it has no docstring."""
         other = self.kinds.get(component.kind)
         if other is not None and not _is_same(component, other):
             raise UserError(
-                f"{where_of(component)}: registers the {self.name} {component.kind!r}, which exists "
+                f"{where_of(component)}: registers the {self.name} {component.kind!r}, which already exists "
                 f"({where_of(other)}). Give it another kind."
             )
         if not (component.__dict__.get("__doc__") or "").strip():
             raise UserError(
                 f"{where_of(component)}: the {self.name} {component.kind!r} has no docstring. Describe it in "
-                "one line; `fedprofit components` and reports show that."
+                "one line, which `fedprofit components` and reports show."
             )
         self.kinds[component.kind] = component
 
@@ -95,25 +95,25 @@ FAMILIES: dict[str, Family] = {}
 
 
 def all_families() -> list[Family]:
-    """Return all families, with their built-in components imported."""
+    """Return all families after importing their built-in components."""
     seen: set[str] = set()
-    while missing := FAMILIES.keys() - seen:  # components of one family bring in the base of another
+    while missing := FAMILIES.keys() - seen:  # importing a component can define another family
         for name in missing:
             FAMILIES[name].all_kinds()
         seen |= missing
     return list(FAMILIES.values())
 
 
-SEARCHES: list[Callable[[], None]] = []  # what looks for more components when a kind is unknown
+SEARCHES: list[Callable[[], None]] = []  # called to find more components when a kind is unknown
 
 
 def _is_same(component: type, other: type) -> bool:
-    """Tell whether a class replaces an earlier definition of itself, as when a notebook's cell runs again."""
+    """Return whether a class redefines an earlier one, as when a notebook cell runs again."""
     return (component.__module__, component.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def where_of(component: type) -> str:
-    """Return the file and line of a class, or its module where there is no file.
+    """Return the file and line of a class, or its module if there is no file.
 
     >>> where_of(Component).rpartition("/")[2].partition(":")[0]
     'component.py'
@@ -125,12 +125,12 @@ def where_of(component: type) -> str:
 
 
 class Component(Section):
-    """Settings of one component; subclasses with a `kind` are registered with their family."""
+    """Settings of one component. Subclasses with a `kind` are registered with their family."""
 
     family: ClassVar[Family]
     kind: ClassVar[str] = ""
-    paper: ClassVar[str] = ""  # where the method comes from, as one line
-    is_base: ClassVar[bool] = False  # of a family: stands for any of its components
+    paper: ClassVar[str] = ""  # reference of the method, as one line
+    is_base: ClassVar[bool] = False  # whether this is the base class of a family
 
     def __init_subclass__(
         cls,
@@ -142,7 +142,7 @@ class Component(Section):
         paper: str = "",
         **more: Any,
     ) -> None:
-        """Open a family, or name a component of one."""
+        """Define a family, or set the kind of a component."""
         super().__init_subclass__(**more)
         cls.kind, cls.paper, cls.is_base = kind, paper, bool(family)
         if family:
@@ -150,13 +150,13 @@ class Component(Section):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Register the component, now that its fields are known to be right."""
+        """Register the component once its fields are complete."""
         if cls.kind:
             cls.family.register(cls)
 
     @classmethod
     def is_built_in(cls) -> bool:
-        """Tell whether the class is a part of this package."""
+        """Return whether the class is part of this package."""
         return cls.__module__.startswith(BUILT_IN)
 
     @model_validator(mode="before")
@@ -165,7 +165,7 @@ class Component(Section):
         if not isinstance(given, dict) or "kind" not in given:
             return given
         if given["kind"] != cls.kind:
-            raise ValueError(f"kind is {given['kind']!r}, and {cls.__name__} is {cls.kind!r}")
+            raise ValueError(f"kind is {given['kind']!r}, but {cls.__name__} is {cls.kind!r}")
         return {key: value for key, value in given.items() if key != "kind"}
 
     @model_serializer(mode="wrap")
@@ -174,7 +174,7 @@ class Component(Section):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Let a family's base stand for whichever of its components a value names."""
+        """Validate values of a family's base class as the component that they name."""
         return _any_of(cls) if cls.is_base else handler(source)
 
 
@@ -222,12 +222,12 @@ def _recorded(base: type[Component], value: Any) -> type[Component] | None:
 
 
 def chosen(family: Family, value: Any) -> type[Component]:
-    """Return the component that a section of a configuration names; PydanticCustomError if there is none."""
+    """Return the component that a section names. Raise PydanticCustomError if it does not exist."""
     if not isinstance(value, dict):
-        raise PydanticCustomError("model_type", "should be a section with keys of its own")
+        raise PydanticCustomError("model_type", "should be a section with keys")
     kind = value.get("kind", family.default)
     if kind is None:
-        raise PydanticCustomError(MISSING_KIND, "is missing; it says which keys the section has")
+        raise PydanticCustomError(MISSING_KIND, "is missing; it determines the keys of the section")
     found = family.find(kind)
     if found is None:
         near = nearest(str(kind), sorted(family.all_kinds()))

@@ -1,4 +1,4 @@
-"""Words for what pydantic found wrong with a configuration: the key, the value, the remedy."""
+"""Messages for pydantic's validation errors: the key, the value, the remedy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,54 +11,54 @@ from fedprofit.config.base import SEVERAL
 from fedprofit.config.component import MISSING_KIND, UNKNOWN_KIND, Component
 from fedprofit.core.errors import cut, nearest
 
-MOST_PROBLEMS = 10  # named in one message
-MOST_DETAILS = 200  # of pydantic's, looked at for them
+MOST_PROBLEMS = 10  # problems in one message
+MOST_DETAILS = 200  # pydantic errors that are examined
 
 EXPECTED = {
-    "int": "a whole number",
+    "int": "an integer",
     "float": "a number",
     "finite": "a finite number",
     "string": "text",
     "bool": "true or false",
     "tuple": "a list",
     "list": "a list",
-    "model": "a section with keys of its own",
-    "dict": "a section with keys of its own",
+    "model": "a section with keys",
+    "dict": "a section with keys",
 }
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an error lies: the keys as the user writes them, and what is known to be valid there."""
+    """Location of an error: the keys as the user writes them, and the valid keys there."""
 
     keys: tuple[int | str, ...]
-    union: int | None  # how many of the keys lead to a choice of plain types that the error is one branch of
-    known: list[str]  # the valid keys of the last section on the way
+    union: int | None  # number of keys that lead to a union of plain types; None outside a union
+    known: list[str]  # valid keys of the innermost section
 
     def __str__(self) -> str:
         return cut(".".join(str(key) for key in self.keys))
 
 
 def explain(error: ValidationError, model: type[BaseModel], place: str, given: Any = None) -> str:
-    """Return one paragraph that names each wrong key of `place`, its value and what to write.
+    """Return one paragraph with each wrong key, its value and the remedy.
 
     Args:
-        error: what pydantic found.
-        model: the section that was checked.
-        place: the file, or what else the user knows it by.
-        given: what was checked; it tells which component a section is.
+        error: the validation error.
+        model: the section that was validated.
+        place: the file, or another name for the configuration.
+        given: the validated value; it determines the component of each section.
     """
     details = error.errors(include_url=False)[:MOST_DETAILS]
     found = [(locate(model, detail["loc"], given), detail) for detail in details]
     problems: list[str] = []
     for at, detail in found:
-        # Pydantic reports every branch of a choice such as `number or 'full'`: they are one problem.
+        # Pydantic reports each branch of a union such as `number or 'full'`; report them as one problem.
         branches = [
             (a, d) for a, d in found if at.union and a.union and a.keys[: a.union] == at.keys[: at.union]
         ]
         deepest = [(a, d) for a, d in branches if len(a.keys) > (a.union or 0)]
         if deepest and len(at.keys) == at.union:
-            continue  # the value is a list; what is wrong is in it
+            continue  # the value is a list, and the error is inside it
         same = [d for a, d in branches if a.keys == at.keys] or [detail]
         text = _problem(at, same)
         if text not in problems:
@@ -70,16 +70,16 @@ def explain(error: ValidationError, model: type[BaseModel], place: str, given: A
 
 
 def locate(model: type[BaseModel], location: Sequence[int | str], given: Any = None) -> Place:
-    """Follow pydantic's location through the model and what was given to it, without the tags of branches."""
+    """Convert a pydantic location to keys, without the tags of union branches."""
     keys: list[int | str] = []
     options: list[Any] = [model]
     union, known = None, list(model.model_fields)
     for part in location:
-        models = [_component(option, held(given, keys), keys) for option in options if _is_model(option)]
+        models = [_component(option, value_at(given, keys), keys) for option in options if _is_model(option)]
         lists = [option for option in options if get_origin(option) is tuple]
-        if models and lists:  # a section or a list of such: the part says which
+        if models and lists:  # a union of a section and a list of sections: the part is the tag
             options = lists if part == SEVERAL else models
-        elif len(models) > 1:  # sections told apart by `kind`: the part is the kind
+        elif len(models) > 1:  # a union discriminated by `kind`: the part is the kind
             options = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
         elif models:
             keys.append(part)
@@ -96,8 +96,8 @@ def locate(model: type[BaseModel], location: Sequence[int | str], given: Any = N
     return Place(tuple(keys), union, known)
 
 
-def held(given: Any, keys: Sequence[int | str]) -> Any:
-    """Return what stands at the end of some keys; None if nothing does."""
+def value_at(given: Any, keys: Sequence[int | str]) -> Any:
+    """Return the value at a path of keys, or None."""
     for key in keys:
         try:
             given = given[key]
@@ -107,10 +107,10 @@ def held(given: Any, keys: Sequence[int | str]) -> Any:
 
 
 def _component(option: type[BaseModel], given: Any, keys: Sequence[int | str]) -> type[BaseModel]:
-    """Return the component that a section is, where a family's base stands for any of its components."""
+    """Return the component of a section whose type is the base class of a family."""
     if not (issubclass(option, Component) and option.is_base and isinstance(given, dict)):
         return option
-    named = [key for key in keys if isinstance(key, str)]  # baselines have their kind as key
+    named = [key for key in keys if isinstance(key, str)]  # the key of a baseline is its kind
     kind = given.get("kind", option.family.default or (named[-1] if named else None))
     return option.family.find(kind) or option
 
@@ -120,7 +120,7 @@ def _is_model(option: Any) -> bool:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """Return the types that a value may have, None left out."""
+    """Return the types of a union, without None."""
     if get_origin(annotation) is Annotated:
         return _options(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -136,11 +136,11 @@ def _problem(at: Place, details: Sequence[Any]) -> str:
     if kind == "missing":
         return f"'{at}' is missing and has no default"
     if kind == MISSING_KIND:
-        return f"'{at}.kind' is missing; it says which keys the section has"
+        return f"'{at}.kind' is missing; it determines the keys of the section"
     if kind == UNKNOWN_KIND:
         return f"'{at}.kind': {context['text']}"
     if kind == "union_tag_not_found":
-        return f"'{at}.kind' is missing; it says which keys the section has"
+        return f"'{at}.kind' is missing; it determines the keys of the section"
     if kind == "union_tag_invalid":
         return f"'{at}.kind': should be one of {context['expected_tags']} (found {shown(context['tag'])})"
     if kind == "value_error":
@@ -153,7 +153,7 @@ def _problem(at: Place, details: Sequence[Any]) -> str:
 
 
 def foreign(key: str, value: Any) -> str:
-    """Say of a value from Python that a configuration cannot hold it, and what to do.
+    """Return a message for a Python value that a configuration cannot contain.
 
     >>> foreign("data.source.path", [{"input": "a"}])[:48]
     "'data.source.path' holds data in memory (list), "
@@ -171,7 +171,7 @@ def _expected(detail: Any) -> str:
     kind: str = detail["type"]
     if kind == "string_pattern_mismatch":
         return (
-            "a name of letters, digits, '.', '_', '+' and '-' that begins with a letter or digit, 64 at most"
+            "a name of letters, digits, '.', '_', '+' and '-' that starts with a letter or digit, at most 64"
         )
     if kind.startswith(("greater_than", "less_than")) or kind == "literal_error":
         return str(detail["msg"]).removeprefix("Input should be ")
@@ -179,7 +179,7 @@ def _expected(detail: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value as a configuration would, as far as a message has room for it."""
+    """Format a value as in YAML, truncated for a message."""
     words: dict[Literal["null", "true", "false"], Any] = {"null": None, "true": True, "false": False}
     for word, meaning in words.items():
         if value is meaning:

@@ -1,4 +1,4 @@
-"""Configurations as YAML files: read strictly, changed by overrides, written so that they read back equal."""
+"""YAML configurations: strict reading, overrides, and writing that reads back equal."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fedprofit.config.errors import explain, foreign, held, shown
+from fedprofit.config.errors import explain, foreign, shown, value_at
 from fedprofit.config.run import Config
 from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError, cut, first_line
@@ -22,12 +22,12 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 
 def to_yaml(config: Config) -> str:
-    """Return the whole configuration, defaults included, as YAML that reads back equal."""
+    """Return the complete configuration, defaults included, as YAML."""
     return yaml_text.dump(config.to_mapping())
 
 
 def from_mapping(mapping: Any, place: str = "configuration") -> Config:
-    """Check a mapping and return a run's configuration; `place` is named in errors (UserError).
+    """Validate a mapping as a run's configuration. UserError names `place`.
 
     >>> config = from_mapping({"name": "demo", "data": {"source": {"kind": "lexicon"}},
     ...     "training": {"algorithms": [{"kind": "fedsgd", "name": "fedsgd"}]}})
@@ -38,19 +38,17 @@ def from_mapping(mapping: Any, place: str = "configuration") -> Config:
 
 
 def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
-    """Check a mapping against any section's keys and types; `place` is named in errors (UserError)."""
+    """Validate a mapping as a section of any type. UserError names `place`."""
     if not isinstance(mapping, dict):
         raise UserError(f"{place}: expected keys and values, found {shown(mapping)}. See configs/.")
     try:
-        # Through JSON: strict types, yet a YAML list may become a tuple.
+        # Validate as JSON: types are strict, but lists become tuples.
         text = json.dumps(mapping, default=_plain)
     except _Foreign as error:
-        key = next(key for key, held in _leaves(mapping) if held is error.args[0])
+        key = next(key for key, leaf in _leaves(mapping) if leaf is error.args[0])
         raise UserError(f"{place}: {foreign(key, error.args[0])}.") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{place}: {first_line(error)}. Give keys as text, and values as JSON has them."
-        ) from None
+        raise UserError(f"{place}: {first_line(error)}. Use text as keys and JSON types as values.") from None
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -58,7 +56,7 @@ def checked(model: type[Checked], mapping: Any, place: str) -> Checked:
 
 
 class _Foreign(Exception):
-    """A value that no configuration holds; its argument."""
+    """A Python value that no configuration can contain; its argument is the value."""
 
 
 def _plain(value: Any) -> str | int | float | dict[str, Any]:
@@ -75,22 +73,22 @@ def _plain(value: Any) -> str | int | float | dict[str, Any]:
 
 
 def _leaves(mapping: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each value that is neither keys and values nor a list, and its dotted key."""
+    """Yield the dotted key and value of each leaf."""
     left: list[tuple[str, Any]] = [("", mapping)]
     while left:
         key, value = left.pop()
         if isinstance(value, dict):
-            left += [(f"{key}.{name}" if key else str(name), held) for name, held in value.items()]
+            left += [(f"{key}.{name}" if key else str(name), leaf) for name, leaf in value.items()]
         elif isinstance(value, list | tuple):
-            left += [(f"{key}.{number}", held) for number, held in enumerate(value)]
+            left += [(f"{key}.{number}", leaf) for number, leaf in enumerate(value)]
         else:
             yield key, value
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply `key.sub=value` overrides, check everything.
+    """Read a YAML file, apply `key.sub=value` overrides, and validate the result.
 
-    Raises UserError: no such file, not YAML, an unknown key (with the nearest valid one), a wrong
+    Raises UserError for a missing file, invalid YAML, an unknown key (with the closest valid one), or a wrong
     type or range.
     """
     path = Path(path)
@@ -99,8 +97,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: is a study of several runs. Run it with `fedprofit study {path}`.")
     defaults: Any = None
     if overrides:
-        # One value of a section can be set where the file leaves the section out. A file that is not complete
-        # yet may become so by what is set.
+        # An override can set one value of a section that the file omits. An incomplete file may become
+        # complete through overrides, so errors are ignored here.
         with suppress(UserError):
             defaults = from_mapping(mapping).to_mapping()
     for override in overrides:
@@ -109,9 +107,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override_value(mapping: Any, override: str, defaults: Any = None) -> None:
-    """Apply one `training.rounds=3` or `training.algorithms.0.client.rate=0.1` in place.
+    """Apply one override such as `training.rounds=3` or `training.algorithms.0.client.rate=0.1` in place.
 
-    Sections that the mapping leaves out are taken from `defaults`, the complete configuration, where given.
+    Missing sections are copied from `defaults`, the complete configuration, if given.
 
     >>> mapping = {"training": {"rounds": 10}}
     >>> override_value(mapping, "training.rounds=3"); mapping
@@ -131,24 +129,24 @@ def override_value(mapping: Any, override: str, defaults: Any = None) -> None:
 
 
 def override_mapping(mapping: Any, key: str, value: Any, place: str, defaults: Any = None) -> None:
-    """Set the value of a dotted key in place; `place` is named in errors (UserError).
+    """Set the value of a dotted key in place. UserError names `place`.
 
-    Sections that are absent are taken from `defaults`, without those whose kind is set.
+    Missing sections are copied from `defaults`, except those whose kind is set.
     """
     *parents, last = key.split(".")
     if not isinstance(mapping, dict):
-        raise UserError(f"{place}: the configuration holds no keys and values to change.")
+        raise UserError(f"{place}: the configuration contains no keys and values to change.")
     is_default = False
     for parent in parents:
         position: int | str = int(parent) if isinstance(defaults, list) and parent.isdecimal() else parent
-        defaults = held(defaults, [position])
+        defaults = value_at(defaults, [position])
         if isinstance(mapping, dict) and parent not in mapping and isinstance(defaults, dict | list):
             mapping[parent], is_default = deepcopy(defaults), True
         mapping = _child(mapping, parent, place)
     if isinstance(mapping, list):
         mapping[_index(mapping, last, place)] = value
         return
-    if last == "kind" and is_default:  # another kind has other keys
+    if last == "kind" and is_default:  # the default keys belong to another kind
         mapping.clear()
     mapping[last] = value
 
@@ -160,7 +158,7 @@ def _child(mapping: Any, key: str, place: str) -> Any:
     if child is None:
         child = mapping[key] = {}
     if not isinstance(child, dict | list):
-        raise UserError(f"{place}: {key!r} holds the value {shown(child)}, so nothing can be set below it.")
+        raise UserError(f"{place}: {key!r} has the value {shown(child)}, so nothing can be set below it.")
     return child
 
 
@@ -171,7 +169,7 @@ def _index(items: list[Any], key: str, place: str) -> int:
 
 
 def changed(first: dict[str, Any], other: dict[str, Any], above: str = "") -> list[str]:
-    """List the keys whose values differ; lists are compared as a whole.
+    """List the keys whose values differ. Lists are compared as one value.
 
     >>> changed({"seed": 0, "training": {"rounds": 6}}, {"seed": 0, "training": {"rounds": 9}})
     ['training.rounds: 6 -> 9']

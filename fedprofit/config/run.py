@@ -1,9 +1,9 @@
-"""Typed, strict configuration: one frozen record of all that a run computes, and a content hash of it.
+"""The configuration of a run: a typed, frozen record with a content hash.
 
-Every key is checked (an unknown one is answered with the nearest valid one), every value has a type
-and a range, and what is not written has a default. Each section is declared beside what it configures;
-those that concern a run as a whole are here. A configuration says what a run computes. Where it is written
-and how it is shown are arguments of the command. `file.py` reads and writes it.
+Every key is checked (errors name the closest valid one), every value has a type and a range, and omitted
+values have defaults. Each section is declared next to the code that it configures; sections about the whole
+run are here. A configuration defines what a run computes. Output paths and display are arguments of the
+command. `file.py` reads and writes configurations.
 """
 
 from typing import Annotated, Any, Self
@@ -25,11 +25,11 @@ from fedprofit.tuner.prompt import SoftPrompt
 
 
 class TrainingConfig(Section):
-    """Federated training of one prompt for each algorithm."""
+    """Federated training of one prompt per algorithm."""
 
     rounds: Positive = 10
-    cohort: Positive = 8  # clients a round; all of them where there are fewer
-    evaluate_every: Positive = 5  # rounds between scores on the global validation set (loss)
+    cohort: Positive = 8  # clients per round; all clients if there are fewer
+    evaluate_every: Positive = 5  # rounds between evaluations of the loss on the global validation set
     algorithms: tuple[AlgorithmSettings, ...]
 
     @model_validator(mode="after")
@@ -44,14 +44,14 @@ class TrainingConfig(Section):
 
     @property
     def methods(self) -> dict[str, list[AlgorithmSettings]]:
-        """The algorithms by what they stand for: each method's trials."""
+        """The trials of each method."""
         found: dict[str, list[AlgorithmSettings]] = {}
         for entry in self.algorithms:
             found.setdefault(entry.stands_for, []).append(entry)
         return found
 
 
-# One baseline, or several trials of it, of which the validation clients select one.
+# One baseline, or several candidates; one is selected on the validation clients.
 Trials = Annotated[
     Annotated[BaselineSettings, Tag(ONE)] | Annotated[tuple[BaselineSettings, ...], Tag(SEVERAL)],
     OneOrSeveral,
@@ -63,7 +63,7 @@ DEFAULT_BASELINES: dict[str, BaselineSettings | tuple[BaselineSettings, ...] | N
 
 
 def _completed(given: Any) -> Any:
-    """Fill in the kind and name of each baseline, and the defaults of those that are left out."""
+    """Set default kinds and names, and add the default baselines that are missing."""
     if not isinstance(given, dict):
         return given
 
@@ -71,7 +71,7 @@ def _completed(given: Any) -> Any:
         return {"kind": key, "name": key, **one} if isinstance(one, dict) else one
 
     if empty := [key for key, one in given.items() if one in ([], ())]:
-        raise ValueError(f"{empty[0]} is an empty list. Give it a trial, or leave it out with null")
+        raise ValueError(f"{empty[0]} is an empty list. Give it a trial, or omit it with null")
     found = {
         key: tuple(named(key, entry) for entry in one) if isinstance(one, list | tuple) else named(key, one)
         for key, one in given.items()
@@ -83,7 +83,7 @@ Baselines = Annotated[dict[str, Trials | None], BeforeValidator(_completed)]
 
 
 class Config(Section):
-    """A whole run."""
+    """The configuration of a run."""
 
     name: Name
     seed: Count = 0
@@ -91,9 +91,9 @@ class Config(Section):
     data: DataConfig
     tuner: TunerSettings = SoftPrompt()
     training: TrainingConfig
-    plugins: tuple[str, ...] = ()  # modules that bring components of their own
+    plugins: tuple[str, ...] = ()  # modules that define more components
     personalization: tuple[PersonalizationSettings, ...] = ()
-    # By kind; the base model and the federated prompt are always scored. null leaves one out.
+    # By kind; null omits one. The base model and the federated prompt are always evaluated.
     baselines: Baselines = DEFAULT_BASELINES
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -118,7 +118,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _stages_are_distinct(self) -> Self:
-        """A run's stages, and the prompts they leave, are known by the two names joined by a hyphen."""
+        """Reject pairs of names that are equal when joined by a hyphen: they name stages and prompts."""
         known: dict[str, tuple[str, str]] = {}
         for method in self.training.methods:
             for entry in self.personalizations(method):
@@ -140,17 +140,17 @@ class Config(Section):
                 found = f"names {unknown[0]!r}" if unknown else "is empty"
                 raise ValueError(
                     f"personalization: algorithms of {entry.name!r} {found}; name some of "
-                    f"{', '.join(there)}, or leave it out for all"
+                    f"{', '.join(there)}, or omit it for all"
                 )
         return self
 
     def personalizations(self, method: str) -> list[PersonalizationSettings]:
-        """Return how the prompts of an algorithm are personalized, by what results call it."""
+        """Return the personalizations of an algorithm, given its method name."""
         return [one for one in self.personalization if one.algorithms is None or method in one.algorithms]
 
     @property
     def baseline_trials(self) -> dict[str, list[BaselineSettings]]:
-        """The trials of each baseline that is asked for."""
+        """The trials of each requested baseline."""
         return {
             name: [one] if isinstance(one, BaselineSettings) else list(one)
             for name, one in self.baselines.items()
@@ -159,22 +159,22 @@ class Config(Section):
 
     @property
     def trained(self) -> list[str]:
-        """The names of all that leaves a record: the algorithms, and the trials of baselines with several."""
+        """The names with a training record: algorithms, and baselines with several trials."""
         several = [trials for trials in self.baseline_trials.values() if len(trials) > 1]
         return [one.name for one in self.training.algorithms] + [one.name for each in several for one in each]
 
     def in_type(self, dtype: str) -> "Config":
-        """Return the configuration with a number type where it leaves that to the machine."""
+        """Replace the dtype `auto` with the resolved type."""
         if self.backbone.dtype != "auto":
             return self
         return self.model_copy(update={"backbone": self.backbone.model_copy(update={"dtype": dtype})})
 
     @property
     def hash(self) -> str:
-        """Content hash: equal for equal configurations, whatever the order of their keys."""
+        """Content hash, independent of the order of keys."""
         return content_hash(self.to_mapping())
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the whole configuration, defaults included, as plain JSON-like values."""
+        """Return the complete configuration, defaults included, as plain JSON-like values."""
         mapping: dict[str, Any] = self.model_dump(mode="json")
         return mapping

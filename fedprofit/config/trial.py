@@ -1,4 +1,4 @@
-"""Entries of a configuration that have a name in results, alone or as trials of one method."""
+"""Configuration entries with a name in the results, standalone or as candidates of one method."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from fedprofit.config.base import Name, Section
 
 
 class Named(Section):
-    """An entry with a name; by default its kind."""
+    """An entry with a name."""
 
     name: Name = ""
-    """What results call it; by default its kind."""
+    """Name in the results. Default: the kind."""
 
     @model_validator(mode="before")
     @classmethod
@@ -21,13 +21,13 @@ class Named(Section):
 
 
 class Trial(Named):
-    """A method with its hyperparameters, by itself or as one of several candidates."""
+    """A method with its hyperparameters, standalone or as one of several candidates."""
 
     method: Name | None = None
-    """Entries that name the same method are its candidates. The one whose last round has the least loss on
-    the validation clients is selected and appears under this name in all results."""
+    """Entries with the same method are candidates. The one with the lowest loss on the validation clients in
+    its last round is selected and appears under this name in the results."""
 
     @property
     def stands_for(self) -> str:
-        """The name that results have."""
+        """The name in the results."""
         return self.method or self.name

@@ -1,1 +1,1 @@
-"""What every part builds on: errors, files, checksums, seeds, processes."""
+"""Shared utilities: errors, files, checksums, seeds, processes."""

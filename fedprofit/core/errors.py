@@ -1,33 +1,32 @@
-"""The one kind of error that is the user's to mend.
+"""`UserError`, the error type for problems that the user can fix.
 
-Every problem with input (a configuration, a file, a model name, a client's data) is raised as
-`UserError` with a one-paragraph message: what is wrong, where, the value seen, and what to do.
-The command line prints that paragraph and exits with status 2; from Python it is an exception
-like any other. Anything else that escapes is a defect of the program.
+Every problem with input (a configuration, a file, a model name, a client's data) raises `UserError` with a
+one-paragraph message: what is wrong, where, the value found, and the remedy. The command line prints the
+message and exits with status 2. Any other exception that escapes is a bug in the program.
 """
 
 import difflib
 import re
 from collections.abc import Iterable
 
-# What a terminal obeys instead of showing (C0, C1), what turns the direction of reading, what ends a line
-# unseen, and halves of characters, which no encoding writes.
+# Characters that a terminal interprets (C0, C1), that change the reading direction, that break lines, and
+# lone surrogates, which cannot be encoded.
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-MOST_SHOWN = 80  # characters of a value in a message
-LONGEST_REASON = 200  # characters of another library's message
+MOST_SHOWN = 80  # maximum characters of a value in a message
+LONGEST_REASON = 200  # maximum characters of another library's message
 
 
 class UserError(Exception):
-    """A problem that the user can mend; its message names the place, the value and the remedy."""
+    """A problem that the user can fix. The message names the location, the value and the remedy."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 def printable(text: str) -> str:
-    r"""Escape the control characters of a text that is shown to people; tabs and ends of lines stay.
+    r"""Escape control characters for display. Tabs and newlines are unchanged.
 
     >>> print(printable("a\x1b[2Jb\u202ec\r"))
     a\x1b[2Jb\u202ec\r
@@ -36,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the known word nearest to a mistyped one, or lists them all.
+    """Return a hint with the known word closest to a mistyped one, or with all known words.
 
     >>> nearest("capitol", ["capital", "currency"])
     "did you mean 'capital'?"
@@ -49,7 +48,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def cut(text: str, most: int = MOST_SHOWN) -> str:
-    """Return a text, or its beginning if it has more characters than a message should show.
+    """Truncate a text to `most` characters.
 
     >>> cut("rate"), cut("x" * 100, most=5)
     ('rate', 'xxxx…')
@@ -58,7 +57,7 @@ def cut(text: str, most: int = MOST_SHOWN) -> str:
 
 
 def first_line(error: BaseException, with_type: bool = False) -> str:
-    """Return the first line of an error's text, or the error's type where it has no text.
+    """Return the first line of an error message, or the error's type if the message is empty.
 
     >>> first_line(MemoryError()), first_line(ValueError("one\\ntwo"), with_type=True)
     ('MemoryError', 'ValueError: one')
@@ -70,7 +69,7 @@ def first_line(error: BaseException, with_type: bool = False) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error is that of an allocator; torch's is a RuntimeError, known by its text only.
+    """Return whether an error is a failed allocation. PyTorch raises a RuntimeError, recognized by its text.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
     (True, False)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, synced, then renamed into it."""
+"""Atomic file writes: write a temporary file, sync it, then rename it."""
 
 import errno
 import fcntl
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-CACHE = "FEDPROFIT_CACHE"  # the variable that names the cache folder
-PATIENCE = 5.0  # seconds until a folder that is in use is given up: workers of a killed process end soon
+CACHE = "FEDPROFIT_CACHE"  # environment variable that sets the cache folder
+PATIENCE = 5.0  # seconds to wait for a locked folder: workers of a killed process end soon
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with its `~` replaced; UserError where that home folder is not known."""
+    """Expand `~` in a path. Raise UserError if the home folder is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: the home folder behind ~ is not known. Write the whole path.") from None
+        raise UserError(f"{path}: the home folder for ~ is unknown. Write the full path.") from None
 
 
 def base_folder(variable: str, below_home: str) -> Path | None:
-    """Return the user's folder of a kind: that of the variable, else one below the home; None without home.
+    """Return the folder that the variable names, else one below the home folder, else None.
 
     >>> base_folder("", ".cache") == Path.home() / ".cache"
     True
@@ -47,29 +47,29 @@ def base_folder(variable: str, below_home: str) -> Path | None:
 
 
 def cache_folder() -> Path:
-    """Return the folder for models and tokenized data: `FEDPROFIT_CACHE`, else the user's cache.
+    """Return the folder for models and tokenized data: `FEDPROFIT_CACHE`, else the user's cache folder.
 
-    Raises UserError where neither is known, as for a user without a home folder.
+    Raises UserError if both are unknown, for example for a user without a home folder.
     """
     if named := os.environ.get(CACHE):
         return expanded(named)
     base = base_folder("XDG_CACHE_HOME", ".cache")
     if base is None:
         raise UserError(
-            f"The cache folder is not known: this user has no home folder. Set the {CACHE} variable to a "
-            "folder that can be written."
+            f"The cache folder is unknown: this user has no home folder. Set the {CACHE} variable to a "
+            "writable folder."
         )
     return base / "fedprofit"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` (file or folder); rename it into place on success.
+    """Yield a temporary path next to `path` (file or folder); rename it to `path` on success.
 
-    On any error the temporary is removed and `path` is as it was. Modes follow the umask, whatever the
-    library that wrote. A device or pipe, such as /dev/stdout, is written to, not replaced.
+    On any error the temporary file is removed and `path` is unchanged. File modes follow the umask,
+    whichever library wrote the file. A device or pipe, such as /dev/stdout, is written to, not replaced.
 
-    Raises UserError, naming the place and the setting, if the disk is full or the place cannot be written.
+    Raises UserError with the path and the remedy if the disk is full or the path is not writable.
 
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> with atomic(folder / "note.txt") as temporary:
@@ -100,10 +100,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep out of it meanwhile all others who ask for it so.
+    """Create a folder and hold an exclusive lock on it.
 
-    A process lets go when it ends, however that comes. Raises UserError if another one stays, or if the
-    folder cannot be made.
+    The lock is released when the process ends. Raises UserError if another process holds the lock or the
+    folder cannot be created.
     """
     _make(folder)
     try:
@@ -113,19 +113,19 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         if not _lock(handle):
             raise UserError(
-                f"{folder}: another process works here. Wait until it has ended, or choose another place "
-                "with --out."
+                f"{folder}: another process is using this folder. Wait until it ends, or choose another "
+                "folder with --out."
             )
         yield
     finally:
-        # Said, not left to closing: forked workers, who outlive a run, hold the same lock.
+        # Explicit unlock: forked workers that outlive a run inherit the lock, so closing is not enough.
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
 def _lock(handle: int) -> bool:
-    """Take a folder's lock; tell whether it could be had."""
+    """Try to lock a folder; return whether that succeeded."""
     patient = time.monotonic() + PATIENCE
     while True:
         try:
@@ -135,12 +135,12 @@ def _lock(handle: int) -> bool:
                 return False
             time.sleep(0.1)
         except OSError:
-            return True  # some file systems have no locks
+            return True  # some file systems do not support locks
         else:
             return True
 
 
-# What the system calls a place that cannot be written.
+# Error codes of a path that is not writable.
 REFUSALS = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
     errno.ENXIO, errno.ENODEV,
@@ -149,9 +149,10 @@ REFUSALS = {
 
 @contextmanager
 def naming_place(path: Path, writes_only: bool = False) -> Iterator[None]:
-    """Turn a full disk, and a refusal to write at or below `path`, into a `UserError` that names the place.
+    """Convert errors for a full disk or an unwritable path at or below `path` to `UserError`.
 
-    With `writes_only`, so are refusals of libraries such as safetensors, which keep only the system's text.
+    With `writes_only`, also convert errors of libraries such as safetensors, which keep only the text of the
+    system error.
     """
     try:
         yield
@@ -159,8 +160,8 @@ def naming_place(path: Path, writes_only: bool = False) -> Iterator[None]:
         code, text = getattr(error, "errno", None), str(error)
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text:
             raise UserError(
-                f"{path}: no space is left on the disk; nothing was half-written. Free some space, or choose "
-                f"another place with --out or the {CACHE} variable."
+                f"{path}: no space is left on the disk; no partial file was written. Free some space, or "
+                f"choose another folder with --out or the {CACHE} variable."
             ) from error
         if isinstance(error, OSError) and code in REFUSALS:
             named = error.filename if isinstance(error.filename, str) else None
@@ -177,16 +178,16 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _refused(path: Path, error: OSError) -> UserError:
-    """Say that a place cannot be written, and which setting names another."""
-    remedy = "copy the folder to a place that can be written, or name one with --out"
+    """Return the error for an unwritable path, with the setting that selects another one."""
+    remedy = "copy the folder to a writable location, or choose one with --out"
     with suppress(UserError):
         if _is_below(path, cache_folder()):
-            remedy = f"or set the {CACHE} variable to a folder that can be written"
+            remedy = f"or set the {CACHE} variable to a writable folder"
     return UserError(f"{path}: cannot be written ({error.strerror}). Change its permissions, {remedy}.")
 
 
 def _make(folder: Path) -> None:
-    """Make a folder and those above it; UserError where that cannot be."""
+    """Create a folder and its parents. Raise UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -196,7 +197,7 @@ def _make(folder: Path) -> None:
 
 
 def _is_device(path: Path) -> bool:
-    """Tell whether a path is a device or pipe, or names one's output as /dev/stdout does."""
+    """Return whether a path is a device or pipe, or refers to one, as /dev/stdout does."""
     special = path.exists() and not path.is_file() and not path.is_dir()
     return special or str(path.absolute().parent) in ("/dev", "/dev/fd")
 
@@ -207,11 +208,11 @@ def _copy(file: Path, device: Path) -> None:
 
 
 def _open_up(path: Path) -> None:
-    """Give a file, or a folder and all in it, the modes that new ones have; safetensors writes 0600."""
-    mask = os.umask(0o077)  # there is no way to read it alone; tight, for what another thread makes meanwhile
+    """Set the default modes on a file, or on a folder and its content; safetensors writes 0600."""
+    mask = os.umask(0o077)  # reading the umask requires setting it; 0o077 is safe for other threads
     os.umask(mask)
     for each in [path, *(path.rglob("*") if path.is_dir() else ())]:
-        with suppress(OSError):  # some file systems have no modes
+        with suppress(OSError):  # some file systems do not support modes
             each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
 
 
@@ -223,11 +224,11 @@ def _sync(path: Path) -> None:
 
 def _move(temporary: Path, path: Path) -> None:
     if temporary.is_dir() and path.is_dir():
-        return  # another process made the same folder meanwhile; what is addressed by content is equal
+        return  # another process created the folder; folders addressed by content are equal
     try:
         os.replace(temporary, path)
     except OSError as error:
-        # The same, between the check and the rename; file systems call it by either name.
+        # Another process created the folder after the check; the error code depends on the file system.
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
     folder = os.open(path.parent, os.O_RDONLY)
@@ -244,23 +245,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically."""
+    """Write a value as indented JSON atomically."""
     write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """Return a value as indented JSON; ValueError for what JSON cannot hold, such as NaN."""
+    """Return a value as indented JSON. Raise ValueError for values that JSON cannot hold, such as NaN."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically with a library's own writer, for example `frame.write_parquet`."""
+    """Write a file atomically with a library's writer, for example `frame.write_parquet`."""
     with atomic(path) as temporary:
         write(temporary)
 
 
 def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
-    """Write a figure atomically, in the format that the name ends in; the same figure gives the same bytes.
+    """Write a figure atomically in the format of the path's suffix. Equal figures give equal bytes.
 
     >>> import tempfile; from matplotlib.figure import Figure
     >>> path = Path(tempfile.mkdtemp()) / "empty.svg"
@@ -273,20 +274,20 @@ def write_figure(path: Path, figure: "Figure", dpi: int) -> None:
     from matplotlib.ticker import FuncFormatter
 
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        if isinstance(axis.get_major_formatter(), FuncFormatter):  # ticks are named; made anew when drawn
+        if isinstance(axis.get_major_formatter(), FuncFormatter):  # its labels are recreated when drawn
             axis.set_ticklabels([printable(label.get_text()) for label in axis.get_ticklabels()])
     for text in figure.findobj(Text):
         text.set_text(printable(text.get_text()))
-        text.set_parse_math(False)  # a dollar sign in a user's name is one
+        text.set_parse_math(False)  # dollar signs in users' names are literal
     kind = path.suffix[1:].lower()
-    # Left to itself, matplotlib writes the date into both and draws an SVG's ids at random.
+    # By default matplotlib writes the current date and random SVG ids.
     undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with atomic(path) as temporary, matplotlib.rc_context({"svg.hashsalt": "fedprofit"}):
         figure.savefig(temporary, format=kind, dpi=dpi, metadata=undated.get(kind))
 
 
 def content_hash(value: Any) -> str:
-    """Return a short hash of a JSON-like value, equal for equal content whatever the key order.
+    """Return a short hash of a JSON-like value. It does not depend on the order of keys.
 
     >>> content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1})
     True
@@ -296,6 +297,6 @@ def content_hash(value: Any) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

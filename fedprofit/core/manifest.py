@@ -1,10 +1,9 @@
-"""Checksums of the files of a cached folder: recorded when it is made, verified when it is opened.
+"""Checksums of the files of a cached folder: recorded when it is created, verified when it is opened.
 
-Hashing is quick, but not free: a model takes a second or more. So the files are hashed each time that the
-folder is opened as long as they have 64 MiB in all, smallest first. A larger one is hashed once, and again
-after its size, its times or its inode change; that it was is recorded in the folder (`.verified.json`),
-where that can be written. Damage that leaves all three as they are (a failing disk) is thus noticed in small
-files at once, and in large ones by `fedprofit doctor --verify`, which hashes everything.
+Hashing a model takes a second or more. Therefore the smallest files, up to 64 MiB in total, are hashed each
+time the folder is opened. Larger files are hashed once, and again if their size, times or inode change. The
+folder's `.verified.json` records this, if it is writable. Silent damage, such as a failing disk, is thus
+detected at once in small files, and in large files by `fedprofit doctor --verify`, which hashes everything.
 """
 
 from collections.abc import Mapping
@@ -20,22 +19,22 @@ from fedprofit.core.sealed import write_record
 SMALL = 64 * 2**20  # bytes
 VERIFIED = ".verified.json"
 
-Entries = Mapping[str, str]  # file below the folder -> SHA-256 of its bytes
+Entries = Mapping[str, str]  # path relative to the folder -> SHA-256
 
 
 def entries(folder: Path) -> dict[str, str]:
-    """Hash all files of a folder, by their paths below it."""
+    """Return the hash of each file of a folder, by its relative path."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {name: file_hash(found[name]) for name in sorted(found) if name != VERIFIED}
 
 
 def verify(folder: Path, recorded: Entries, everything: bool = False) -> list[str]:
-    """Return the files of a folder that are missing or are not what was recorded.
+    """Return the files of a folder that are missing or differ from their recorded hash.
 
     Args:
-        folder: where the files are.
-        recorded: the hash of each.
-        everything: whether to hash large files too that have not changed since they were verified.
+        folder: the folder of the files.
+        recorded: the recorded hash of each file.
+        everything: whether to also hash large files that are unchanged since they were verified.
     """
     states = {name: _state(folder / name) for name in recorded}
     damaged = {name for name, state in states.items() if not state}
@@ -50,13 +49,13 @@ def verify(folder: Path, recorded: Entries, everything: bool = False) -> list[st
         elif not small:
             now[name] = fact
     if now != known:
-        with suppress(OSError, UserError):  # a cache that cannot be written is verified each time
+        with suppress(OSError, UserError):  # a read-only cache is verified each time
             write_record(folder / VERIFIED, now)
     return sorted(damaged)
 
 
 def _state(path: Path) -> list[int]:
-    """Return size, times and inode of a file; nothing if it is not there."""
+    """Return size, times and inode of a file; empty if it does not exist."""
     try:
         status = path.stat()
     except OSError:

@@ -1,7 +1,7 @@
-"""Folders that libraries write to beside the results, also where the user's home cannot be used.
+"""Cache folders of libraries, also for users whose home folder is missing or read-only.
 
-Containers run under users without a name, without a home, or with one that cannot be written. Libraries meet
-that with tracebacks, warnings or, numba, by not compiling; `settle` names folders of our cache to them.
+Containers often run under such users. Libraries then raise errors, print warnings or, for numba, do not
+compile. `settle` directs them to subfolders of this package's cache.
 """
 
 import os
@@ -10,22 +10,22 @@ from pathlib import Path
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import CACHE, base_folder, cache_folder
 
-# The variable that names a library's folder, and the folder it takes without: below the user's folder for
-# configurations or caches, as the XDG standard names them.
+# The variable that sets a library's folder, and its default: below the user's folder for configurations or
+# caches in the XDG standard.
 LIBRARIES = {
     "MPLCONFIGDIR": ("XDG_CONFIG_HOME", ".config", "matplotlib"),
     "HF_HOME": ("XDG_CACHE_HOME", ".cache", "huggingface"),
     "TORCHINDUCTOR_CACHE_DIR": ("XDG_CACHE_HOME", ".cache", "torchinductor"),
     "TRITON_CACHE_DIR": ("", ".triton", "cache"),
 }
-# What is written below HF_HOME even where all models are there to be read.
+# Subfolders of HF_HOME that are written even if all models can be read.
 WRITTEN = {"HF_DATASETS_CACHE": "datasets", "HF_MODULES_CACHE": "modules"}
 
-ANEW = "compiled anew in each process"  # what loops are that cannot be kept
+ANEW = "compiled in each process"  # state of loops that cannot be cached
 
 
 def usable(folder: Path) -> bool:
-    """Tell whether a folder can be written, or made where it is absent."""
+    """Return whether a folder is writable, or can be created."""
     try:
         while not folder.exists():
             folder = folder.parent
@@ -36,10 +36,10 @@ def usable(folder: Path) -> bool:
 
 
 def settle() -> None:
-    """Name folders of our cache to libraries whose usual folders cannot be written; make none.
+    """Set cache folders for libraries whose default folders are not writable; create none.
 
-    What the environment names already is left alone. A user without any home gets our cache for one: some
-    libraries (nltk, below rouge-score) do not import without.
+    Variables that are already set are unchanged. A user without a home folder gets our cache as HOME: some
+    libraries (nltk, used by rouge-score) cannot be imported otherwise.
     """
     try:
         own = cache_folder()
@@ -54,7 +54,7 @@ def settle() -> None:
         usual = None if folder is None else folder / name
         if variable in os.environ or (usual is not None and usable(usual)):
             continue
-        if variable == "HF_HOME" and usual is not None and usual.is_dir():  # its models can be read
+        if variable == "HF_HOME" and usual is not None and usual.is_dir():  # its models are readable
             for written, part in WRITTEN.items():
                 os.environ.setdefault(written, str(own / "huggingface" / part))
         else:
@@ -62,7 +62,7 @@ def settle() -> None:
 
 
 def numba_folder() -> tuple[Path | None, str]:
-    """Return where compiled loops are kept; or None, and why each process compiles them anew."""
+    """Return the folder for compiled loops, or None and the reason why they cannot be cached."""
     variable = "NUMBA_CACHE_DIR" if os.environ.get("NUMBA_CACHE_DIR") else CACHE
     try:
         folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder() / "numba")

@@ -1,4 +1,4 @@
-"""How a process begins and ends: quickly, and, where it is another's, with its parent."""
+"""Start and end of processes: start quickly, and end with the parent process."""
 
 import atexit
 import ctypes
@@ -15,38 +15,38 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import FrameType
 
-QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "share period", in microseconds
-SERVED = "FEDPROFIT_SERVED"  # variable of the server of fresh processes: the process that it serves
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
-INTERRUPTED = 130  # exit status, by convention
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "quota period", in microseconds
+SERVED = "FEDPROFIT_SERVED"  # environment variable of the fork server: the process it serves
+PR_SET_PDEATHSIG = 1  # option of prctl on Linux
+INTERRUPTED = 130  # conventional exit status
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, which in a container can be fewer than there are."""
+    """Return the number of cores available to this process; a container may limit it."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     return min(len(os.sched_getaffinity(0)), _quota())
 
 
 def _quota() -> int:
-    """Return how many cores the container's share of processor time comes to; very many without one."""
+    """Return the container's CPU quota in cores; sys.maxsize without a quota."""
     try:
         share, period = QUOTA.read_text().split()
         return max(1, math.ceil(int(share) / int(period)))
-    except (OSError, ValueError):  # none set is "max"
+    except (OSError, ValueError):  # "max": no quota
         return sys.maxsize
 
 
 def wake_on_interrupts() -> None:
-    """Let Ctrl-C end what this process waits for, as Python means it to.
+    """Let Ctrl-C interrupt blocking system calls.
 
-    polars replaces the handler by one after which the system goes on waiting.
+    polars installs a handler after which the system restarts them.
     """
     signal.siginterrupt(signal.SIGINT, True)
 
 
 class _NoPandas:
-    """Finds no pandas, and all other modules no sooner than others do."""
+    """Import finder that hides pandas and ignores all other modules."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -55,9 +55,9 @@ class _NoPandas:
 
 
 def arrow_without_pandas() -> None:
-    """Keep Arrow from importing pandas, where that is installed, for its first array: it takes a second.
+    """Stop Arrow from importing pandas for its first array, which takes a second.
 
-    Arrow looks for it again when it is asked to make or read a frame.
+    Arrow still imports pandas to create or read a data frame.
     """
     if "pandas" in sys.modules:
         return
@@ -71,17 +71,17 @@ def arrow_without_pandas() -> None:
 
 
 def fresh_processes() -> BaseContext:
-    """Return how processes are made that compute runs: each as if it were new, and soon.
+    """Return the multiprocessing context for processes that compute runs.
 
-    A process that has computed with threads cannot be copied safely. On Linux new ones are copies of a server
-    that has imported all libraries, once, and computed nothing; elsewhere each imports them itself.
+    A process that has computed with threads cannot be forked safely. On Linux, new processes are forked from
+    a server that has imported all libraries but computed nothing. Elsewhere each process imports them.
     """
     wake_on_interrupts()
     if sys.platform != "linux":
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload(["fedprofit.preload"])
-    resource_tracker.ensure_running()  # it would let Ctrl-C through again
+    resource_tracker.ensure_running()  # before the block below: starting it unblocks Ctrl-C
     os.environ[SERVED] = str(main_thread_of())
     try:
         with interrupts_held():
@@ -93,7 +93,7 @@ def fresh_processes() -> BaseContext:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait, also for processes that are made meanwhile, until they have said how they take it."""
+    """Block Ctrl-C here and in processes started meanwhile, until they set their own handler."""
     was = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -102,35 +102,36 @@ def interrupts_held() -> Iterator[None]:
 
 
 def leave_interrupts_to_parent() -> None:
-    """Take no notice of Ctrl-C: the parent is interrupted too, and says so."""
+    """Ignore Ctrl-C; the parent process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def main_thread_of() -> int:
-    """Return this process's id if its main thread asks, else 0: see `killed_with_parent`."""
+    """Return this process's id if called from its main thread, else 0; see `killed_with_parent`."""
     return os.getpid() if threading.current_thread() is threading.main_thread() else 0
 
 
 def killed_with_parent(parent: int) -> None:
-    """Let Linux kill this process when its parent ends, whatever it is at; with 0, no longer.
+    """Let Linux kill this process when its parent ends; 0 cancels this.
 
-    Linux does so when the *thread* ends that made it: `parent` is the id of a process whose main thread did.
+    Linux does so when the *thread* that created the process ends. Therefore `parent` must be the id of a
+    process whose main thread created this one.
     """
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL if parent else 0)
-    if parent and os.getppid() != parent:  # it ended before that
+    if parent and os.getppid() != parent:  # the parent ended before the call
         os._exit(1)
 
 
 def end_quickly() -> None:
-    """Let this process end without looking once more through all that its libraries made."""
+    """Skip the final garbage collection of this process."""
     atexit.register(gc.freeze)
 
 
 def end_with_parent() -> None:
-    """End this process when its parent ends, however that comes; a pool alone would wait forever."""
+    """End this process when its parent ends for any reason; a pool's worker would wait forever."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -142,34 +143,34 @@ def _wait_for_parent() -> None:
 
 
 def answer_interrupts(line: str) -> None:
-    """Let Ctrl-C end this process with one line on standard error, whatever it is at.
+    """Let Ctrl-C end this process with one line on standard error.
 
-    While something is imported it ends at once: libraries take an interruption for a part of theirs that is
-    missing, or swallow it. Else it is raised as KeyboardInterrupt, for files and the terminal to be left in
-    order; `end_interrupted` is to follow. A second Ctrl-C ends at once too.
+    During an import the process ends at once, since libraries swallow the interrupt or report a missing
+    module. Otherwise KeyboardInterrupt is raised, so that files and the terminal are cleaned up; the caller
+    then calls `end_interrupted`. A second Ctrl-C ends the process at once.
     """
-    told: list[str] = []
+    shown: list[str] = []
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        if told or _is_importing(frame):
-            _tell(line if not told else "")
+        if shown or _is_importing(frame):
+            _write_line(line if not shown else "")
             os._exit(INTERRUPTED)
-        told.append(line)
+        shown.append(line)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, interrupted)
 
 
 def end_interrupted(line: str) -> None:
-    """End after a KeyboardInterrupt, with one line and without waiting for what other processes are at."""
+    """Exit after a KeyboardInterrupt with one line; kill child processes without waiting for them."""
     for child in active_children():
         child.kill()
-    # The server of fresh processes, with all that it made; it may still be importing for one to come.
+    # The fork server and its processes; it may still be importing.
     server: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
     if server is not None:
         with suppress(ProcessLookupError):
             os.kill(server, signal.SIGKILL)
-    _tell(line)
+    _write_line(line)
     sys.exit(INTERRUPTED)
 
 
@@ -181,8 +182,8 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _tell(line: str) -> None:
-    """Write a line to standard error without any library; a live display is cleared and its cursor shown."""
+def _write_line(line: str) -> None:
+    """Write a line to standard error without any library; clear a live display and show the cursor."""
     clear = "\r\x1b[K\x1b[?25h" if os.isatty(2) else ""
     with suppress(OSError):
         os.write(2, f"{clear}{line}\n".encode() if line else clear.encode())

@@ -1,8 +1,8 @@
-"""The one place where JSON, YAML, Parquet and safetensors files of runs, studies and caches are read.
+"""Reading of the JSON, YAML, Parquet and safetensors files of runs, studies and caches.
 
-Whatever is wrong with a file is a `UserError` that names it and says what to do: it is not there, its
-checksum (`sealed.py`) is not that of its content, or a library cannot make sense of it. The checksum comes
-first, so that a damaged file does not reach a parser: polars panics on some, and some ask for all memory.
+Every problem with a file is a `UserError` with its path and the remedy: it is missing, its checksum
+(`sealed.py`) differs, or a library cannot parse it. The checksum is verified first, so that no damaged file
+reaches a parser: polars panics on some, and others request all memory.
 
 What a user gives as data is read by `data/sources` and `data/tables`.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def guarded(path: Path, remedy: str) -> Iterator[None]:
-    """Turn whatever a library raises about a file into a `UserError` that names it."""
+    """Convert any exception about a file to a `UserError` that names the file."""
     try:
         yield
     except UserError:
@@ -34,26 +34,26 @@ def guarded(path: Path, remedy: str) -> Iterator[None]:
         reason = error.strerror or first_line(error, with_type=True)
         raise UserError(f"{path}: cannot be read ({reason}). {remedy}") from None
     except BaseException as error:
-        # polars raises its PanicException, which is no Exception.
+        # polars raises PanicException, which is not a subclass of Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = first_line(error, with_type=True)
-        raise UserError(f"{path}: is damaged, or of another format ({reason}). {remedy}") from None
+        raise UserError(f"{path}: is damaged or in another format ({reason}). {remedy}") from None
 
 
 def read_bytes(path: Path, remedy: str) -> bytes:
-    """Read a file and check its checksum, if it carries one."""
+    """Read a file and verify its checksum, if it has one."""
     with guarded(path, remedy):
         content = path.read_bytes()
     if not is_intact(content):
-        raise UserError(f"{path}: is damaged: its content is not that of its checksum. {remedy}")
+        raise UserError(f"{path}: is damaged: its content differs from its checksum. {remedy}")
     return content
 
 
 def damage(path: Path) -> str:
-    """Say what is wrong with a file that carries a checksum; "" if it is intact.
+    """Describe the damage of a file with a checksum; "" if it is intact.
 
-    A file without a checksum counts as intact if its format can be parsed.
+    A file without a checksum is intact if it can be parsed.
     """
     try:
         if path.suffix == ".parquet":
@@ -70,18 +70,18 @@ def damage(path: Path) -> str:
 
 
 def read_json(path: Path, remedy: str, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a JSON file's keys and values, without its checksum.
+    """Read the keys and values of a JSON file, without its checksum.
 
     Args:
         path: the file.
-        remedy: what to do where it cannot be read.
-        needs: keys that it must have, `a.b` for a key of a section.
+        remedy: what the user can do if it cannot be read.
+        needs: required keys; `a.b` is a key of a section.
 
     Raises UserError.
     """
     found = _json(path, remedy)
     if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no keys and values. {remedy}")
+        raise UserError(f"{path}: contains no keys and values. {remedy}")
     found.pop(KEY, None)
     for key in needs:
         inner: Any = found
@@ -93,13 +93,13 @@ def read_json(path: Path, remedy: str, needs: Sequence[str] = ()) -> dict[str, A
 
 
 def read_rows(path: Path, remedy: str) -> list[Any]:
-    """Read a JSON file of rows (a list); of keys and values the one row. Raises UserError."""
+    """Read a JSON file of rows (a list); keys and values count as one row. Raises UserError."""
     found = _json(path, remedy)
     if isinstance(found, dict):
         found.pop(KEY, None)
         found = found[ROWS] if set(found) == {ROWS} else [found]
     if not isinstance(found, list):
-        raise UserError(f"{path}: holds no rows. {remedy}")
+        raise UserError(f"{path}: contains no rows. {remedy}")
     return found
 
 
@@ -110,13 +110,13 @@ def _json(path: Path, remedy: str) -> Any:
 
 
 def read_yaml_text(path: Path, remedy: str) -> str:
-    """Read a YAML file that `sealed.write_yaml` wrote, without its checksum."""
+    """Read a YAML file written by `sealed.write_yaml`, without its checksum."""
     lines = read_bytes(path, remedy).decode("utf-8", errors="replace").splitlines(keepends=True)
     return "".join(line for line in lines if KEY not in line or len(line) != len(f"# {BLANK}\n"))
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file that a user may have written; UserError with the line where it has a fault."""
+    """Read a user's YAML file. Raise UserError with the line of a syntax error."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -124,12 +124,12 @@ def read_yaml(path: Path) -> Any:
             f"{path}: cannot read the configuration ({error.strerror}). Check the path."
         ) from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: holds characters that are no text. Save it as UTF-8.") from None
+        raise UserError(f"{path}: is not UTF-8 text. Save it as UTF-8.") from None
     return parse_yaml(text, path)
 
 
 def parse_yaml(text: str, path: Path) -> Any:
-    """Read the text of a YAML file; UserError with the line where it has a fault."""
+    """Parse YAML. Raise UserError with the line of a syntax error."""
     try:
         return yaml_text.load(text)
     except yaml_text.YamlProblem as problem:
@@ -140,8 +140,8 @@ def parse_yaml(text: str, path: Path) -> Any:
 
 
 def read_parquet(path: Path, remedy: str, needs: Sequence[str] = ()) -> "pl.DataFrame":
-    """Read a Parquet table that has the columns `needs`. Raises UserError."""
-    import polars as pl  # here: configurations are read without it
+    """Read a Parquet table with the required columns `needs`. Raises UserError."""
+    import polars as pl  # not needed to read configurations
 
     content = read_bytes(path, remedy)
     with guarded(path, remedy):
@@ -153,8 +153,8 @@ def read_parquet(path: Path, remedy: str, needs: Sequence[str] = ()) -> "pl.Data
 
 
 def read_tensors(path: Path, remedy: str) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
-    """Read the tensors of a safetensors file and the facts in its header. Raises UserError."""
-    from safetensors.torch import load  # here: see above
+    """Read the tensors of a safetensors file and the facts of its header. Raises UserError."""
+    from safetensors.torch import load  # not needed to read configurations
 
     content = read_bytes(path, remedy)
     with guarded(path, remedy):

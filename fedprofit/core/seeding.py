@@ -1,7 +1,7 @@
-"""Randomness as a function: every draw comes from a generator made of (seed, purpose, keys).
+"""Random generators derived from (seed, purpose, keys).
 
-There is no global random state in this package. Whoever draws names what the draw is for, so the
-order of execution, the number of workers and a resumed run cannot change a result.
+This package uses no global random state. Each caller names the purpose of a draw. Therefore results do not
+depend on the execution order, the number of workers, or a resumed run.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def _entropy(seed: int, purpose: str, keys: tuple[int | str, ...]) -> bytes:
 
 
 def numpy_generator(seed: int, purpose: str, *keys: int | str) -> np.random.Generator:
-    """Make the NumPy generator of one purpose, for example `("batches", round, client)`.
+    """Return the NumPy generator for a purpose and keys, such as `("batches", round, client)`.
 
     >>> draw = lambda: int(numpy_generator(0, "cohort", 3).integers(1000))
     >>> draw() == draw()
@@ -29,8 +29,8 @@ def numpy_generator(seed: int, purpose: str, *keys: int | str) -> np.random.Gene
 
 
 def torch_generator(seed: int, purpose: str, *keys: int | str) -> "torch.Generator":
-    """Make the (CPU) torch generator of one purpose; draw on the CPU, then move to the device."""
-    import torch  # here: whoever reads results draws too, and waits for no torch
+    """Return the torch generator (CPU) for a purpose and keys; draw on the CPU, then move to the device."""
+    import torch  # slow to import, and not needed to read results
 
     generator = torch.Generator()
     generator.manual_seed(int.from_bytes(_entropy(seed, purpose, keys)[:8], "little", signed=True))

@@ -1,4 +1,4 @@
-"""The terminal: what is printed there is text, whatever it holds."""
+"""Console output without markup or control characters."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from fedprofit.core.errors import printable
 
 
 class Terminal(Console):
-    """A console for users' own names and texts: brackets are no markup, and control characters are shown."""
+    """A console for users' names and texts: brackets are literal, control characters are escaped."""
 
     def __init__(self, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make a text of a string; all that is printed, in tables too, comes by here."""
+        """Convert a string to rich text; every printed string passes through here."""
         return super().render_str(printable(text), **options)

@@ -1,4 +1,4 @@
-"""The nouns that the rooms of this package hand to each other."""
+"""Types that the packages of fedprofit share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import torch  # data is read and checked before it is imported
+    import torch  # slow to import, and not needed to check data
 
 ClientId = str
 Tokens = NDArray[np.int32]
 
-# What a client owns, by name. Unstacked: one client's or the server's, for example
-# {"prompt": [length, width]}. Stacked: many clients', {"prompt": [clients, length, width]}.
+# Trainable parameters by name. Unstacked, for one client or the server: {"prompt": [length, width]}.
+# Stacked, for many clients: {"prompt": [clients, length, width]}.
 Params = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenized instance: what comes before, what is asked, and what is wanted.
+    """One tokenized example.
 
-    The model reads [soft prompt][prefix][source] and is trained to continue with [target].
+    The model reads [soft prompt][prefix][source] and is trained to generate [target].
     """
 
-    prefix: Tokens  # definition and examples, shared by many instances; may be empty
-    source: Tokens  # the input and the cue
+    prefix: Tokens  # task definition and few-shot examples, shared by many examples; may be empty
+    source: Tokens  # the input and the answer cue
     target: Tokens  # the first reference, then end of sequence
     task: str
     references: tuple[str, ...]
@@ -38,7 +38,7 @@ Batch = Sequence[Example]
 
 @dataclass(frozen=True)
 class ClientWork:
-    """One client's part of a round: its batches, one a step, and its weight in the average."""
+    """One client's assignment in a round: one batch per step, and its weight in the average."""
 
     client: ClientId
     batches: Sequence[Batch]
@@ -47,18 +47,18 @@ class ClientWork:
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What a local solver returns for K clients."""
+    """Result of a local solver for K clients."""
 
     params: Params  # stacked, [clients, ...]
-    losses: list[list[float]]  # by client and step: mean loss per target token, before the step
-    steps: list[int]  # steps taken by each client
-    tokens: list[int]  # tokens of its own that each client's training read, prompt included
-    stopped: dict[ClientId, str]  # clients whose loss or gradient was not finite, and where
+    losses: list[list[float]]  # [client][step]: mean loss per target token, before the step
+    steps: list[int]  # steps of each client
+    tokens: list[int]  # training tokens that each client read, prompt included
+    stopped: dict[ClientId, str]  # clients with a loss or gradient that is not finite, and where
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """All that the server keeps between rounds."""
+    """State of the server between rounds."""
 
     params: Params  # unstacked
     optimizer: dict[str, Params] = field(default_factory=dict)  # moments, by name
@@ -68,7 +68,7 @@ class ServerState:
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round did and cost."""
+    """Result and cost of a round."""
 
     loss: float  # weighted mean over clients of their mean loss; NaN if no client had data
     clients: int

@@ -1,12 +1,10 @@
-"""YAML 1.2 (core schema) to plain values and back, within bounds.
+"""YAML 1.2 (core schema) to plain values and back, with limits.
 
-Values come straight from the parser's events, so that nothing in a file decides how much is built: nesting,
-the number of values with all aliases expanded, and the size of integers are bounded. Keys are text as
-written. A plain scalar is null, a boolean, a number as YAML 1.2 has them, or else text: `010` is ten,
-`1:30`, `yes` and `2026-01-31` are texts, and `1e-3` is a number.
+Values are built directly from parser events. This limits nesting, the number of values (with all aliases
+expanded) and the size of integers. Keys are always text. A plain scalar is null, a boolean, a YAML 1.2
+number, or text: `010` is ten, `1e-3` is a number, and `1:30`, `yes` and `2026-01-31` are text.
 
-Texts that YAML 1.1 would read as something else are written in quotes, so that readers of either version
-get them back.
+Texts that YAML 1.1 would read as another type are quoted, so that parsers of both versions agree.
 """
 
 import math
@@ -33,10 +31,10 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from fedprofit.core.errors import cut, first_line
 
-LONGEST = 2**17  # characters of a text
-MOST = 10_000  # values of a text, those of aliases counted wherever they are used
-DEEPEST = 50  # sections and lists within each other
-LARGEST = 2**63  # whole numbers are smaller than this
+LONGEST = 2**17  # maximum characters of a text
+MOST = 10_000  # maximum values of a text, with aliases expanded
+DEEPEST = 50  # maximum nesting of sections and lists
+LARGEST = 2**63  # integers must be smaller
 
 PREFIX = "tag:yaml.org,2002:"
 NULL = re.compile(r"(?:~|null|Null|NULL)?")
@@ -48,16 +46,16 @@ INTEGERS = {
 }
 FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 INFINITE, NAN = re.compile(r"[-+]?\.(?:inf|Inf|INF)"), re.compile(r"\.(?:nan|NaN|NAN)")
-# What no version of YAML reads as anything but text: letters, and then nothing that has a meaning.
+# Read as text by every YAML version: letters first, then no special characters.
 PLAIN = re.compile(r"[A-Za-z_/][\w/.+-]*(?: [\w/.+-]+)*", re.ASCII)
 WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 
 class YamlProblem(Exception):
-    """Why a text is no YAML that is read here; its line, counted from 1, where it has one."""
+    """An error in a YAML text, with its line (from 1) if known."""
 
     def __init__(self, reason: str, line: int | None = None) -> None:
-        """Keep the reason, without a full stop, and the line."""
+        """Store the reason, without a full stop, and the line."""
         super().__init__(reason)
         self.reason, self.line = reason, line
 
@@ -66,21 +64,21 @@ class YamlProblem(Exception):
 
 
 def load(text: str) -> Any:
-    """Read the one document of a text; None if it has none. Raises YamlProblem.
+    """Parse a text with at most one document; None if it is empty. Raises YamlProblem.
 
     >>> load("rate: 1e-3\\nsizes: [010, 1:30]\\n")
     {'rate': 0.001, 'sizes': [10, '1:30']}
     """
     found = load_all(text)
     if len(found) > 1:
-        raise YamlProblem(f"holds {len(found)} documents (a line of ---), one is expected")
+        raise YamlProblem(f"contains {len(found)} documents (separated by ---), expected one")
     return found[0] if found else None
 
 
 def load_all(text: str) -> list[Any]:
-    """Read all documents of a text. Raises YamlProblem."""
+    """Parse all documents of a text. Raises YamlProblem."""
     if len(text) > LONGEST:
-        raise YamlProblem(f"has {len(text)} characters, {LONGEST} at most are read")
+        raise YamlProblem(f"has {len(text)} characters, the maximum is {LONGEST}")
     try:
         return _Builder().documents(YAML(typ="safe", pure=True).parse(StringIO(text)))
     except YamlProblem:
@@ -90,28 +88,28 @@ def load_all(text: str) -> list[Any]:
         raise YamlProblem(cut(str(error.problem or error.context)), line) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise YamlProblem(f"the character U+{ord(text[error.position]):04X} is no text", line) from None
-    except Exception as error:  # a defect of the parser is the text's fault as far as a user can tell
+        raise YamlProblem(f"the character U+{ord(text[error.position]):04X} is not text", line) from None
+    except Exception as error:  # a parser bug is indistinguishable from an error in the text
         raise YamlProblem(first_line(error, with_type=True)) from None
 
 
 @dataclass
 class _Open:
-    """A section or list whose end has not come yet."""
+    """A section or list that is still being parsed."""
 
     value: dict[str, Any] | list[Any]
     anchor: str | None
-    size: int = 1  # values in it, itself included
-    key: str | None = None  # of the value that comes next
+    size: int = 1  # number of values, itself included
+    key: str | None = None  # key of the next value
     merges: list[Any] = field(default_factory=list)
 
 
 class _Builder:
-    """Builds values from events, without recursion."""
+    """Build values from events without recursion."""
 
     def __init__(self) -> None:
         self._open: list[_Open] = []
-        self._anchors: dict[str, tuple[Any, int]] = {}  # value and size; size 0 while it is open
+        self._anchors: dict[str, tuple[Any, int]] = {}  # value and size; size 0 while it is parsed
         self._documents: list[Any] = []
 
     def documents(self, events: Iterator[Any]) -> list[Any]:
@@ -135,7 +133,7 @@ class _Builder:
                 raise YamlProblem(f"the alias *{cut(event.anchor)} has no anchor before it")
             if size == 0:
                 raise YamlProblem(f"the anchor &{cut(event.anchor)} refers back to itself")
-            self._add(deepcopy(value), size, None)  # changing one later changes no other
+            self._add(deepcopy(value), size, None)  # copies can be changed independently
         elif isinstance(event, ScalarEvent):
             if self._wants_key():
                 self._begin_key(event)
@@ -155,7 +153,7 @@ class _Builder:
         is_mapping = isinstance(event, MappingStartEvent)
         kind = "map" if is_mapping else "seq"
         if event.tag not in (None, "!", PREFIX + kind):
-            raise YamlProblem(f"the tag {cut(str(event.tag))} is not known")
+            raise YamlProblem(f"the tag {cut(str(event.tag))} is unknown")
         self._open.append(_Open({} if is_mapping else [], event.anchor))
         if event.anchor:
             self._anchors[event.anchor] = (None, 0)
@@ -171,11 +169,11 @@ class _Builder:
             self._anchors[event.anchor] = (event.value, 1)
         top.key = event.value
         if event.value != "<<" or event.style:
-            top.value[event.value] = None  # keeps its place, and shows a second one
+            top.value[event.value] = None  # reserves the position and detects duplicates
         self._count(1)
 
     def _add(self, value: Any, size: int, anchor: str | None) -> None:
-        """Put a complete value where it belongs."""
+        """Add a complete value to the innermost open section or list."""
         self._count(size)
         if anchor:
             self._anchors[anchor] = (value, size)
@@ -187,13 +185,13 @@ class _Builder:
             top.value.append(value)
         elif top.key is None:
             if not isinstance(value, str):
-                raise YamlProblem("a key is an alias of what is no text; write keys as plain words")
+                raise YamlProblem("a key is an alias of a value that is not text; write keys as plain words")
             if value in top.value:
                 raise YamlProblem(f"the key {cut(value)!r} appears twice")
             top.key, top.value[value] = value, None
         elif top.key in top.value:
             top.value[top.key], top.key = value, None
-        else:  # <<, which may be quoted to be a key like others
+        else:  # an unquoted <<
             top.merges, top.key = _merged_sections(value), None
 
     def _count(self, size: int) -> None:
@@ -201,7 +199,7 @@ class _Builder:
             self._open[-1].size += size
             size = self._open[-1].size
         if size > MOST:
-            raise YamlProblem(f"holds more than {MOST} values, those of aliases included")
+            raise YamlProblem(f"contains more than {MOST} values, with aliases expanded")
 
     def _close(self) -> None:
         done = self._open.pop()
@@ -220,7 +218,7 @@ def _merged_sections(value: Any) -> list[dict[str, Any]]:
 
 
 def _scalar(event: ScalarEvent) -> Any:
-    """Return the value of a scalar by the core schema, or by its tag."""
+    """Return the value of a scalar from its tag or the core schema."""
     text: str = event.value
     if event.tag is None:
         return text if event.style else _resolved(text)
@@ -231,10 +229,10 @@ def _scalar(event: ScalarEvent) -> Any:
         "int": (int,), "float": (float, int), "bool": (bool,), "null": (type(None),)
     }  # fmt: skip
     if kind not in types:
-        raise YamlProblem(f"the tag {cut(event.tag)} is not known")
+        raise YamlProblem(f"the tag {cut(event.tag)} is unknown")
     found = _resolved(text)
     if not isinstance(found, types[kind]) or (isinstance(found, bool) and kind != "bool"):
-        raise YamlProblem(f"{cut(text)!r} is not what its tag !!{kind} asks for")
+        raise YamlProblem(f"{cut(text)!r} does not match its tag !!{kind}")
     return float(found) if isinstance(found, int) and kind == "float" else found
 
 
@@ -256,12 +254,12 @@ def _resolved(text: str) -> Any:
 def _integer(text: str, base: int) -> int:
     number = int(text, base) if len(text) <= 100 else LARGEST
     if abs(number) >= LARGEST:
-        raise YamlProblem(f"the whole number {cut(text)} takes more than 64 bits; in quotes it would be text")
+        raise YamlProblem(f"the integer {cut(text)} needs more than 64 bits; quote it to make it text")
     return number
 
 
 class _Representer(SafeRepresenter):
-    """Writes texts so that no version of YAML takes them for anything else."""
+    """Write texts so that every YAML version reads them as text."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -276,7 +274,7 @@ class _Representer(SafeRepresenter):
         else:
             text = repr(data)
             if "e" in text and "." not in text:
-                text = text.replace("e", ".0e")  # YAML 1.1 takes 1e-05 for a text
+                text = text.replace("e", ".0e")  # YAML 1.1 reads 1e-05 as text
         return self.represent_scalar(PREFIX + "float", text)
 
 
@@ -285,7 +283,7 @@ _Representer.add_representer(float, _Representer.number)
 
 
 def dump(value: Any) -> str:
-    """Write plain values as YAML that reads back equal, keys in their order.
+    """Write plain values as YAML that reads back equal, with keys in order.
 
     >>> print(dump({"name": "demo", "at": "1:30", "rate": 1e-05}), end="")
     name: demo

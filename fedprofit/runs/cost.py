@@ -1,7 +1,7 @@
-"""How much each stage of a run costs, counted before it runs.
+"""The cost of each stage of a run, counted before it runs.
 
-Costs are counted in tokens read forward once; training and generation are weighed against that. They serve
-the time left and the estimate before a start, and change no result.
+The unit is one token read forward; training and generation are weighted relative to it. Costs are used for
+the remaining time and for estimates before a start. They do not affect results.
 """
 
 from collections import Counter
@@ -15,40 +15,40 @@ from fedprofit.core.types import Example
 from fedprofit.personalization.base import PersonalizationSettings
 from fedprofit.runs.bench import Bench, typical_tokens
 
-# A token trained on costs two tokens read, as the frozen weights have no gradient: there and back is two
-# products of each. Measured: 1.75 to 2.3 on a core without bfloat16, with SmolLM2-135M in float32. A token
-# generated there costs about 2.7 read, in batches of hundreds. On a core with bfloat16 the two make the
-# speeds of the stages of a run of the paper's study more alike than 3 and 1.5 did: 702 to 905 tokens/s, 585
-# to 1,333 before, but for the federated prompt's.
+# Training costs two products per weight, as frozen weights have no gradient: forward and backward.
+# Measured: 1.75 to 2.3 on a core without bfloat16, with SmolLM2-135M in float32. A token generated there
+# costs about 2.7 read, in batches of hundreds. On a core with bfloat16, these values make the speeds of the
+# stages of a run of the paper's study more equal than 3 and 1.5: 702 to 905 tokens/s instead of 585 to 1,333,
+# except for the stage of the federated prompt.
 TRAINED, GENERATED = 2.0, 2.5
-LOOKED_AT = 256  # examples of a client, or of the pool, whose prefixes are counted
+LOOKED_AT = 256  # maximum examples of a client, or of the pool, whose prefixes are counted
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the costs of a run's stages are counted from."""
+    """Sizes of the data, from which costs are counted: examples, and tokens per example."""
 
     prompt: float  # tokens
-    prefix: float
-    source: float
-    target: float
-    prefixes: float  # different ones among a client's train examples, as if equally frequent
-    repeated: float  # how often a prefix is read, for each example that is scored
-    local: float  # examples that a client's prompt is scored on alone
-    shared: float  # and those that every prompt is scored on
-    checked: float  # and those of the client's own, beside them, by loss alone
-    clients: int  # that are personalized
-    train_examples: float  # of each
+    prefix: float  # tokens
+    source: float  # tokens
+    target: float  # tokens
+    prefixes: float  # distinct prefixes of a client's train examples, as if equally frequent
+    repeated: float  # prefix reads per scored example
+    local: float  # examples that only one client's prompt is scored on
+    shared: float  # examples that every prompt is scored on
+    checked: float  # the client's validation examples, scored by loss only
+    clients: int  # personalized clients
+    train_examples: float  # per client
 
     def trained(self, clients: float, steps: float, rows: float, prefixes: float | None = None) -> float:
-        """Cost of local steps of `rows` examples, among which are some `prefixes`, by each of `clients`."""
+        """Return the cost of local steps for `clients`: `rows` examples with `prefixes` distinct prefixes."""
         among = prefixes or self.prefixes
-        read: float = among * (1 - (1 - 1 / among) ** rows)  # how many of them a batch is expected to hold
+        read: float = among * (1 - (1 - 1 / among) ** rows)  # expected distinct prefixes in a batch
         shared = read * (self.prompt + self.prefix)
         return TRAINED * clients * steps * (shared + rows * (self.source + self.target))
 
     def scored(self, examples: float, new_tokens: float) -> float:
-        """Cost of scoring that many examples, with so many new tokens each; 0 for the loss alone."""
+        """Return the cost of scoring examples with `new_tokens` generated tokens each; 0 for loss only."""
         read = self.source + self.target + self.repeated * (self.prompt + self.prefix)
         return examples * (read + GENERATED * new_tokens)
 
@@ -56,12 +56,12 @@ class Sizes:
         """Cost of scoring that many examples by every metric."""
         if not any(metric.needs_text for metric in config.evaluation.metrics):
             return self.scored(examples, 0)
-        # Trained prompts answer at about the length of the references; the base model runs on.
+        # Answers of trained prompts are about as long as the references; the base model does not stop.
         most = config.evaluation.max_new_tokens
         return self.scored(examples, min(most, 1.5 * self.target) if trained else most)
 
     def once(self, config: Config, trained: bool = True) -> float:
-        """Cost of scoring one prompt that all clients share, or the base model."""
+        """Return the cost of scoring one prompt that all clients share, or the base model."""
         checks = self.scored(self.clients * self.checked, 0)
         return self.answered(config, self.clients * self.local + self.shared, trained) + checks
 
@@ -71,7 +71,7 @@ class Sizes:
         return self.answered(config, own) + self.scored(self.clients * self.checked, 0)
 
     def tuned(self, config: Config, settings: PersonalizationSettings | BaselineSettings) -> float:
-        """Cost of fine-tuning by every client and scoring it along its steps and alphas."""
+        """Return the cost of fine-tuning every client and scoring it at each step and alpha."""
         steps, rows = settings.per_client(self.train_examples)
         points = len([step for step in settings.evaluate_at if step < steps]) + 1
         alphas = len(settings.interpolation)
@@ -88,7 +88,7 @@ class Sizes:
 
 
 def measure(bench: Bench) -> Sizes:
-    """Take the sizes from the data."""
+    """Measure the sizes of the data."""
     prefix, source, target = typical_tokens(bench)
     sets, clients = bench.sets, len(bench.sets.clients)
     trained = [bench.train_examples(client) for client in sets.clients]
@@ -100,7 +100,7 @@ def measure(bench: Bench) -> Sizes:
         source=source,
         target=target,
         prefixes=sum(_prefixes(own[:LOOKED_AT]) for own in trained) / clients,
-        repeated=sum(len(_by_prefix(whole)) for whole in scored) / max(1, sum(map(len, scored))),
+        repeated=sum(len(_by_prefix(examples)) for examples in scored) / max(1, sum(map(len, scored))),
         local=sum(map(len, sets.local.values())) / clients,
         shared=len(shared),
         checked=sum(map(len, sets.validation.values())) / clients,
@@ -114,27 +114,27 @@ def _by_prefix(examples: Sequence[Example]) -> Counter[bytes]:
 
 
 def _prefixes(examples: Sequence[Example]) -> float:
-    """Return how many equally frequent prefixes two examples would be as likely to share."""
+    """Return the number of equally frequent prefixes with the same collision probability."""
     counts = _by_prefix(examples).values()
     return sum(counts) ** 2 / sum(count**2 for count in counts) if counts else 1.0
 
 
-def of_baseline(bench: Bench, sizes: Sizes, entry: BaselineSettings, tried: bool) -> tuple[float, float]:
-    """Return the cost of a baseline's trial, and of its own stage; `tried`: whether it has several."""
+def of_baseline(bench: Bench, sizes: Sizes, entry: BaselineSettings, has_trials: bool) -> tuple[float, float]:
+    """Return the cost of a baseline's trial and of its final stage; `has_trials`: it has several trials."""
     config, dataset = bench.config, bench.dataset
     if entry.is_shared:
         pool = dataset.pooled("train", "train")
         prefixes = _prefixes(pool[:: max(1, len(pool) // LOOKED_AT)])
         read = sizes.trained(1, *entry.per_client(len(pool)), prefixes)
-        # What a trial has trained is not trained again.
-        return read + sizes.scored(len(bench.validation), 0), (0 if tried else read) + sizes.once(config)
+        # The final stage reuses the trial's parameters.
+        return read + sizes.scored(len(bench.validation), 0), (0 if has_trials else read) + sizes.once(config)
     clients = len(dataset.clients("validation"))
     read = sizes.trained(clients, *entry.per_client(sizes.train_examples))
     return read + sizes.scored(len(dataset.pooled("validation", "validation")), 0), sizes.tuned(config, entry)
 
 
 def of_training(bench: Bench, sizes: Sizes, trial: AlgorithmSettings) -> float:
-    """Return the cost of federated training and of its checks."""
+    """Return the cost of federated training and its evaluations."""
     training = bench.config.training
     steps, rows = trial.per_client(sizes.train_examples)
     cohort = min(training.cohort, len(bench.dataset.clients("train")))

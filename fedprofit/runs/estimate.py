@@ -1,4 +1,4 @@
-"""How fast this machine reads tokens, measured: what estimates of time are made from."""
+"""Measurement of this machine's speed in tokens per second, for time estimates."""
 
 import time
 
@@ -7,13 +7,13 @@ from fedprofit.local.solver import gradients
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.cost import measure
 
-MOST_ROWS = 4  # of a client, in the steps that the speed is measured by
+MOST_ROWS = 4  # maximum examples per client in the measured steps
 
 
 def reading_speed(bench: Bench) -> float:
-    """Measure tokens read per second, from training steps by a cohort of the first train clients.
+    """Measure the tokens read per second, from training steps of a cohort of train clients.
 
-    The steps are as large as the first algorithm's, if those are small: small ones are slower by the token.
+    The steps use the first algorithm's batch size up to a limit: small batches are slower per token.
     """
     work, training = measure(bench), bench.config.training
     rows = int(training.algorithms[0].per_client(MOST_ROWS)[1])

@@ -1,23 +1,23 @@
-"""A run is a folder: what was run, on what, and what came out.
+"""The folder of a run: configuration, environment and results.
 
 config.yaml           the configuration as run, defaults included
 environment.json      versions, machine, seed, hashes of data and model
-checkpoints/          the server's state after each round; what --resume goes on from
+checkpoints/          the server's state after each round, for --resume
 client-states/        what clients keep between rounds, of algorithms that have such state
 prompts/              federated and personalized prompts (safetensors)
-parts/                results by stage, and the history of each algorithm and each baseline's trial
-plan.json             the work of each stage, by which to tell how far the run is
+parts/                results by stage; the history of each algorithm and each baseline's trial
+plan.json             the cost of each stage, for progress
 results.parquet       the tidy table of all stages
 settings.parquet      all hyperparameters of each scored setting, by the id that results have
 examples.parquet      every scored example: loss, answer and scores, by setting, client and scope
 worst.parquet         the examples on which the methods do worst, with texts and answers
-validation.parquet    the same of the validation clients, where asked for: what to choose settings by
-clients.parquet       what each client trains on, by task
+validation.parquet    the same for the validation clients, if requested: for selecting settings
+clients.parquet       each client's training data, by task
 summary.json          means by condition, and the budget
-timing.json           seconds by stage, of every process that worked on the run
+timing.json           seconds by stage, over all processes that computed the run
 run.log
 
-All but the log carry a checksum (`sealed.py`), which is checked wherever they are read.
+All files but the log contain a checksum (`sealed.py`), which is verified when they are read.
 """
 
 import logging
@@ -37,15 +37,15 @@ from fedprofit.runs.identity import identity
 
 LOGGER = logging.getLogger(__name__)
 
-# Keys that are read of these files.
+# Required keys of these files.
 ENVIRONMENT = ("versions.fedprofit", "model.name", "model.hash", "model.dtype", "data_hash", "config_hash")
 SUMMARY = ("name", "config_hash", "data.heterogeneity")
-TRAIN, TRY = "train-", "try-"  # stages that leave no results: an algorithm's training, a baseline's trial
+TRAIN, TRY = "train-", "try-"  # stages without results: an algorithm's training, a baseline's trial
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Paths of the tables that a run and a study both have."""
+    """Paths of the tables that runs and studies have in common."""
 
     path: Path
 
@@ -71,12 +71,12 @@ class Folder:
 
     @property
     def clients(self) -> Path:
-        """What each client trains on."""
+        """The table of each client's training data."""
         return self.path / "clients.parquet"
 
 
 class RunFolder(Folder):
-    """Paths of a run, by name."""
+    """Paths of a run's files."""
 
     @property
     def config(self) -> Path:
@@ -90,7 +90,7 @@ class RunFolder(Folder):
 
     @property
     def plan(self) -> Path:
-        """Planned work by stage."""
+        """Planned cost by stage."""
         return self.path / "plan.json"
 
     @property
@@ -105,35 +105,35 @@ class RunFolder(Folder):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run is at its end."""
+        """Whether the run is complete."""
         return self.summary.exists() and self.results.exists()
 
     @property
     def log(self) -> Path:
-        """The log."""
+        """The log file."""
         return self.path / "run.log"
 
     @property
     def dtype(self) -> str | None:
-        """The number type that the run was begun in, as `backbone.dtype` names it; None before that."""
+        """The dtype that the run started with, as in `backbone.dtype`; None before the start."""
         if not self.environment.exists():
             return None
         return str(self.read_environment()["model"]["dtype"]).removeprefix("torch.")
 
     def read_environment(self) -> dict[str, Any]:
-        """Read what the run was made with; UserError, with what to do, if that is damaged."""
+        """Read the environment. Raise UserError with the remedy if the file is damaged."""
         remedy = self.again("it, and summary.json if it is there,")
         return read_json(self.environment, remedy, ENVIRONMENT)
 
     def read_summary(self) -> dict[str, Any]:
-        """Read a complete run's summary; UserError, with what to do, if it is damaged."""
+        """Read the summary of a complete run. Raise UserError with the remedy if the file is damaged."""
         return read_json(self.summary, self.again(), SUMMARY)
 
     def read_config_text(self) -> str:
-        """Read the configuration as run, as text; UserError if it is not as the run wrote it."""
+        """Read the text of the configuration as run. Raise UserError if the file was changed."""
         remedy = (
-            "Restore it, or resume the run with the configuration that it was begun with. To run another "
-            "one, choose another place with --out."
+            "Restore it, or resume the run with the configuration that it was started with. To run another "
+            "one, choose another folder with --out."
         )
         return read_yaml_text(self.config, remedy)
 
@@ -144,12 +144,12 @@ class RunFolder(Folder):
             return from_mapping(upgraded(mapping), str(self.config))
 
     def again(self, damaged: str = "it") -> str:
-        """Say how a run whose file is damaged is mended."""
+        """Return the remedy for a damaged file of a run."""
         command = f"fedprofit run {self.config} --out {self.path} --resume"
-        return f"Delete {damaged} and go on with the run: {command}"
+        return f"Delete {damaged} and resume the run: {command}"
 
     def part(self, stage: str) -> Path:
-        """Return where a stage's results stand."""
+        """Return the path of a stage's results."""
         return self.path / "parts" / f"{stage}.parquet"
 
     @property
@@ -162,15 +162,15 @@ class RunFolder(Folder):
         return self.path / "examples" / f"{stage}.parquet"
 
     def history(self, trial: str) -> Path:
-        """Return where the rounds of an algorithm, or a baseline's trial, are recorded."""
+        """Return the path of the record of an algorithm's rounds, or of a baseline's trial."""
         return self.path / "parts" / f"history-{trial}.json"
 
     def has_history(self, config: Config) -> bool:
-        """Tell whether all trials' records are here; of a run kept as a result they may not be."""
+        """Return whether the records of all trials exist; archived runs may omit them."""
         return all(self.history(trial).exists() for trial in config.trained)
 
     def checkpoint(self, algorithm: str) -> Path:
-        """Return the server's latest state of an algorithm."""
+        """Return the path of an algorithm's latest server state."""
         return self.path / "checkpoints" / f"{algorithm}.safetensors"
 
     def client_states(self, algorithm: str) -> Path:
@@ -178,83 +178,83 @@ class RunFolder(Folder):
         return self.path / "client-states" / algorithm
 
     def prompts(self, stage: str) -> Path:
-        """Return the prompts that a stage made."""
+        """Return the path of a stage's prompts."""
         return self.path / "prompts" / f"{stage}.safetensors"
 
 
 def default_folder(config: Config) -> Path:
-    """Name a folder after the run's name and the hash of what it computes."""
+    """Return the default folder: the run's name and the hash of what it computes."""
     return Path("runs") / f"{config.name}-{identity(config)[:8]}"
 
 
 def check_folder(path: Path, config: Config, resume: bool) -> RunFolder:
-    """Check that a run may be made, or gone on with, in this folder; write nothing.
+    """Check that a run can be started or resumed in this folder; write nothing.
 
-    Raises UserError if it holds another run or anything else, or holds this run and `resume` is not
-    asked for.
+    Raises UserError if the folder contains another run or other files, or if it contains this run and
+    `resume` is false.
     """
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
+        raise UserError(f"{path}: is a file, not a folder. Choose another folder with --out.")
     if folder.config.exists():
         if not must_rewrite_config(folder, config):
             _check_same(folder, folder.read_config(), config)
         if not resume:
             raise UserError(
-                f"{path}: holds this run already. Add --resume to go on with it (a complete one is shown "
-                "again), or choose another place with --out."
+                f"{path}: already contains this run. Add --resume to continue it (a complete one is shown "
+                "again), or choose another folder with --out."
             )
     elif path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):
-        raise UserError(f"{path}: is not empty and not a run. Choose another place with --out.")
+        raise UserError(f"{path}: is not empty and not a run. Choose another folder with --out.")
     return folder
 
 
 def must_rewrite_config(folder: RunFolder, config: Config) -> bool:
-    """Tell whether the configuration of a run is damaged, and known to be this one by its hash."""
+    """Return whether the configuration file is damaged, but its recorded hash equals this one's."""
     if not (damage(folder.config) and folder.environment.exists()):
         return False
     return bool(folder.read_environment()["config_hash"] == config.hash)
 
 
-def _check_same(folder: RunFolder, kept: Config, config: Config) -> None:
-    """Raise UserError unless both compute the same, where "auto" is the number type the run was begun in."""
-    given = [one.backbone.dtype for one in (kept, config)]
-    begun = folder.dtype or next((dtype for dtype in given if dtype != "auto"), "auto")
-    kept, config = kept.in_type(begun), config.in_type(begun)
-    if identity(kept) == identity(config):
+def _check_same(folder: RunFolder, recorded: Config, config: Config) -> None:
+    """Raise UserError if the runs differ; dtype "auto" means the dtype that the run started with."""
+    given = [one.backbone.dtype for one in (recorded, config)]
+    original = folder.dtype or next((dtype for dtype in given if dtype != "auto"), "auto")
+    recorded, config = recorded.in_type(original), config.in_type(original)
+    if identity(recorded) == identity(config):
         return
-    asked, kept_type = config.backbone.dtype, kept.backbone.dtype
-    if asked != kept_type:
+    asked, known = config.backbone.dtype, recorded.backbone.dtype
+    if asked != known:
         raise UserError(
-            f"{folder.path}: holds a run begun in {kept_type}, and backbone.dtype is {asked} now. Set it to "
-            f"{kept_type}, choose another place with --out, or remove that folder to begin anew."
+            f"{folder.path}: contains a run started in {known}, but backbone.dtype is {asked}. Set it to "
+            f"{known}, choose another folder with --out, or remove that folder to start again."
         )
     raise UserError(
-        f"{folder.path}: holds a run of another configuration ({folder.config} says which). Choose another "
-        "place with --out, or run that configuration."
+        f"{folder.path}: contains a run of another configuration (see {folder.config}). Choose another "
+        "folder with --out, or run that configuration."
     )
 
 
 def claim_folder(folder: RunFolder, config: Config) -> None:
-    """Write the configuration into the folder; UserError if it cannot be written.
+    """Write the configuration into the folder. Raise UserError if it is not writable.
 
-    What a killed process left half-written is removed: whoever calls is alone in the folder.
+    Removes temporary files of killed processes; the caller must hold the folder's lock.
     """
     path = folder.path
     try:
         for stale in path.rglob(".*.part"):
             stale.unlink()
         if folder.config.exists() and (reason := damage(folder.config)):
-            LOGGER.warning("written again, since %s", reason)
+            LOGGER.warning("rewritten, since %s", reason)
         write_yaml(folder.config, to_yaml(config))
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}). Choose another place with --out."
+            f"{path}: cannot be written ({error.strerror}). Choose another folder with --out."
         ) from None
 
 
 def remove_damaged(folder: RunFolder) -> list[str]:
-    """Remove what is damaged of a run, and can be made again by resuming it; say what was wrong with each.
+    """Remove a run's damaged files that resuming creates again; return the damage of each.
 
     Without its prompts or its examples, a stage is computed again as a whole.
     """
@@ -273,42 +273,42 @@ def remove_damaged(folder: RunFolder) -> list[str]:
 
 
 def open_folder(path: Path) -> RunFolder:
-    """Open a complete run for reading; UserError if it is not one."""
+    """Open a complete run for reading. Raise UserError if it is missing or unfinished."""
     folder = RunFolder(path)
     if not folder.config.exists():
-        what = "holds neither a run nor a study" if path.is_dir() else "there is no such folder"
-        raise UserError(f"{path}: {what}. Give the folder that `fedprofit run` or `fedprofit study` named.")
+        what = "contains neither a run nor a study" if path.is_dir() else "there is no such folder"
+        raise UserError(f"{path}: {what}. Give the folder of a `fedprofit run` or `fedprofit study`.")
     if not folder.is_complete:
         raise UserError(
-            f"{path}: the run is not complete. Go on with it: fedprofit run {path}/config.yaml "
+            f"{path}: the run is unfinished. Resume it: fedprofit run {path}/config.yaml "
             f"--out {path} --resume"
         )
     return folder
 
 
 def read_timing(folder: RunFolder) -> dict[str, float]:
-    """Read the seconds of each stage, over all processes that worked on it; empty before the first.
+    """Read the seconds of each stage, over all processes that computed it; empty if there is no file.
 
     Raises UserError if the file is damaged.
     """
     if not folder.timing.exists():
         return {}
-    return read_json(folder.timing, "Delete it: the seconds that it holds are then counted nowhere.")
+    return read_json(folder.timing, "Delete it; its seconds are then missing from the totals.")
 
 
 class Stopwatch:
-    """Adds up the seconds of a run's stages in its folder, over all processes that work on it."""
+    """Add up the seconds of a run's stages in its folder, over all processes that compute it."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Count from now on; `begin` says for which stage."""
+        """Start the clock; `begin` sets the stage."""
         self._folder, self._stage, self._began = folder, "", time.monotonic()
 
     def begin(self, stage: str) -> None:
-        """Count for this stage."""
+        """Start the clock for this stage."""
         self._stage, self._began = stage, time.monotonic()
 
     def lap(self) -> None:
-        """Write down the seconds since the stage began, or since the last lap."""
+        """Record the seconds since the stage began or since the last lap."""
         before, self._began = self._began, time.monotonic()
         seconds = read_timing(self._folder)
         seconds[self._stage] = round(seconds.get(self._stage, 0.0) + self._began - before, 3)

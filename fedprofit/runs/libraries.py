@@ -1,4 +1,4 @@
-"""Import what a run computes with, quickly."""
+"""Fast import of the libraries that a run needs."""
 
 import gc
 
@@ -6,10 +6,10 @@ from fedprofit.core.processes import wake_on_interrupts
 
 
 def load_libraries() -> None:
-    """Import all that a run computes with, a fifth faster than an `import` statement.
+    """Import the libraries that a run needs, a fifth faster than an `import` statement.
 
-    The objects that torch and transformers create while they are imported live as long as the process.
-    Python would search them for garbage again and again.
+    The objects that torch and transformers create during import are permanent. The garbage collector would
+    search them repeatedly, so it is disabled meanwhile.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Telling the user how far a run or a study is: live on a terminal, plain lines elsewhere, a log file."""
+"""Progress of runs and studies: a live bar on a terminal, plain lines elsewhere, and a log file."""
 
 import logging
 import os
@@ -15,30 +15,30 @@ from fedprofit.core.errors import printable
 from fedprofit.core.files import naming_place
 from fedprofit.core.terminal import Terminal
 
-EARLY = 0.03  # of the work: until then nothing is said of the time left
+EARLY = 0.03  # share of the planned cost before which no remaining time is shown
 
 
 class Reporter(Protocol):
-    """What the loop tells; it knows nothing of terminals."""
+    """Receiver of progress messages, independent of the output."""
 
     def begin(self, stage: str) -> None:
-        """Say that a stage begins."""
+        """Report that a stage begins."""
 
     def advance(self, work: float, message: str = "") -> None:
-        """Say that some of the planned work is done, and the latest figures."""
+        """Report a completed part of the planned cost, with the latest metrics."""
 
     def skip(self, work: float) -> None:
-        """Say that some of the planned work was done before."""
+        """Report a part of the planned cost that was completed earlier."""
 
     def log(self, message: str) -> None:
-        """Say something worth keeping."""
+        """Write a message to the log."""
 
     def warn(self, message: str) -> None:
-        """Say something worth keeping that the user should see at once."""
+        """Write a message to the log and show it to the user."""
 
 
 def duration(seconds: float) -> str:
-    """Write a time span for people.
+    """Format a duration for display.
 
     >>> duration(42), duration(75), duration(7300)
     ('42 s', '1 min 15 s', '2 h 01 min')
@@ -52,7 +52,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def logged(report: "Quiet") -> Iterator[None]:
-    """Report what the package itself logs: files that are damaged and made again, for example."""
+    """Forward warnings of the package's logger to the reporter."""
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -67,30 +67,30 @@ def logged(report: "Quiet") -> Iterator[None]:
 
 
 class Quiet:
-    """Writes the log file and nothing else; the base of the others."""
+    """Reporter that only writes the log file; the base class of the others."""
 
     def __init__(self, log: Path | None = None, total: float = 1.0) -> None:
-        """Log to a file, if given; `total` is the planned work, in any unit."""
+        """Set the log file, if any, and the planned cost `total`, in any unit."""
         self._file, self._total = log, total
         self._done, self._skipped, self._began, self._stage = 0.0, 0.0, time.monotonic(), ""
-        self._early: list[str] = []  # warnings from before there was a log file
+        self._early: list[str] = []  # warnings before the log file is set
 
     def plan(self, log: Path | None, total: float) -> None:
-        """Set the log file, if any, and the planned work, and start the clock."""
+        """Set the log file, if any, and the planned cost; start the clock."""
         self._file, self._total, self._began = log, total, time.monotonic()
         self._done = self._skipped = 0.0
         while log is not None and self._early:
             self._write(self._early.pop(0))
 
     def warn(self, message: str) -> None:
-        """Say something that the user should know, and write it to the log file once there is one."""
+        """Show a warning, and write it to the log file, at the latest when that is set."""
         self.say(message)
         if self._file is None:
             self._early.append(message)
         self._write(message)
 
     def expect(self, rest: float) -> None:
-        """Correct how much of the planned work is left."""
+        """Correct the remaining part of the planned cost."""
         self._total = self._done + rest
 
     def begin(self, stage: str) -> None:
@@ -99,13 +99,13 @@ class Quiet:
         self.log(f"{stage} …")
 
     def advance(self, work: float, message: str = "") -> None:
-        """Count the work and log the figures."""
+        """Add to the completed cost and log the message."""
         self._done += work
         if message:
             self._write(f"{self._stage}: {message}")
 
     def skip(self, work: float) -> None:
-        """Count work that took no time now."""
+        """Add to the completed cost, but not to the measured speed."""
         self._skipped += work
         self.advance(work)
 
@@ -114,12 +114,12 @@ class Quiet:
         self._write(message)
 
     def say(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore the message."""
 
     def left(self) -> str:
-        """Say how much time is left, from the work done so far; "" while it is too early to tell."""
+        """Return the estimated remaining time; "" if it is too early for an estimate."""
         elapsed = time.monotonic() - self._began
-        # The first of the work also pays for what happens once, and would promise too long a wait.
+        # The first part includes one-time costs, which would make the estimate too long.
         fresh = self._done - self._skipped
         if elapsed < 5 or fresh <= EARLY * (self._total - self._skipped):
             return ""
@@ -127,33 +127,33 @@ class Quiet:
 
     def _write(self, message: str) -> None:
         if self._file is not None:
-            line = printable(message).replace("\n", "\\n")  # an entry is a line
+            line = printable(message).replace("\n", "\\n")  # one line per entry
             with naming_place(self._file), open(self._file, "a", encoding="utf-8") as handle:
                 handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
 class Plain(Quiet):
-    """A line for each stage on standard error, for logs and pipes."""
+    """Reporter that prints one line per stage to standard error."""
 
     def begin(self, stage: str) -> None:
-        """Print the stage and the time left."""
+        """Print the stage and the remaining time."""
         super().begin(stage)
         left = self.left()
         self.say(f"{stage}" + (f"  ({left})" if left else ""))
 
     def say(self, message: str) -> None:
-        """Print it; a run goes on where nobody can hear of it."""
+        """Print a message; ignore a closed output so that the run continues."""
         try:
             print(printable(message), file=sys.stderr, flush=True)
-        except OSError:  # what it holds back would fail once more at the end
+        except OSError:  # otherwise its buffer fails again at exit
             sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 class Live(Quiet):
-    """A live bar on the terminal: stage, figures, time left."""
+    """Reporter with a live progress bar: stage, metrics, remaining time."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        """Draw on this bar."""
+        """Use a task of a rich progress display."""
         super().__init__()
         self._progress, self._task = progress, task
 
@@ -163,23 +163,23 @@ class Live(Quiet):
         self._progress.update(self._task, description=printable(stage), message="")
 
     def advance(self, work: float, message: str = "") -> None:
-        """Move the bar and show the figures."""
+        """Advance the bar and show the message."""
         super().advance(work, message)
         share = min(self._done / self._total, 1.0) if self._total else 1.0
         self._progress.update(self._task, completed=share, message=printable(message), left=self.left())
 
     def log(self, message: str) -> None:
-        """Log only: the bar shows the rest."""
+        """Write to the log file only; the bar shows the stage."""
         self._write(message)
 
     def say(self, message: str) -> None:
-        """Print it above the bar."""
+        """Print a message above the bar."""
         self._progress.console.print(message, highlight=False, markup=False)
 
 
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Quiet]:
-    """Yield the reporter that suits where the output goes."""
+    """Yield the reporter for the type of output."""
     console = Terminal(stderr=True)
     if quiet:
         yield Quiet()

@@ -1,7 +1,7 @@
-"""The run: from a configuration to a folder of results.
+"""Run a configuration and write its results to a folder.
 
-`stages.py` lists what it does. When a run is resumed, stages whose rows are on disk are skipped; the others
-are repeated to the same bits.
+`stages.py` lists the stages. When a run is resumed, stages with rows on disk are skipped; the others are
+repeated with bit-identical results.
 """
 
 from pathlib import Path
@@ -35,18 +35,17 @@ from fedprofit.runs.tables import write_stage_examples, write_tables
 def run(
     config: Config, out: str | Path | None = None, resume: bool = False, report: Quiet | None = None
 ) -> RunFolder:
-    """Run a configuration and return its folder (see `folder.py` for what it holds).
+    """Run a configuration and return its folder (see `folder.py` for its files).
 
-    It holds the results; `fedprofit.write_report(folder.path)` writes the page, tables and pictures beside
-    them, as the command does.
+    `fedprofit.write_report(folder.path)` adds the page, tables and pictures, as the command does.
 
     Args:
-        config: what to run.
-        out: the folder; `runs/NAME-HASH` if not given.
-        resume: go on with the run in that folder; a complete one is returned as it is, on unchanged data.
-        report: how to tell of progress; silent if not given.
+        config: the configuration.
+        out: the folder; default `runs/NAME-HASH`.
+        resume: resume the run in that folder. A complete run is returned unchanged if its data is unchanged.
+        report: progress reporter; silent by default.
 
-    Raises UserError for anything that is wrong with the configuration, its data, its model or the folder.
+    Raises UserError for a problem with the configuration, its data, its model or the folder.
     """
     place = Path(out) if out else default_folder(config)
     with naming_place(place):
@@ -65,12 +64,12 @@ def run(
 
 def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
     try:
-        # A run gone on with elsewhere keeps its number type: half a run in another is neither's result.
+        # A resumed run keeps its dtype on any machine: a run in two dtypes would match neither.
         bench = prepare(config, folder.dtype)
         facts = environment(config, bench.engine, bench.dataset.fingerprint)
         facts[METRICS] = bench.scoring.to_mapping()
         check_environment(folder, config, facts)
-        # Only now: a configuration that cannot run leaves no folder behind.
+        # Created only now, so that a configuration that cannot run leaves no folder.
         with alone_in(folder.path):
             claim_folder(folder, config)
             _compute(bench, folder, facts, report)
@@ -83,19 +82,19 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
 def _compute(bench: Bench, folder: RunFolder, facts: dict[str, Any], report: Quiet) -> None:
     """Run the unfinished stages, then merge their results."""
     for reason in remove_damaged(folder):
-        report.warn(f"made again, since {reason}")
+        report.warn(f"recomputed, since {reason}")
     stages = stages_of(bench)
     report.plan(folder.log, sum(stage.cost for stage in stages))
     write_record(folder.plan, {stage.name: round(stage.cost) for stage in stages})
     report.log(f"computed by {bench.engine.reason}")
-    _, not_kept = numba_folder()
-    if bench.engine.attention == "fused" and not_kept:
-        report.log(f"compiled loops: {ANEW}: {not_kept}")
+    _, reason = numba_folder()
+    if bench.engine.attention == "fused" and reason:
+        report.log(f"compiled loops: {ANEW}: {reason}")
     differences = write_environment(folder, facts)
     if differences:
         report.warn(
-            f"resumed with another environment: {'; '.join(differences)}. Sums are rounded otherwise from "
-            "here on, so that results may differ from those of a run in one piece (float32: in the last "
+            f"resumed with another environment: {'; '.join(differences)}. Sums are rounded differently from "
+            "here on, so results may differ from those of an uninterrupted run (float32: in the last "
             "bits; half precision: visibly). environment.json records it under resumed"
         )
     for what, text in bench.dataset.remarks():
@@ -129,9 +128,9 @@ def _run_stage(stage: Stage, running: Running, bench: Bench) -> None:
 
 
 def out_of_memory(config: Config, error: Exception) -> UserError:
-    """Name the setting to lower."""
+    """Return the error for exhausted memory, with the setting to lower."""
     return UserError(
         f"{config.name}: out of memory ({first_line(error)}). Lower backbone.token_budget (now "
-        f"{config.backbone.token_budget}), which bounds memory (sums are then rounded otherwise, in every "
-        "number type), and go on with --resume."
+        f"{config.backbone.token_budget}), which limits memory (sums are then rounded differently, in every "
+        "number type), and resume with --resume."
     )

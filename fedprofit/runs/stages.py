@@ -1,11 +1,11 @@
-"""What a run does, in order, as one list that the runner, the progress bar and every estimate read.
+"""The stages of a run, in order: one list for the runner, the progress bar and every estimate.
 
     base model  ->  for each method: train its trials, score the federated prompt of the selected one, then
-    personalize the clients by each setting and score them  ->  for each baseline: try its trials, train and
-    score the selected one
+    personalize the clients by each setting and score them  ->  for each baseline: train its trials, then
+    train and score the selected one
 
-Every stage leaves its rows in a file of its own. A stage depends on those before it through files only, and
-on the parameters that training has left.
+Each stage writes its rows to its own file. A stage depends on earlier stages only through files and the
+trained parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,12 +26,12 @@ from fedprofit.runs.progress import Reporter
 from fedprofit.runs.train import Trained, save_trained, train
 from fedprofit.runs.trials import chosen_of
 
-VALIDATION = "validation-"  # begins the names of stages that score the validation clients
+VALIDATION = "validation-"  # name prefix of stages that score the validation clients
 
 
 @dataclass(frozen=True)
 class Running:
-    """A run under way: where it is computed, whom it tells, and what its training has left."""
+    """State of a run in progress: its folder, its reporter, and the trained parameters."""
 
     folder: RunFolder
     report: Reporter
@@ -41,13 +41,13 @@ class Running:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a run.
+    """One stage of a run.
 
     Attributes:
-        name: of its file, and as progress shows it.
+        name: name of its file and in progress messages.
         cost: in tokens read forward once (`cost.py`).
-        run: computes it and returns its rows.
-        table: where the rows belong; "" for a stage that leaves none.
+        run: computes the stage and returns its rows.
+        table: the table of its rows; "" for a stage without rows.
         repeats: whether it runs again when the run is resumed, and reports its own progress.
     """
 
@@ -128,10 +128,10 @@ def _of_method(bench: Bench, sizes: cost.Sizes, group: str, method: str) -> Iter
 
 
 def _of_baseline(bench: Bench, sizes: cost.Sizes, name: str) -> Iterator[Stage]:
-    """Yield the stages that try a baseline's trials, where it has several, and the selected one's."""
+    """Yield the stages of a baseline's trials, if it has several, and of the selected one."""
     entries = bench.config.baseline_trials[name]
-    tried = len(entries) > 1
-    costs = {entry.name: cost.of_baseline(bench, sizes, entry, tried) for entry in entries}
+    has_trials = len(entries) > 1
+    costs = {entry.name: cost.of_baseline(bench, sizes, entry, has_trials) for entry in entries}
 
     def attempt(entry: BaselineSettings, running: Running) -> list[Score]:
         baselines.attempt(bench, running.folder, entry)
@@ -140,8 +140,8 @@ def _of_baseline(bench: Bench, sizes: cost.Sizes, name: str) -> Iterator[Stage]:
     def final(running: Running) -> list[Score]:
         best = chosen_of(running.folder, [entry.name for entry in entries])
         entry = next(entry for entry in entries if entry.name == best)
-        return baselines.score(bench, running.folder, name, entry, tried)
+        return baselines.score(bench, running.folder, name, entry, has_trials)
 
-    for entry in entries if tried else ():
+    for entry in entries if has_trials else ():
         yield Stage(f"{TRY}{entry.name}", costs[entry.name][0], partial(attempt, entry), table="")
     yield Stage(name, max(own for _, own in costs.values()), final)

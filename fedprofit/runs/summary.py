@@ -1,4 +1,4 @@
-"""summary.json: means by condition, the budget of each algorithm, and what the data was."""
+"""Write summary.json: means by condition, the budget of each algorithm, and facts about the data."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ BUDGET = ("clients", "steps", "tokens", "bytes_down", "bytes_up")
 
 
 def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> None:
-    """Write who has what, and the summary: the last file of a run, so that where it is, all is."""
+    """Write clients.parquet and the summary. The summary is a run's last file and marks it complete."""
     config, facts = bench.config, describe(bench.dataset)
     write_frame(folder.clients, facts.to_frame())
     remember({one.name: one.facts() for one in bench.scoring.metrics})
@@ -52,7 +52,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
 
 
 def _budget(folder: RunFolder, algorithm: str) -> dict[str, Any]:
-    """Add up what federated training cost, so that comparisons hold at an equal budget."""
+    """Add up the cost of federated training, so that methods can be compared at equal budget."""
     rounds = read_rows(folder.history(algorithm), folder.again())
     total: dict[str, Any] = {key: sum(row[key] for row in rounds) for key in BUDGET}
     stopped = sum(len(row["stopped"]) for row in rounds)
@@ -60,7 +60,7 @@ def _budget(folder: RunFolder, algorithm: str) -> dict[str, Any]:
 
 
 def _clean(row: dict[str, Any]) -> dict[str, Any]:
-    """Round for reading; JSON has no NaN."""
+    """Round numbers for display; NaN, which JSON lacks, becomes None."""
     return {
         key: (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
         for key, value in row.items()

@@ -1,9 +1,9 @@
-"""Trials of a method: several hyperparameters of it, chosen among by validation clients alone.
+"""Trials: several hyperparameters of a method, of which the validation clients select one.
 
-What an algorithm is chosen by is the loss of the last round's prompt on the global validation set, since
-that prompt is what is personalized by default. The best round's stands beside it, for whoever starts from
-that. A baseline is chosen likewise after its last step: the central prompt on the same set, and training
-alone by what the validation clients come to, each with its own prompt on its own examples.
+An algorithm's trials are selected by the loss of the last round's prompt on the global validation set, since
+that prompt is personalized by default. The best round is recorded too, for methods that start from it. A
+baseline's trials are selected by the loss after the last step: central on the same set, local by each
+validation client's prompt on its own examples.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from fedprofit.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one trial came to."""
+    """The outcome of one trial."""
 
     method: str  # an algorithm's name, or local or central
     trial: str
     chosen: bool
-    rounds: int  # of a baseline: local steps
-    loss: float | None  # what it is chosen by, nats per target token; None if not finite
+    rounds: int  # local steps for a baseline
+    loss: float | None  # selection loss in nats per target token; None if not finite
     best_round: int
     best_loss: float | None
     tokens: int
@@ -37,24 +37,24 @@ def check_trials(config: Config) -> None:
         if len(trials) != wanted:
             raise UserError(
                 f"{config.name}: baselines.{name}: give as many trials as each algorithm has ({wanted}, not "
-                f"{len(trials)}), such as client: {{rate: {{pick: [...]}}}}, or leave it out with null."
+                f"{len(trials)}), such as client: {{rate: {{pick: [...]}}}}, or omit it with null."
             )
 
 
 def outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
-    """Return what every trial of the algorithms came to; one by itself is a trial too."""
+    """Return the outcomes of all trials of the algorithms, single ones included."""
     methods = config.training.methods.items()
     return [one for name, trials in methods for one in outcomes_of(folder, name, [t.name for t in trials])]
 
 
 def baseline_outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
-    """Return what the baselines' trials came to; one by itself is none, since nothing chose it."""
-    tried = [(name, trials) for name, trials in config.baseline_trials.items() if len(trials) > 1]
-    return [one for name, trials in tried for one in outcomes_of(folder, name, [t.name for t in trials])]
+    """Return the outcomes of the baselines' trials, without single ones, which were not selected."""
+    several = [(name, trials) for name, trials in config.baseline_trials.items() if len(trials) > 1]
+    return [one for name, trials in several for one in outcomes_of(folder, name, [t.name for t in trials])]
 
 
 def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[Outcome]:
-    """Return what one method's trials came to; the first of those with the least loss is the chosen one."""
+    """Return the outcomes of a method's trials; the first with the lowest loss is chosen."""
     found = []
     for trial in trials:
         history = read_rows(folder.history(trial), folder.again())
@@ -73,7 +73,7 @@ def chosen_trials(folder: RunFolder, config: Config) -> dict[str, str]:
 
 
 def chosen_of(folder: RunFolder, trials: Sequence[str]) -> str:
-    """Name the trial that stands for its method."""
+    """Return the name of a method's selected trial."""
     if len(trials) == 1:
         return trials[0]
     return next(outcome.trial for outcome in outcomes_of(folder, "", trials) if outcome.chosen)

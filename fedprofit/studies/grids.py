@@ -1,4 +1,4 @@
-"""Grids in a configuration: `{grid: [...]}` makes an entry several, `{pick: [...]}` makes trials of it."""
+"""Grids in a configuration: `{grid: [...]}` expands an entry, `{pick: [...]}` expands it into trials."""
 
 from copy import deepcopy
 from itertools import product
@@ -8,14 +8,14 @@ from typing import Any
 from fedprofit.core.errors import UserError, cut
 
 GRID, PICK = "grid", "pick"
-MOST = 1000  # entries made of one
-GRIDS_IN = (("training", "algorithms"), ("personalization",))  # named entries that a grid multiplies
+MOST = 1000  # maximum entries from one
+GRIDS_IN = (("training", "algorithms"), ("personalization",))  # lists of entries that may contain grids
 
 
 def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
-    """Multiply each named entry that holds `{grid: [...]}` into one entry for each combination.
+    """Expand each entry with `{grid: [...]}` into one entry per combination of values.
 
-    `{pick: [...]}`, in algorithms and baselines alone, likewise into trials of the entry's name.
+    `{pick: [...]}`, only in algorithms and baselines, expands an entry into trials of its name.
 
     >>> rates = {"name": "tune", "client": {"rate": {"grid": [0.01, 0.1]}}}
     >>> [entry["name"] for entry in expand_grids({"personalization": [rates]}, "")["personalization"]]
@@ -41,7 +41,7 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def _trials(entry: Any, place: str) -> list[Any]:
-    """Multiply an algorithm with `{pick: [...]}` into trials of the same method."""
+    """Expand an algorithm with `{pick: [...]}` into trials of the same method."""
     trials = _picked(entry, place)
     if isinstance(entry, dict) and len(trials) > 1:
         for trial in trials:
@@ -50,7 +50,7 @@ def _trials(entry: Any, place: str) -> list[Any]:
 
 
 def _picked(entry: Any, place: str) -> list[Any]:
-    """Multiply an entry with `{pick: [...]}`; where a single value is there, it keeps the entry's name."""
+    """Expand an entry with `{pick: [...]}`; a single trial keeps the entry's name."""
     trials = _multiplied(entry, PICK, place)
     if len(trials) == 1 and isinstance(entry, dict) and "name" in entry:
         trials[0]["name"] = entry["name"]
@@ -82,7 +82,7 @@ def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
 
 
 def _grids(entry: Any, word: str, keys: tuple[Any, ...]) -> Any:
-    """Yield the keys that lead to each grid (or pick, by the word) of an entry, with its values."""
+    """Yield the path of keys and the values of each grid (or pick, by `word`) in an entry."""
     if isinstance(entry, dict):
         if set(entry) == {word} and isinstance(entry[word], list):
             yield keys, entry[word]

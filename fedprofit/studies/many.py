@@ -1,8 +1,8 @@
-"""Running a study: its runs side by side, whatever happens to some of them.
+"""Run a study: its runs in parallel, isolated from each other's failures.
 
-Each run has a folder of its own and goes to a pool (`pools.py`). A run that fails is gone on with once
-more, in a new process if its own died, and reported if it fails again; one whose rows do not belong into the
-table, or cannot be read, is reported at once. The others go on.
+Each run has its own folder and is computed by a pool (`pools.py`). A failed run is resumed once, in a new
+process if its process died, and reported if it fails again. A run whose rows cannot be read or added to the
+table is reported at once. The other runs continue.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ from fedprofit.studies.spec import PlannedRun, describe, load_study
 from fedprofit.studies.watch import Watch, share_left
 
 ATTEMPTS = 2
-LOOK = 5.0  # seconds between two looks at how far the runs are
+LOOK = 5.0  # seconds between two checks of the runs' progress
 
 
 def run_study(
@@ -51,26 +51,26 @@ def run_study(
     only: Sequence[str] = (),
     foresee: bool = False,
 ) -> tuple[StudyFolder, "Progress"]:
-    """Run a study, or go on with it, and return its folder and what became of its runs.
+    """Start or resume a study; return its folder and the outcome of its runs.
 
     Args:
         path: the study's YAML file (see `spec.py`).
-        overrides: `key.sub=value`, changes of the configuration that its runs share.
-        out: the folder; `runs/NAME` if not given.
-        workers: processes side by side; one a core if not given.
-        resume: go on with the study in that folder.
-        yes: run it even if it has more runs than it says it should.
-        ray: send its runs to the Ray cluster at this address ("local": one on this machine) instead.
-        report: how to tell of progress; silent if not given.
-        only: places on the axes, `AXIS=VALUE`: run what lies there, and leave the rest for another time.
-        foresee: before the start, measure how fast it is here, and tell how long it may take.
+        overrides: `key.sub=value` changes of the configuration that its runs share.
+        out: the folder; default `runs/NAME`.
+        workers: parallel processes; default one per core.
+        resume: resume the study in that folder.
+        yes: run it even if it has more runs than its limit.
+        ray: use the Ray cluster at this address instead; "local" starts one on this machine.
+        report: progress reporter; silent by default.
+        only: `AXIS=VALUE` filters; other runs are left for later.
+        foresee: measure the speed first and report the estimated time.
 
-    Raises UserError for anything wrong with the study, a configuration or the folder. A run that fails is
-    no error: it is in `failures.json`.
+    Raises UserError for a problem with the study, a configuration or the folder. A failed run raises no
+    error: it is recorded in `failures.json`.
     """
     study, runs = load_study(path, overrides, only, yes)
     place = out or Path("runs") / study.name
-    if ray is None and not place.exists():  # a study that has begun says of each run what is wrong with it
+    if ray is None and not place.exists():  # a study in progress reports problems per run
         check_sources(run.config.data for run in runs)
     with naming_place(place):
         pool: Pool
@@ -88,27 +88,29 @@ def run_study(
 
 
 def tell_time(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report: Quiet) -> None:
-    """Tell how many runs are to do, and about how long they may take where they are computed."""
+    """Report the number of remaining runs and their estimated time where they are computed."""
     queue = missing(folder, runs)
-    report.say(f"{len(queue)} of {len(runs)} runs to do, {pool.at_a_time} at a time")
+    report.say(f"{len(queue)} of {len(runs)} runs remaining, {pool.at_a_time} in parallel")
     if not queue:
         return
     left = [share_left(RunFolder(folder.run(planned.key))) for planned in queue]
     found = pool.foresee(queue, left)
-    # What is wrong with a run is told when it is tried.
+    # Errors of a run are reported when it runs.
     error = found.exception()
-    report.say(f"how long cannot be told: {told(error)}" if error else f"about {duration(found.result())}")
+    report.say(
+        f"the time is unknown: {describe_error(error)}" if error else f"about {duration(found.result())}"
+    )
 
 
-def told(error: BaseException) -> str:
-    """Say what a run failed with, wherever it was: Ray wraps errors in where they came from."""
+def describe_error(error: BaseException) -> str:
+    """Describe a run's error. Ray wraps the original error as its `cause`."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}"
 
 
 @dataclass
 class Progress:
-    """What is done and what failed."""
+    """Counts of finished runs, and the failed runs."""
 
     total: int
     done: int = 0
@@ -116,9 +118,9 @@ class Progress:
 
 
 def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report: Quiet) -> Progress:
-    """Run what is not in the study's table yet; return what became of it.
+    """Run the runs that are missing in the study's table; return their outcome.
 
-    After every run its rows are in the table on disk: a study that is killed goes on from there.
+    Each run's rows are added to the table on disk when it ends, so that a killed study can be resumed.
     """
     queue = missing(folder, runs)
     progress = Progress(len(queue))
@@ -135,8 +137,8 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
             planned = running.pop(future)
             attempts[planned.key] += 1
             ended, where = _take(folder, planned, future, pool), describe(planned.axes)
-            if ended.mendable and attempts[planned.key] < ATTEMPTS:
-                report.say(f"run failed, goes on once more: {where}: {ended.reason}")
+            if ended.retryable and attempts[planned.key] < ATTEMPTS:
+                report.say(f"run failed, trying once more: {where}: {ended.reason}")
                 queue.append(planned)
             elif ended.reason:
                 report.say(f"run failed: {where}: {ended.reason}")
@@ -148,7 +150,7 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
                 count = f"run {progress.done} of {progress.total}"
                 report.say(f"{count} complete in {duration(ended.seconds)}: {where}")
                 complete.append(folder.run(planned.key))
-        if failed:  # at once: what ends the study now takes none along
+        if failed:  # write at once, in case the study is killed
             write_failures(folder, progress.failed, runs)
         watch.look([folder.run(planned.key) for planned in running.values()], complete, failed)
     write_failures(folder, progress.failed, runs)
@@ -157,24 +159,26 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a run's attempt ended."""
+    """The end of a run's attempt."""
 
     seconds: float = 0.0
-    reason: str = ""  # that it failed for; none where its rows are in the table
-    mendable: bool = False  # whether another attempt may end otherwise
+    reason: str = ""  # why it failed; empty if its rows are in the table
+    retryable: bool = False  # whether another attempt may succeed
 
 
 def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool: Pool) -> _Ended:
-    """Take a run that has ended into the table, or say why not."""
+    """Add a finished run to the table, or return why it failed."""
     error = future.exception()
     if error is not None:
-        return _Ended(reason="its process died" if pool.has_died(error) else told(error), mendable=True)
+        return _Ended(
+            reason="its process died" if pool.has_died(error) else describe_error(error), retryable=True
+        )
     seconds = pool.collect(future, folder.run(planned.key))
     try:
         add(folder, planned)
     except UserError as refused:
         return _Ended(reason=str(refused))
-    except (KeyError, ValueError, PolarsError) as damaged:  # of files without a checksum
+    except (KeyError, ValueError, PolarsError) as damaged:  # from files without a checksum
         run = folder.run(planned.key)
-        return _Ended(reason=f"{run}: its rows cannot be added ({told(damaged)}). {COMPUTE_AGAIN}")
+        return _Ended(reason=f"{run}: its rows cannot be added ({describe_error(damaged)}). {COMPUTE_AGAIN}")
     return _Ended(seconds)

@@ -1,7 +1,7 @@
-"""Where a study's runs are computed: processes of this machine, or, in `cluster.py`, a Ray cluster.
+"""Pools that compute a study's runs: processes of this machine, or a Ray cluster (`cluster.py`).
 
-Each run is `study/run.py`'s, computed by one process with one thread unless its configuration says
-otherwise: where, and how many at a time, changes no number. A process keeps its backbone from run to run.
+Each run is computed by `runs/run.py` in one process, with one thread by default. The pool and the number of
+parallel runs do not affect results. A process reuses its backbone for later runs.
 """
 
 import os
@@ -20,42 +20,42 @@ from fedprofit.studies.spec import PlannedRun, Value
 
 
 class Pool(Protocol):
-    """Something that computes runs side by side."""
+    """An executor of runs in parallel."""
 
-    at_a_time: int  # runs
+    at_a_time: int  # parallel runs
 
     def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
-        """Start to estimate the seconds that runs take here, of each of which such a share is left."""
+        """Start to estimate the seconds of runs in this pool; `left` is each run's remaining share."""
         ...
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
-        """Start a run, or go on with it; its folder is on this machine once it is collected."""
+        """Start or resume a run. Its folder is on this machine after `collect`."""
         ...
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
-        """Return the run's seconds, or raise what it failed with."""
+        """Return the run's seconds, or raise its error."""
         ...
 
     def has_died(self, error: BaseException) -> bool:
-        """Tell whether an error is that of a process that died, rather than of the run."""
+        """Return whether an error means that the process died."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
         ...
 
 
-# A run as plain values: a process must load plug-ins before it can read a configuration that uses them.
+# A run as plain values: a process loads plug-ins before it validates a configuration that uses them.
 Described = tuple[str, dict[str, Value], dict[str, Any]]
 
 
 def described(runs: Sequence[PlannedRun]) -> list[Described]:
-    """Return runs as plain values: key, axes, configuration."""
+    """Return key, axes and configuration of each run as plain values."""
     return [(run.key, run.axes, run.config.to_mapping()) for run in runs]
 
 
 def compute(mapping: dict[str, Any], out: str, plugins: Sequence[PluginFile] = ()) -> float:
-    """Compute one run of a study, or resume it, with these plug-ins; return its seconds."""
+    """Compute or resume one run of a study with these plug-ins; return its seconds."""
     load_libraries()
     load_sources(plugins)
     import torch
@@ -72,7 +72,7 @@ def compute(mapping: dict[str, Any], out: str, plugins: Sequence[PluginFile] = (
 def foresee(
     runs: Sequence[Described], at_a_time: int, left: Sequence[float], plugins: Sequence[PluginFile] = ()
 ) -> float:
-    """Estimate a study's seconds (`estimate.py`) where its runs are computed."""
+    """Estimate a study's seconds (`estimate.py`) in a process that computes runs."""
     load_libraries()
     load_sources(plugins)
     from fedprofit.config.file import from_mapping
@@ -85,44 +85,44 @@ def foresee(
 class Processes:
     """Processes of this machine.
 
-    Each is a pool of its own, so that one that dies takes no other's run along.
+    Each process has its own executor, so that a process that dies does not affect the other runs.
     """
 
     def __init__(self, at_a_time: int) -> None:
-        """Start no process yet."""
+        """Set the number of processes; start none yet."""
         self.at_a_time = at_a_time
         self._pools: list[ProcessPoolExecutor | None] = [None] * at_a_time
-        self._last: list[Future[Any] | None] = [None] * at_a_time  # what each was given last
+        self._last: list[Future[Any] | None] = [None] * at_a_time  # the last task of each process
 
     def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
-        """Start to estimate in one of the processes, which keeps its backbone for its first run."""
+        """Start the estimate in one of the processes, which keeps its backbone for its first run."""
         return self._give(partial(foresee, described(runs), self.at_a_time, left, loaded_files()))
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
-        """Hand a run to a process that has none."""
+        """Start a run in an idle process."""
         return self._give(partial(compute, planned.config.to_mapping(), str(folder), loaded_files()))
 
     def _give(self, task: Callable[[], float]) -> "Future[Any]":
-        free = next(place for place, last in enumerate(self._last) if last is None or last.done())
+        free = next(index for index, last in enumerate(self._last) if last is None or last.done())
         pool = self._pools[free] or _make()
         try:
             future = pool.submit(task)
-        except BrokenProcessPool:  # its process has died
+        except BrokenProcessPool:  # the process died
             pool = _make()
             future = pool.submit(task)
         self._pools[free], self._last[free] = pool, future
         return future
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
-        """Return the seconds; the folder was written in place."""
+        """Return the seconds; the process wrote the folder itself."""
         return float(done.result())
 
     def has_died(self, error: BaseException) -> bool:
-        """Tell whether the process died."""
+        """Return whether the process died."""
         return isinstance(error, BrokenProcessPool)
 
     def close(self) -> None:
-        """End the processes, whatever they are at: their runs can be gone on with."""
+        """Terminate the processes at once; their runs can be resumed."""
         for pool in filter(None, self._pools):
             processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
@@ -135,8 +135,8 @@ def _make() -> ProcessPoolExecutor:
 
 
 def _begin(environment: dict[str, str]) -> None:
-    """Prepare a process: its parent's environment, no interruption of its own, no life without its parent."""
+    """Initialize a process: copy the parent's environment, ignore Ctrl-C, end with the parent."""
     os.environ.clear()
-    os.environ.update(environment)  # a copy of a server has that of the server's start
+    os.environ.update(environment)  # a forked process has the environment of the server's start
     leave_interrupts_to_parent()
     end_with_parent()

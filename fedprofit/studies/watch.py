@@ -1,4 +1,4 @@
-"""How far the runs of a study are while they run, from what each leaves in its folder."""
+"""Progress of a study's runs, read from their folders while they run."""
 
 from collections.abc import Collection, Sequence
 from heapq import heapreplace
@@ -10,13 +10,13 @@ from fedprofit.core.reading import read_json
 from fedprofit.runs.folder import TRAIN, RunFolder, read_timing
 from fedprofit.runs.progress import Quiet
 
-STEP = 0.05  # share of the work after which it is told again
+STEP = 0.05  # share of the planned cost between two progress messages
 
 
 def work_of(folder: RunFolder) -> tuple[float, float]:
-    """Return a run's planned work and how much of it is done; zeros where it has not begun.
+    """Return a run's planned cost and its completed part; zeros if it has not started.
 
-    A run on another machine shows nothing here until it comes back.
+    The progress of a run on another machine is unknown until it ends.
     """
     if not folder.plan.exists():
         return 0.0, 0.0
@@ -24,52 +24,52 @@ def work_of(folder: RunFolder) -> tuple[float, float]:
         plan: dict[str, float] = read_json(folder.plan, "")
         ended = [stage for stage in read_timing(folder) if not _is_training(folder, stage)]
         return sum(plan.values()), sum(plan.get(stage, 0.0) for stage in ended)
-    except UserError:  # cut off; the run writes it again
+    except UserError:  # incomplete file; the run writes it again
         return 0.0, 0.0
 
 
 def _is_training(folder: RunFolder, stage: str) -> bool:
-    """Tell whether a stage has seconds because some of its rounds, not all, are done."""
+    """Return whether a training stage is unfinished: only some of its rounds have been timed."""
     return stage.startswith(TRAIN) and not folder.history(stage.removeprefix(TRAIN)).exists()
 
 
 def share_left(folder: RunFolder) -> float:
-    """Return the share of a run's work that is left: all of it where it has not begun."""
-    whole, ready = work_of(folder)
-    return 1 - ready / whole if whole else 1.0
+    """Return the remaining share of a run's cost: 1 if it has not started."""
+    planned, done = work_of(folder)
+    return 1 - done / planned if planned else 1.0
 
 
-def in_turn(lengths: Sequence[float], places: int) -> float:
-    """Return when the last of some jobs ends, each of which goes in turn to the place that is free first.
+def in_turn(lengths: Sequence[float], workers: int) -> float:
+    """Return when the last of some jobs ends if each starts, in order, on the first free worker.
 
-    >>> in_turn([2, 3, 2], places=2), in_turn([], places=0)
+    >>> in_turn([2, 3, 2], workers=2), in_turn([], workers=0)
     (4.0, 0.0)
     """
-    ends = [0.0] * places
+    ends = [0.0] * workers
     for length in lengths:
         heapreplace(ends, ends[0] + length)
     return max(ends, default=0.0)
 
 
 class Watch:
-    """Looks at the folders of a study's runs and tells how much is done, and how much time is left."""
+    """Report the progress and the remaining time of a study from the folders of its runs."""
 
     def __init__(self, folders: Sequence[Path], at_a_time: int, report: Quiet) -> None:
-        """Take what is left to do in these folders as the work."""
-        self._places, self._report = min(at_a_time, len(folders)), report
+        """Set the remaining cost of the runs in these folders as the total."""
+        self._workers, self._report = min(at_a_time, len(folders)), report
         self._works = {folder: work_of(RunFolder(folder)) for folder in folders}
         self._complete, self._failed = 0, 0
-        self._told = 0.0
+        self._reported = 0.0
         report.plan(None, self._rest())
 
     def look(self, running: Collection[Path], complete: Collection[Path], failed: Collection[Path]) -> None:
-        """Count what has been done since the last look; a failed run is no work any more."""
+        """Add the progress since the last call, and drop failed runs from the total."""
         before = self._done()
         for folder in [*running, *complete]:
             self._works[folder] = work_of(RunFolder(folder))
         for folder in complete:
-            whole = self._works[folder][0] or self._typical()
-            self._works[folder] = (whole, whole)
+            planned = self._works[folder][0] or self._typical()
+            self._works[folder] = (planned, planned)
         for folder in failed:
             del self._works[folder]
         self._complete += len(complete)
@@ -77,20 +77,20 @@ class Watch:
         self._report.advance(max(0.0, self._done() - before))
         self._report.expect(self._rest())
         share = self._done() / max(self._done() + self._rest(), 1e-9)
-        if complete or failed or share - self._told >= STEP:
-            self._told = share
+        if complete or failed or share - self._reported >= STEP:
+            self._reported = share
             total = len(self._works) + self._failed
             lost = f", {self._failed} failed" if self._failed else ""
             self._report.begin(f"{self._complete} of {total} runs{lost}, {share:.0%} of the work")
 
     def _typical(self) -> float:
-        return mean([whole for whole, _ in self._works.values() if whole] or [1.0])
+        return mean([planned for planned, _ in self._works.values() if planned] or [1.0])
 
     def _done(self) -> float:
-        return sum(ready for _, ready in self._works.values())
+        return sum(done for _, done in self._works.values())
 
     def _rest(self) -> float:
-        """Return the work that is left, counted as if all places in use were busy until the last run ends."""
+        """Return the remaining cost, as if all workers were busy until the last run ends."""
         typical = self._typical()
-        rests = [(whole or typical) - ready for whole, ready in self._works.values()]
-        return self._places * in_turn(rests, self._places)
+        rests = [(planned or typical) - done for planned, done in self._works.values()]
+        return self._workers * in_turn(rests, self._workers)

@@ -367,7 +367,7 @@ def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         (("compare", runs[0]), "two or more"),
-        (("compare", runs[0], tmp_path / "empty"), "holds neither a run nor a study"),
+        (("compare", runs[0], tmp_path / "empty"), "contains neither a run nor a study"),
         (("compare", runs[0], tmp_path / "nowhere"), "nowhere: there is no such folder"),
         (("recommend", runs[0]), "either --max-forgetting or --min-local"),
         (("recommend", runs[0], "--min-local", "1", "--metric", "bleu"), "was not scored by 'bleu'"),

@@ -1,10 +1,10 @@
-"""Put seeded faults into files and configurations, and count what comes of them.
+"""Inject seeded faults into files and configurations, and count the outcomes.
 
     python tests/fuzz [--seed 0] [--damaged 1000] [--commands 12] [--configurations 3000]
         [--tables 1500] [--kills 40]
 
-Prints a table for each part, and ends with status 1 if anything changed in silence, raised anything but a
-`UserError`, or hung. Each part is a function of a folder, a seed and a count; `PARTS` lists them.
+Prints a table for each part. The exit status is 1 if any fault caused a silent change, an exception other
+than `UserError`, or a hang. Each part is a function of a folder, a seed and a count; `PARTS` lists them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from mutated_tables import mutated_tables  # noqa: E402
 
 Part = Callable[[Path, int, int], Iterator[Outcome]]
 
-PARTS: dict[str, tuple[Part, int]] = {  # name: what yields the outcomes, and how many by default
+PARTS: dict[str, tuple[Part, int]] = {  # name: (function that yields outcomes, default count)
     "damaged": (lambda folder, seed, count: damaged_files(make(folder), seed, count), 1000),
     "commands": (lambda folder, seed, count: commands(make(folder), seed, count), 12),
     "configurations": (mutated_configurations, 3000),
@@ -41,9 +41,9 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     for name, (_, count) in PARTS.items():
-        parser.add_argument(f"--{name}", type=int, default=count, help=f"how many (default {count}; 0: none)")
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"faults (default {count}; 0: none)")
     arguments = vars(parser.parse_args())
-    logging.getLogger("fedprofit").propagate = False  # what is made again is said in a run's own log
+    logging.getLogger("fedprofit").propagate = False  # the log of each run contains the messages
     bad = 0
     for name, (part, _) in PARTS.items():
         if arguments[name]:

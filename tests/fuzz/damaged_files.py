@@ -36,7 +36,7 @@ SHARES = {RESUMED: 0.35, DATA: 0.25, "complete run": 0.2, "study": 0.1, "prompts
 
 @dataclass(frozen=True)
 class Bench:
-    """What is damaged, as it is without damage; faults are put into copies."""
+    """The undamaged files; faults are injected into copies."""
 
     place: Path
     config: Config
@@ -49,7 +49,7 @@ class Bench:
 
 
 def make(place: Path) -> Bench:
-    """Make a run with trials and personalized validation clients, a study of it, and a model from GGUF."""
+    """Create a run with trials and personalized validation clients, its study, and a model from GGUF."""
     os.environ["FEDPROFIT_CACHE"] = str(place / "cache")
     torch.set_num_threads(1)
     mapping = tiny_config(place)
@@ -78,7 +78,7 @@ def make(place: Path) -> Bench:
 
 
 def damaged_files(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
-    """Damage files of every kind, and yield what comes of each."""
+    """Damage files of every kind; yield the outcomes."""
     draw = random.Random(seed)
     logging.getLogger("fedprofit").addHandler(logging.NullHandler())
     probes = {
@@ -95,7 +95,7 @@ def damaged_files(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
 
 
 def commands(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
-    """Damage files of a complete run, and let the command line report it: status 2, the file named."""
+    """Damage files of a complete run; the report command must exit with status 2 and name the file."""
     draw = random.Random(seed)
     opened = _Opened(bench, bench.run.path)
     for _ in range(count):
@@ -104,21 +104,21 @@ def commands(bench: Bench, seed: int, count: int) -> Iterator[Outcome]:
         def report(file: Path = file) -> str:
             done = call("report", opened.copy, cwd=bench.place)
             if done.returncode == 2:
-                raise UserError("".join(done.stderr.split()))  # as it was before it was wrapped
+                raise UserError("".join(done.stderr.split()))  # undo the line wrapping
             return SILENT if done.returncode == 0 else TRACEBACK
 
         yield _with_damage(draw, "report", file, report)
 
 
 class _Opened:
-    """A complete run, or a study, that is opened as reports open it."""
+    """A complete run or study, opened as reports do."""
 
     def __init__(self, bench: Bench, folder: Path) -> None:
         self.folder, self.copy = folder, bench.place / "opened" / folder.name
         shutil.rmtree(self.copy, ignore_errors=True)
         shutil.copytree(folder, self.copy)
         self.expected = open_tables(self.copy)
-        skipped = ("run.log", "plan.json")  # neither is read of a complete run
+        skipped = ("run.log", "plan.json")  # not read for a complete run
         self.files = [
             file
             for pattern in ("*.parquet", "*.json", "*.yaml", "parts/history-*")
@@ -142,7 +142,7 @@ def _compared(expected: Tables, found: Tables) -> str:
 
 
 class _Prompts:
-    """Prompts and checkpoints as users read them."""
+    """Prompts and checkpoints, read as users do."""
 
     def __init__(self, bench: Bench) -> None:
         self.files = [*bench.run.path.glob("prompts/*"), *bench.run.path.glob("checkpoints/*")]
@@ -161,28 +161,28 @@ class _Prompts:
 
 
 class _Resumed:
-    """A run that was stopped before its last stage, and is resumed with one damaged file."""
+    """An unfinished run without its last stage, resumed with one damaged file."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self.begun = RunFolder(bench.place / "begun")
-        shutil.rmtree(self.begun.path, ignore_errors=True)
-        shutil.copytree(bench.run.path, self.begun.path)
-        for file in (self.begun.summary, self.begun.results, self.begun.part("central")):
+        self.unfinished = RunFolder(bench.place / "unfinished")
+        shutil.rmtree(self.unfinished.path, ignore_errors=True)
+        shutil.copytree(bench.run.path, self.unfinished.path)
+        for file in (self.unfinished.summary, self.unfinished.results, self.unfinished.part("central")):
             file.unlink()
         self.files = [
-            file.relative_to(self.begun.path)
+            file.relative_to(self.unfinished.path)
             for pattern in ("parts/*", "checkpoints/*", "prompts/*", "*.json", "*.yaml")
-            for file in sorted(self.begun.path.glob(pattern))
+            for file in sorted(self.unfinished.path.glob(pattern))
         ]
 
     def probe(self, draw: random.Random, group: str) -> Outcome:
         name = draw.choice(self.files)
         copy = RunFolder(self.bench.place / "resumed")
         shutil.rmtree(copy.path, ignore_errors=True)
-        shutil.copytree(self.begun.path, copy.path)
+        shutil.copytree(self.unfinished.path, copy.path)
         file = copy.path / name
-        way, content = damaged(draw, file.read_bytes())
+        damage, content = damaged(draw, file.read_bytes())
         file.write_bytes(content)
 
         def resume() -> str:
@@ -190,14 +190,14 @@ class _Resumed:
             if _compared(open_tables(self.bench.run.path), _as(self.bench.run.path, copy.path)) == SILENT:
                 return SILENT
             if file.read_bytes() == content:
-                return SILENT  # still damaged, in a run that is complete
+                return SILENT  # still damaged in a complete run
             return AGAIN if name.name in copy.log.read_text() else SILENT
 
-        return attempt(group, f"{way} of {name}", resume, name.name)
+        return attempt(group, f"{damage} of {name}", resume, name.name)
 
 
 def _as(path: Path, copy: Path) -> Tables:
-    """Open a resumed run, without what is of its own: the seconds that it took."""
+    """Open a resumed run with the original's path, seconds and environment, which may differ."""
     original = open_tables(path)
     return replace(open_tables(copy), path=path, times=original.times, environments=original.environments)
 
@@ -228,19 +228,19 @@ class _Data:
 
     def probe(self, draw: random.Random, group: str) -> Outcome:
         name = draw.choice(self.files)
-        file, whole = cache_folder() / DATA / name, (self.kept / name).read_bytes()
+        file, original = cache_folder() / DATA / name, (self.kept / name).read_bytes()
 
         def read() -> str:
             if self.content() != self.expected:
                 return SILENT
-            return AGAIN if file.read_bytes() == whole else SILENT
+            return AGAIN if file.read_bytes() == original else SILENT
 
-        if not whole:
+        if not original:
             return self.probe(draw, group)
-        way, content = damaged(draw, whole)
+        damage, content = damaged(draw, original)
         file.write_bytes(content)
-        outcome = attempt(group, f"{way} of {name}", read, file.parent.name)
-        if file.read_bytes() != whole:
+        outcome = attempt(group, f"{damage} of {name}", read, file.parent.name)
+        if file.read_bytes() != original:
             shutil.rmtree(cache_folder() / DATA)
             shutil.copytree(self.kept, cache_folder() / DATA)
         return outcome
@@ -255,25 +255,26 @@ class _Model:
 
     def probe(self, draw: random.Random, group: str) -> Outcome:
         file = draw.choice(self.files)
-        whole = file.read_bytes()
-        way, content = damaged(draw, whole)
+        original = file.read_bytes()
+        damage, content = damaged(draw, original)
         file.write_bytes(content)
 
         def read() -> str:
-            return AGAIN if (fetch.from_gguf(self.bench.gguf) / file.name).read_bytes() == whole else SILENT
+            path = fetch.from_gguf(self.bench.gguf) / file.name
+            return AGAIN if path.read_bytes() == original else SILENT
 
-        outcome = attempt(group, f"{way} of {file.name}", read, file.name)
-        if file.read_bytes() != whole:
-            file.write_bytes(whole)
+        outcome = attempt(group, f"{damage} of {file.name}", read, file.name)
+        if file.read_bytes() != original:
+            file.write_bytes(original)
         return outcome
 
 
 def _with_damage(draw: random.Random, group: str, file: Path, act: Callable[[], str]) -> Outcome:
     """Damage a file, act, and restore it."""
-    whole = file.read_bytes()
-    way, content = damaged(draw, whole)
+    original = file.read_bytes()
+    damage, content = damaged(draw, original)
     file.write_bytes(content)
     try:
-        return attempt(group, f"{way} of {file.name}", partial(act), file.name)
+        return attempt(group, f"{damage} of {file.name}", partial(act), file.name)
     finally:
-        file.write_bytes(whole)
+        file.write_bytes(original)

@@ -1,7 +1,7 @@
-"""What faults do to files, and how what came of them is counted.
+"""Faults in files, and the classification of their outcomes.
 
-A part of the fuzzing is a function of a seed and a count that yields an `Outcome` for each fault: add one to
-`PARTS` in `__main__.py`. An attempt that takes longer than its limit ends as a hang.
+A part of the fuzzing is a function of a seed and a count that yields an `Outcome` per fault. To add one, add
+it to `PARTS` in `__main__.py`. An attempt that exceeds its time limit counts as a hang.
 """
 
 import random
@@ -16,8 +16,8 @@ from typing import Any
 
 from fedprofit.core.errors import UserError
 
-NOTICED = "noticed by name"
-AGAIN = "made again"
+NOTICED = "reported"
+AGAIN = "recreated"
 UNCHANGED = "same meaning"
 LOADED = "loaded"
 SILENT = "silent change"
@@ -28,20 +28,20 @@ GOOD, BAD = (NOTICED, AGAIN, UNCHANGED, LOADED), (SILENT, TRACEBACK, HANG)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one fault."""
+    """The outcome of one fault."""
 
     group: str  # what was damaged
     result: str  # one of GOOD and BAD
-    detail: str = ""  # of a bad one, what tells it from others
+    detail: str = ""  # description of a bad outcome
 
 
 class Hang(BaseException):
-    """Raised where an attempt takes too long; no handler of the package takes it for an error of its own."""
+    """Raised when an attempt takes too long. A BaseException, so that the package does not catch it."""
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raise Hang after some seconds, in the main thread."""
+    """Raise Hang in the main thread after some seconds."""
 
     def ring(*_: object) -> None:
         raise Hang
@@ -56,9 +56,9 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def attempt(group: str, fault: str, act: Callable[[], str], place: str, seconds: float = 60.0) -> Outcome:
-    """Let `act` meet a fault and classify what comes of it: what it returns, or what it raises.
+    """Run `act` with a fault and classify what it returns or raises.
 
-    A UserError counts as noticed only if it names `place`.
+    A UserError counts as reported only if it names `place`.
     """
     try:
         with limited(seconds):
@@ -94,12 +94,12 @@ def flips(draw: random.Random, content: bytes) -> bytes:
 
 
 def truncate(draw: random.Random, content: bytes) -> bytes:
-    """Cut the end off."""
+    """Cut off the end."""
     return content[: draw.randrange(len(content))]
 
 
 def zero_block(draw: random.Random, content: bytes) -> bytes:
-    """Write zeros over a block, as a failing disk or a hole in a file does."""
+    """Overwrite a block with zeros, like a failing disk or a hole in a file."""
     start, size = draw.randrange(len(content)), draw.choice([4, 16, 64, 512])
     return (content[:start] + bytes(size) + content[start + size :])[: len(content)]
 
@@ -118,16 +118,16 @@ DAMAGES = (flip, flips, truncate, zero_block, swap_blocks)
 
 
 def damaged(draw: random.Random, content: bytes) -> tuple[str, bytes]:
-    """Damage a file's content in some way; return the way and the content, which differs."""
+    """Damage a file's content at random; return the name of the damage and the changed content."""
     while True:
-        way = draw.choice(DAMAGES)
-        result = way(draw, content)
+        damage = draw.choice(DAMAGES)
+        result = damage(draw, content)
         if result != content:
-            return way.__name__, result
+            return damage.__name__, result
 
 
 def tabulate(title: str, outcomes: Iterable[Outcome], say: Callable[[str], Any] = print) -> int:
-    """Print a row of counts for each group, and the first of the bad outcomes; return how many are bad."""
+    """Print a row of counts per group and the first bad outcomes; return the number of bad ones."""
     began, rows, bad = time.monotonic(), dict[str, Counter[str]](), list[Outcome]()
     for one in outcomes:
         rows.setdefault(one.group, Counter())[one.result] += 1
@@ -136,7 +136,7 @@ def tabulate(title: str, outcomes: Iterable[Outcome], say: Callable[[str], Any] 
     seen = [name for name in (*GOOD, *BAD) if name in BAD or any(row[name] for row in rows.values())]
     total = sum(rows.values(), Counter[str]())
     say(f"\n{title}: {total.total()} in {time.monotonic() - began:.0f} s")
-    say("  ".join([f"{'':16}", f"{'tried':>5}", *seen]))
+    say("  ".join([f"{'':16}", f"{'count':>5}", *seen]))
     for group, row in [*sorted(rows.items()), ("all", total)]:
         say("  ".join([f"{group:16}", f"{row.total():5}", *(f"{row[name]:>{len(name)}}" for name in seen)]))
     for one in bad[:20]:

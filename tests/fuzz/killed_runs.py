@@ -1,4 +1,4 @@
-"""Runs and studies that are killed at random moments, resumed, and compared with those left alone."""
+"""Runs and studies that are killed at random moments, resumed, and compared with undisturbed ones."""
 
 import os
 import random
@@ -14,13 +14,13 @@ from tiny_run import begin, call, write_config
 from fedprofit.core import yaml_text
 from fedprofit.core.reading import read_parquet
 
-LIMIT = 120.0  # seconds that a resumed command may take, and 2 more that its end by a signal may
+LIMIT = 120.0  # seconds for a resumed command, and for the end of a process after a signal
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-STUDY_SHARE = 0.25  # of the kills; the others meet a run
+STUDY_SHARE = 0.25  # of the kills; the others are of a run
 
 
 def killed_runs(place: Path, seed: int, count: int) -> Iterator[Outcome]:
-    """Kill a run, and a study of two runs side by side, and yield what became of each kill."""
+    """Kill a run, and a study of two parallel runs; yield the outcome of each kill."""
     os.environ["FEDPROFIT_CACHE"] = str(place / "cache")
     draw, config = random.Random(seed), write_config(place)
     study = place / "study.yaml"
@@ -33,7 +33,7 @@ def killed_runs(place: Path, seed: int, count: int) -> Iterator[Outcome]:
 
 
 class _Killed:
-    """A command, what it leaves when nothing disturbs it, and how long it takes then."""
+    """A command, and its results and seconds when it is not killed."""
 
     def __init__(self, place: Path, name: str, config: Path) -> None:
         self.place, self.name, self.config = place, name, config
@@ -47,7 +47,7 @@ class _Killed:
         return [self.name, self.config, "--out", out, "--resume", "--quiet"]
 
     def kills(self, draw: random.Random, count: int) -> Iterator[Outcome]:
-        """Kill the command `count` times; each time that it came through, begin in a new folder."""
+        """Kill the command `count` times; after it completes, start it in a new folder."""
         pending, done, folder = list[str](), 0, 0
         while done < count:
             out, errors = self.place / f"{self.name}-{folder}", self.place / "errors.txt"
@@ -78,13 +78,13 @@ class _Killed:
             yield from self.judged(pending, out)
 
     def judged(self, kills: list[str], out: Path) -> Iterator[Outcome]:
-        """Yield an outcome for each kill that a complete folder went through."""
+        """Yield an outcome for each kill of a completed folder."""
         result = UNCHANGED if _content(out) == _content(self.whole) else SILENT
         yield from (Outcome(self.name, result, kill) for kill in kills)
 
 
 def _ended(process: BaseProcess, number: signal.Signals) -> bool:
-    """Send a signal, and tell whether the process ends by it."""
+    """Send a signal; return whether the process ends within the limit."""
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(LIMIT)
@@ -95,7 +95,7 @@ def _ended(process: BaseProcess, number: signal.Signals) -> bool:
 
 
 def _content(out: Path) -> dict[str, object]:
-    """Return what must not depend on kills: rows in an order of their own, and every prompt's bytes."""
+    """Return what must not depend on kills: the sorted rows, and every prompt's bytes."""
     table = read_parquet(out / "results.parquet", "")
     rows = table.sort(table.columns).write_ipc(None).getvalue()
     prompts = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("prompts/*.safetensors")}

@@ -1,4 +1,4 @@
-"""Configurations and studies with faults in them: each loads, or is a `UserError`, in under a second."""
+"""Configurations and studies with faults: each loads or raises `UserError`, in under a second."""
 
 import random
 import re
@@ -20,7 +20,7 @@ from fedprofit.studies.spec import load_study
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("configs/*.yaml", "studies/**/*.yaml")
-LIMIT = 1.0  # seconds of the processor
+LIMIT = 1.0  # seconds of CPU time
 LONGEST_MESSAGE = 3000  # characters
 SCALARS = [
     "1:30", "010", "0o17", "0x1F", "yes", "No", "on", "null", "~", "1e-3", "1e999", "-.inf", ".nan", "+1",
@@ -46,27 +46,27 @@ Mutation = Callable[[random.Random, str], str]
 
 
 def scalar(draw: random.Random, text: str) -> str:
-    """Write an odd value in place of one."""
+    """Replace a value by an unusual one."""
     at = draw.choice(list(re.finditer(r"(?<=: )[^\n#,{}\[\]]+", text)) or [re.match("", text)])
     return text[: at.start()] + draw.choice(SCALARS) + text[at.end() :]
 
 
 def delete_line(draw: random.Random, text: str) -> str:
-    """Leave a line out."""
+    """Delete a line."""
     lines = text.splitlines(keepends=True)
     del lines[draw.randrange(len(lines))]
     return "".join(lines)
 
 
 def repeat_line(draw: random.Random, text: str) -> str:
-    """Write a line twice, or elsewhere too."""
+    """Insert a copy of a line at a random position."""
     lines = text.splitlines(keepends=True)
     lines.insert(draw.randrange(len(lines) + 1), draw.choice(lines))
     return "".join(lines)
 
 
 def indent(draw: random.Random, text: str) -> str:
-    """Move a line to the left or right, or by a tab."""
+    """Change the indentation of a line."""
     lines = text.splitlines(keepends=True)
     at = draw.randrange(len(lines))
     lines[at] = draw.choice([" ", "  ", "\t"]) + lines[at] if draw.random() < 0.7 else lines[at].lstrip()
@@ -74,14 +74,14 @@ def indent(draw: random.Random, text: str) -> str:
 
 
 def nest(draw: random.Random, text: str) -> str:
-    """Put deep nesting at the end, or in place of everything."""
+    """Append deep nesting, or replace everything by it."""
     depth = draw.choice([10, 49, 60, 1000, 20000])
     deep = draw.choice(["[" * depth, "{a: " * depth, "- " * depth, "[" * depth + "]" * depth, "? " * depth])
     return draw.choice([text + "extra: " + deep, deep, text + "\n" + deep])
 
 
 def aliases(draw: random.Random, text: str) -> str:
-    """Add anchors whose aliases multiply."""
+    """Add anchors whose aliases grow exponentially."""
     width, depth = draw.choice([(2, 40), (9, 9), (100, 4), (2, 3)])
     lines = ["a0: &a0 [x, y]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * width)}]" for n in range(1, depth)]
@@ -89,7 +89,7 @@ def aliases(draw: random.Random, text: str) -> str:
 
 
 def value(draw: random.Random, text: str) -> str:
-    """Put a value of another type somewhere into the tree."""
+    """Change, delete or copy a random value of the tree."""
     tree = yaml_text.load(text)
     section, key = draw.choice(list(_places(tree)))
     odd: list[Any] = [None, True, -1, 0, 10**18, 1e308, "", "x", "1:30", [], {}, [[]], {"x": 1}, ["a"] * 2000]
@@ -105,20 +105,20 @@ def value(draw: random.Random, text: str) -> str:
 
 
 def unknown_keys(draw: random.Random, text: str) -> str:
-    """Add keys that do not exist, some of them long or many."""
+    """Add unknown keys, some of them long or many."""
     many = draw.choice([1, 3, 2000])
     return text + "".join(f"{draw.choice(['key', 'k' * 500, 'seed'])}{n}: {n}\n" for n in range(many))
 
 
 def binary(draw: random.Random, text: str) -> str:
-    """Put bytes into the text that are no text."""
+    """Insert bytes that are not text."""
     content = text.encode()
     at = draw.randrange(len(content))
     return (content[:at] + draw.choice(BYTES) + content[at:]).decode("latin-1")
 
 
 def damage(draw: random.Random, text: str) -> str:
-    """Damage the file as a disk does."""
+    """Damage the file like a failing disk."""
     return damaged(draw, text.encode())[1].decode("latin-1")
 
 
@@ -129,7 +129,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def mutated_configurations(folder: Path, seed: int, count: int) -> Iterator[Outcome]:
-    """Mutate valid files and read them; yield what comes of each."""
+    """Mutate valid files and read them; yield the outcomes."""
     draw = random.Random(seed)
     for name in ("configs", "studies"):
         shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
@@ -139,7 +139,7 @@ def mutated_configurations(folder: Path, seed: int, count: int) -> Iterator[Outc
         changed = mutation(draw, file.read_text("utf-8"))
         while draw.random() < 0.2 and changed.strip():
             changed = draw.choice([scalar, delete_line, repeat_line, indent])(draw, changed)
-        path = file.with_name("mutated.yml")  # beside the original: a study names its base from there
+        path = file.with_name("mutated.yml")  # next to the original, since a study's base is a relative path
         path.write_bytes(changed.encode("latin-1" if mutation in (binary, damage) else "utf-8", "replace"))
         began = time.process_time()
         outcome = attempt(mutation.__name__, repr(changed[:200]), partial(_read, path), "", seconds=20)
@@ -150,7 +150,7 @@ def mutated_configurations(folder: Path, seed: int, count: int) -> Iterator[Outc
 
 
 def _read(path: Path) -> str:
-    """Read a configuration or a study; what loads is written, and must read back equal."""
+    """Read a configuration or a study; a configuration must read back equal after writing."""
     try:
         mapping = read_yaml(path)
         if isinstance(mapping, dict) and {"axes", "base", "run"} & set(mapping):
@@ -167,7 +167,7 @@ def _read(path: Path) -> str:
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield every place of a tree: a section or list, and a key or position in it."""
+    """Yield every section or list of a tree, with each of its keys or positions."""
     for key, inner in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield tree, key
         if isinstance(inner, dict | list):

@@ -1,7 +1,6 @@
-"""Tables as users bring them, with something wrong: cells, lines, encodings, separators, bytes.
+"""Users' tables with faults: cells, lines, encodings, separators, bytes.
 
-A table that loads must give the rows that were written: those of the lines that were left alone, and, of a
-changed cell, its text as it was written.
+A table that loads must contain the unchanged rows. A changed cell must have its text as written.
 """
 
 import csv
@@ -29,7 +28,7 @@ CELLS = [
 
 
 def rows_of(draw: random.Random) -> list[Row]:
-    """Draw a table of 30 rows of three clients."""
+    """Draw a table of 30 rows for three clients."""
     words = [" ".join(draw.choices(WORDS, k=3)) for _ in range(60)]
     return [
         {"client": f"c{n % 3}", "input": f"{n} {words[2 * n]}", "target": f"{n} {words[2 * n + 1]}"}
@@ -38,12 +37,12 @@ def rows_of(draw: random.Random) -> list[Row]:
 
 
 def as_jsonl(rows: list[Row], draw: random.Random) -> bytes:
-    """Write a JSON object a line."""
+    """Write one JSON object per line."""
     return "\n".join(json.dumps(row, ensure_ascii=draw.random() < 0.5) for row in rows).encode("utf-8")
 
 
 def as_csv(rows: list[Row], draw: random.Random) -> bytes:
-    """Write with a separator and an encoding by chance."""
+    """Write with a random separator and encoding."""
     text = io.StringIO()
     writer = csv.DictWriter(
         text, COLUMNS, delimiter=draw.choice(",;\t|"), lineterminator=draw.choice(["\n", "\r\n"])
@@ -70,7 +69,7 @@ WRITERS: dict[str, Callable[[list[Row], random.Random], bytes]] = {
 
 
 def mutated_tables(folder: Path, seed: int, count: int) -> Iterator[Outcome]:
-    """Write tables with something wrong and read them; yield what comes of each."""
+    """Write tables with faults and read them; yield the outcomes."""
     draw = random.Random(seed)
     for number in range(count):
         suffix, kind = draw.choice(list(WRITERS)), draw.choice(["cells", "bytes", "lines"])
@@ -83,7 +82,7 @@ def mutated_tables(folder: Path, seed: int, count: int) -> Iterator[Outcome]:
                 rows[at][draw.choice(COLUMNS)] = draw.choice(CELLS)
                 changed.add(at)
         data = WRITERS[suffix](rows, draw)
-        lossy = b"?" in data  # a letter that the encoding does not have
+        lossy = b"?" in data  # a character that the encoding lacks
         if kind == "bytes":
             data = damaged(draw, data)[1]
         elif kind == "lines" and suffix != ".parquet":
@@ -96,7 +95,7 @@ def mutated_tables(folder: Path, seed: int, count: int) -> Iterator[Outcome]:
 
 
 def _lines(draw: random.Random, data: bytes) -> bytes:
-    """Repeat, drop, join or cut lines, or put a stray mark into one."""
+    """Repeat, drop, join or cut lines, or insert a stray character."""
     lines = data.split(b"\n")
     at = draw.randrange(len(lines))
     act = draw.choice(["repeat", "drop", "join", "cut", "mark"])
@@ -117,7 +116,7 @@ def _lines(draw: random.Random, data: bytes) -> bytes:
 
 
 def _read(path: Path, known: set[tuple[object, ...]] | None, changed: int, skip: bool) -> str:
-    """Read a table; where `known` rows were written, all but `changed` ones must be among what is read."""
+    """Read a table; of the `known` rows, at most `changed` ones may be missing."""
     columns = {"client": "client"}
     source = TableSource.model_validate_json(
         json.dumps({"kind": "table", "path": str(path), "columns": columns})

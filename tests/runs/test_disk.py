@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system of its own, where the machine lets us mount one."""
+"""A disk that is really full: a small file system, on machines where it can be mounted."""
 
 import subprocess
 
@@ -21,10 +21,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, small_disk):
+def test_full_disk_is_reported_without_partial_files(tmp_path, small_disk):
     config = write_config(tmp_path)
     done = call("run", config, "--out", small_disk / "run", "--quiet", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "no space is left on the disk" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
-    assert not list(small_disk.rglob("*.part")), "half-written files are left"
+    assert not list(small_disk.rglob("*.part")), "partial files remain"

@@ -1,4 +1,4 @@
-"""The work that a run is estimated by, against the tokens that its batches really make the backbone read."""
+"""The estimated cost of a run, compared with the tokens that the backbone reads for its batches."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,14 @@ PAPER = Path(__file__).parents[2] / "studies" / "paper"
 
 @pytest.fixture(scope="module", params=["rule", "job"])
 def bench(request, tmp_path_factory):
-    """Clients whose examples all have one definition, or one of several each."""
+    """Clients whose examples all share one definition, or have one of several each."""
     config = tiny_config(tmp_path_factory.mktemp(request.param))
     config["data"]["source"]["columns"]["definition"] = request.param
-    config["tuner"]["length"] = 30  # so that it counts how often a prompt is read
+    config["tuner"]["length"] = 30  # long, so that the number of prompt reads matters
     return prepare(fedprofit.from_mapping(config))
 
 
-def test_a_step_is_estimated_at_what_its_batch_reads(bench):
+def test_training_cost_matches_tokens_read(bench):
     draw, read = np.random.default_rng(0), []
     for client in bench.sets.clients:
         examples = bench.train_examples(client)
@@ -38,33 +38,33 @@ def test_a_step_is_estimated_at_what_its_batch_reads(bench):
     )
 
 
-def test_a_point_is_estimated_at_what_its_scoring_reads(bench):
+def test_scoring_cost_matches_tokens_read(bench):
     shared = [example for examples in bench.sets.shared.values() for example in examples]
     rows = [
-        Row(place, example)
-        for place, own in enumerate(bench.sets.local.values())
+        Row(index, example)
+        for index, own in enumerate(bench.sets.local.values())
         for example in [*own, *shared]
     ]
     read = count_tokens(rows, bench.config.tuner.tokens)
     assert measure(bench).scored(len(rows), new_tokens=0) == pytest.approx(read, rel=0.07)
 
 
-def test_the_clients_own_validation_examples_count_too(bench):
+def test_cost_includes_clients_validation_examples(bench):
     config = bench.config.model_copy(
         update={"evaluation": bench.config.evaluation.model_copy(update={"metrics": ("loss",)})}
     )
-    work, unchecked = measure(bench), replace(measure(bench), checked=0)
+    sizes, unchecked = measure(bench), replace(measure(bench), checked=0)
     own = [Row(0, example) for examples in bench.sets.validation.values() for example in examples]
     assert own
     read = sum(len(row.example.source) + len(row.example.target) for row in own)
-    assert work.once(config) - unchecked.once(config) >= 0.9 * read
+    assert sizes.once(config) - unchecked.once(config) >= 0.9 * read
     (settings, *_) = config.personalization
     points = len([step for step in settings.evaluate_at if step < settings.steps]) + 1
-    checks = work.tuned(config, settings) - unchecked.tuned(config, settings)
+    checks = sizes.tuned(config, settings) - unchecked.tuned(config, settings)
     assert checks >= 0.9 * (points + len(settings.interpolation)) * read
 
 
-def test_every_place_on_the_axes_but_the_seed_is_looked_at():
+def test_typical_returns_one_run_per_cell():
     _, runs = load_study(PAPER / "cpu.yaml")
     looked = typical(runs)
     assert [run.axes["heterogeneity"] for run, _ in looked] == ["task", "tasks", "iid"]

@@ -1,4 +1,4 @@
-"""Out of memory: the allocator's own error becomes a sentence that names the setting to lower."""
+"""Out of memory: the allocator's error becomes a UserError that names the setting to lower."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from fedprofit.core.errors import UserError
 
 def test_out_of_memory_names_the_setting(tmp_path, monkeypatch):
     def too_much(*_):
-        return torch.empty(2**50)  # a petabyte: the real allocator refuses
+        return torch.empty(2**50)  # a petabyte, which the allocator refuses
 
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     with monkeypatch.context() as patch:
@@ -20,4 +20,4 @@ def test_out_of_memory_names_the_setting(tmp_path, monkeypatch):
             fedprofit.run(config, out=tmp_path / "out")
     assert not (tmp_path / "out" / "results.parquet").exists()
     done = fedprofit.run(config, out=tmp_path / "out", resume=True)
-    assert done.results.exists(), "with memory again, the run goes on"
+    assert done.results.exists(), "with enough memory, the run resumes"

@@ -1,4 +1,4 @@
-"""A run killed again and again, at random moments, ends in the same bits as one left alone."""
+"""A run that is killed repeatedly at random moments gives bit-identical results."""
 
 import random
 import time
@@ -49,13 +49,13 @@ def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
             midway += len(written(out)) > before
         else:
             assert process.exitcode == 0
-            # It came through: keep what it made and begin anew, so that every kill meets a live run.
+            # The run completed: compare its results and start another, so that each kill hits a live run.
             compare(whole, out)
             out = tmp_path / f"killed-{starts}"
     done = call("run", config, "--out", out, "--resume", *OPTIONS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     compare(whole, out)
-    assert midway >= KILLS // 2, "too few kills met a run at work"
+    assert midway >= KILLS // 2, "too few kills hit a working run"
 
 
 def written(out):

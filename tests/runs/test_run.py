@@ -1,4 +1,4 @@
-"""A whole run on a tiny model: the folder, the table, the errors; by command line and from Python."""
+"""A complete run on a tiny model: the folder, the table, the errors; from the command line and Python."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     return fedprofit.run(fedprofit.from_mapping(tiny_config(place)), out=place / "out").path
 
 
-def test_the_folder_holds_what_it_says(folder):
+def test_run_writes_its_files(folder):
     for name in (
         "config.yaml",
         "environment.json",
@@ -64,10 +64,10 @@ def test_the_folder_holds_what_it_says(folder):
     assert environment["versions"]["commit"] == "none" or len(environment["versions"]["commit"]) >= 7
     assert environment["model"]["hash"]
     assert environment["data_hash"]
-    assert not list(folder.rglob("*.part")), "temporary files are left"
+    assert not list(folder.rglob("*.part")), "temporary files remain"
 
 
-def test_the_table_has_a_row_for_everything(folder):
+def test_results_have_one_row_per_score(folder):
     results = fedprofit.read_results(folder)
     assert dict(results.schema) == SCHEMA
     keys = [name for name in SCHEMA if name not in ("value", "count", "note")]
@@ -116,7 +116,7 @@ def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder
     assert set(per_condition["len"]) == {2}
 
 
-def test_the_budget_is_accounted(folder):
+def test_summary_contains_budget(folder):
     budget = json.loads((folder / "summary.json").read_text())["budget"]
     assert budget["avg"]["rounds"] == budget["sgd"]["rounds"] == 3
     assert budget["avg"]["steps"] == 3 * 2 * 2
@@ -126,20 +126,20 @@ def test_the_budget_is_accounted(folder):
     assert budget["avg"]["tokens"] > 0
 
 
-def test_a_diverging_client_stops_by_name_and_the_run_goes_on(tmp_path):
+def test_run_continues_when_a_client_diverges(tmp_path):
     wild = {"name": "wild", "steps": 12, "client": {"kind": "sgd", "rate": 1e6, "weight_decay": 1e6}}
     config = tiny_config(tmp_path, personalization=[wild | {"evaluate_at": [1]}])
     folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
     tuned = fedprofit.read_results(folder).filter(pl.col("condition") == "personalized")
     noted = tuned.group_by("step").agg(pl.col("note").str.contains("not finite").any())
-    assert dict(noted.rows()) == {1: False, 12: True}, "after a step it had not stopped yet"
+    assert dict(noted.rows()) == {1: False, 12: True}, "not yet stopped after one step"
     rows = [r for r in json.loads((folder / "summary.json").read_text())["conditions"] if r["stopped"]]
     assert rows
     assert call("report", folder, cwd=tmp_path).returncode == 0
     assert "stopped: not finite" in (folder / "table.md").read_text()
 
 
-def test_a_central_training_that_diverges_says_so_for_every_client(tmp_path):
+def test_diverged_central_training_is_noted_for_every_client(tmp_path):
     wild = {"steps": 12, "client": {"kind": "sgd", "rate": 1e6, "weight_decay": 1e6}}
     wild |= {"name": "central", "evaluate_at": [1]}
     config = tiny_config(tmp_path, personalization=[], baselines={"central": wild})
@@ -152,28 +152,28 @@ def test_a_central_training_that_diverges_says_so_for_every_client(tmp_path):
     assert central.filter(~stopped)["note"].unique().to_list() == [""]
 
 
-def test_resuming_a_complete_run_changes_nothing(folder):
+def test_resuming_complete_run_changes_nothing(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
     config = fedprofit.load_config(folder / "config.yaml")
     assert fedprofit.run(config, out=folder, resume=True).path == folder
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
 
 
-def test_a_run_may_go_on_in_other_portions(folder):
-    """As it must after running out of memory."""
+def test_run_resumes_with_another_token_budget(folder):
+    """As users do after running out of memory."""
     config = fedprofit.load_config(folder / "config.yaml", ["backbone.token_budget=99", "backbone.workers=1"])
     assert fedprofit.run(config, out=folder, resume=True).path == folder
 
 
-def test_a_run_that_is_kept_without_its_parts_is_reported(folder, tmp_path):
-    kept = tmp_path / "kept"
-    shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("parts", "prompts", "clients.parquet"))
-    done = call("report", kept, cwd=tmp_path)
+def test_report_works_for_archived_run_without_parts(folder, tmp_path):
+    archived = tmp_path / "archived"
+    shutil.copytree(folder, archived, ignore=shutil.ignore_patterns("parts", "prompts", "clients.parquet"))
+    done = call("report", archived, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (kept / "report.html").exists()
+    assert (archived / "report.html").exists()
 
 
-def test_a_run_scored_by_text_alone_is_reported_so(tmp_path):
+def test_report_works_without_loss_metric(tmp_path):
     config = tiny_config(tmp_path)
     config["evaluation"]["metrics"] = ["rouge_l"]
     folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
@@ -182,7 +182,7 @@ def test_a_run_scored_by_text_alone_is_reported_so(tmp_path):
     assert "Loss" not in (folder / "table.md").read_text()
 
 
-def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
+def test_run_refuses_folder_with_other_content(folder, tmp_path):
     config = fedprofit.load_config(folder / "config.yaml")
     with pytest.raises(UserError, match="--resume"):
         fedprofit.run(config, out=folder)
@@ -196,16 +196,16 @@ def test_a_folder_that_holds_something_else_is_refused(folder, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
+def test_run_resumes_in_its_original_dtype(tmp_path, monkeypatch):
     config = tiny_config(tmp_path)
     del config["backbone"]["dtype"]  # the machine's choice
     auto = fedprofit.from_mapping(config)
     folder = fedprofit.run(auto, out=tmp_path / "out")
     other = {"float32": "bfloat16", "bfloat16": "float32"}[folder.dtype]
-    with pytest.raises(UserError, match=f"begun in {folder.dtype}, and backbone.dtype is {other} now"):
+    with pytest.raises(UserError, match=f"started in {folder.dtype}, but backbone.dtype is {other}"):
         fedprofit.run(auto.in_type(other), out=folder.path, resume=True)
     assert fedprofit.run(auto.in_type(folder.dtype), out=folder.path, resume=True).path == folder.path
-    # As if a machine that chooses the other type had begun it and come no further.
+    # As if a machine that selects the other dtype had started the run.
     facts = folder.read_environment()
     facts["model"]["dtype"] = f"torch.{other}"
     shutil.rmtree(folder.path)
@@ -220,17 +220,17 @@ def test_a_run_goes_on_in_the_type_it_was_begun_in(tmp_path, monkeypatch):
     assert [str(backbone.dtype) for backbone in loaded] == [f"torch.{other}"]
 
 
-def begun(config, out):
-    """Run, and leave what a kill before the summary would."""
+def unfinished(config, out):
+    """Run, then remove the files that a run writes last."""
     folder = fedprofit.run(config, out=out)
     folder.summary.unlink()
     folder.results.unlink()
     return folder
 
 
-def test_a_run_resumed_in_another_way_says_and_records_it(tmp_path):
+def test_resuming_with_other_settings_is_recorded(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
-    folder = begun(config, tmp_path / "out")
+    folder = unfinished(config, tmp_path / "out")
     changes = ["backbone.token_budget=99", "backbone.attention=eager"]
     fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
     (change,) = folder.read_environment()["resumed"]
@@ -238,36 +238,36 @@ def test_a_run_resumed_in_another_way_says_and_records_it(tmp_path):
     assert change["computed.attention"][1] == "eager"
     assert "resumed with another environment: " in folder.log.read_text()
     assert "computed.token_budget was 2048, is 99" in folder.log.read_text()
-    begun_again = len(folder.log.read_text())
+    length = len(folder.log.read_text())
     folder.summary.unlink()
     fedprofit.run(fedprofit.load_config(folder.config, changes), out=folder.path, resume=True)
-    assert "resumed with" not in folder.log.read_text()[begun_again:], "as it was computed last"
+    assert "resumed with" not in folder.log.read_text()[length:], "equal to the last settings"
     assert len(folder.read_environment()["resumed"]) == 1
 
 
-def test_a_damaged_configuration_is_written_again_if_it_is_known(tmp_path):
+def test_damaged_config_is_rewritten_when_hash_matches(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     folder = fedprofit.run(config, out=tmp_path / "out")
-    whole = folder.config.read_text()
-    folder.config.write_text(whole.replace("rounds: 3", "rounds: 4"))
+    original = folder.config.read_text()
+    folder.config.write_text(original.replace("rounds: 3", "rounds: 4"))
     with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
         fedprofit.run(fedprofit.load_config(folder.config), out=folder.path, resume=True)
     with pytest.raises(UserError, match=r"config\.yaml: is damaged"):
         open_tables(folder.path)
     fedprofit.run(config, out=folder.path, resume=True)
-    assert folder.config.read_text() == whole
+    assert folder.config.read_text() == original
 
 
 @pytest.mark.parametrize("text", ["", "one\ntwo"])
-def test_out_of_memory_is_named_whatever_the_error_says(text):
+def test_out_of_memory_message_contains_error(text):
     config = fedprofit.from_mapping(MINIMAL)
     reason = text.partition("\n")[0] or "MemoryError"
     assert str(out_of_memory(config, MemoryError(text))).startswith(f"small: out of memory ({reason}). ")
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path):
+def test_run_refuses_to_resume_with_changed_data(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
-    folder = begun(config, tmp_path / "out")
+    folder = unfinished(config, tmp_path / "out")
     table = tmp_path / "table.jsonl"
     (tmp_path / "elsewhere").mkdir()
     moved = table.rename(tmp_path / "elsewhere" / table.name)
@@ -282,9 +282,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     assert not folder.summary.exists()
 
 
-def test_a_run_does_not_go_on_with_another_model(tmp_path):
+def test_run_refuses_to_resume_with_another_model(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
-    folder = begun(config, tmp_path / "out")
+    folder = unfinished(config, tmp_path / "out")
     facts = folder.read_environment()
     facts["model"]["hash"] = "0" * 16
     folder.environment.write_text(json.dumps(facts))
@@ -292,7 +292,7 @@ def test_a_run_does_not_go_on_with_another_model(tmp_path):
         fedprofit.run(config, out=folder.path, resume=True)
 
 
-def test_a_run_gone_on_with_says_the_same_of_itself(tmp_path):
+def test_resumed_run_writes_identical_files(tmp_path):
     config = tiny_config(tmp_path)
     del config["backbone"]["dtype"]  # the machine's choice
     config = fedprofit.from_mapping(config)
@@ -303,7 +303,7 @@ def test_a_run_gone_on_with_says_the_same_of_itself(tmp_path):
     assert {file: file.read_bytes() for file in before} == before
 
 
-def test_portions_of_the_work_do_not_name_the_folder():
+def test_default_folder_ignores_token_budget_and_workers():
     config = fedprofit.from_mapping(MINIMAL)
     smaller = fedprofit.from_mapping(MINIMAL | {"backbone": {"token_budget": 512, "workers": 2}})
     assert default_folder(smaller) == default_folder(config)
@@ -311,23 +311,23 @@ def test_portions_of_the_work_do_not_name_the_folder():
 
 
 @pytest.mark.parametrize("name", ["environment.json", "summary.json", "results.parquet"])
-def test_a_damaged_file_is_mended_as_the_error_says(folder, tmp_path, name):
+def test_remedy_for_damaged_file_works(folder, tmp_path, name):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / name).write_text("{")
     done = call("report", copy, cwd=tmp_path)
     assert done.returncode == 2
-    said = " ".join(done.stderr.split())
-    assert "elete it" in said or "delete that file" in said
+    message = " ".join(done.stderr.split())
+    assert "elete it" in message or "delete that file" in message
     (copy / name).unlink()
-    if "and summary.json" in said:
+    if "and summary.json" in message:
         (copy / "summary.json").unlink()
     again = call("run", copy / "config.yaml", "--out", copy, "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert call("report", copy, cwd=tmp_path).returncode == 0
 
 
-def test_report_prints_tables_and_draws(folder, tmp_path):
+def test_report_prints_tables_and_writes_pictures(folder, tmp_path):
     done = call("report", folder, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:-8])) <= 80
@@ -338,8 +338,8 @@ def test_report_prints_tables_and_draws(folder, tmp_path):
     assert "| base model, no prompt |" in (folder / "table.md").read_text()
     assert (folder / "tradeoff.pdf").read_bytes().startswith(b"%PDF")
     latex = (folder / "table.tex").read_text()
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3, "a table for each metric"
-    assert not re.search(r"(?<!\\)[%_#]", latex), "what LaTeX would take for its own"
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3, "one table per metric"
+    assert not re.search(r"(?<!\\)[%_#]", latex), "special characters of LaTeX are escaped"
     rows = pl.read_csv(folder / "table.csv")
     assert set(rows["metric"]) == {"rouge_l", "exact_match", "loss"}
     assert {"local", "global", "gain", "forgetting", "forgetting_low", "worst"} <= set(rows.columns)
@@ -357,11 +357,11 @@ def test_report_prints_tables_and_draws(folder, tmp_path):
         ("tuner.length=400", ["256", "tuner.length"]),
     ],
 )
-def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words, monkeypatch, capsys):
+def test_user_error_is_one_paragraph_and_status_2(tmp_path, change, words, monkeypatch, capsys):
     config = write_config(tmp_path)
     line = ["fedprofit", "run", str(config), "--out", str(tmp_path / "out"), "--set", change]
     monkeypatch.setattr(sys, "argv", line)
-    capsys.readouterr()  # what saving the model printed
+    capsys.readouterr()  # discard the output of saving the model
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
@@ -373,7 +373,7 @@ def test_a_users_error_is_one_paragraph_and_status_2(tmp_path, change, words, mo
     assert not (tmp_path / "out").exists(), "a run that cannot start leaves no folder"
 
 
-def test_a_run_without_validation_clients_or_baselines(tmp_path):
+def test_run_works_without_validation_clients_or_baselines(tmp_path):
     config = tiny_config(tmp_path, baselines={"local": None, "central": None})
     config["data"] |= {"clients": {"train": 4, "validation": 0, "test": 2}, "unseen_tasks": 0}
     folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
@@ -381,19 +381,19 @@ def test_a_run_without_validation_clients_or_baselines(tmp_path):
     assert set(results["condition"]) == {"base", "federated", "personalized"}
     assert "unseen" not in set(results["scope"])
     federated = results.filter(pl.col("condition") == "federated", pl.col("setting") == "best")
-    assert set(federated["step"]) == {3}, "without validation the last round stands"
+    assert set(federated["step"]) == {3}, "without validation the last round is selected"
     assert not math.isnan(federated["value"].sum())
 
 
-def test_config_as_run_can_be_run_again(folder, tmp_path):
+def test_saved_config_reproduces_results(folder, tmp_path):
     again = fedprofit.load_config(folder / "config.yaml")
     assert again.to_mapping() == yaml_text.load((folder / "config.yaml").read_text())
     repeated = fedprofit.run(again, out=tmp_path / "again").path
     assert (repeated / "results.parquet").read_bytes() == (folder / "results.parquet").read_bytes()
 
 
-class Interrupted(Quiet):
-    """Ends the run, as a kill does, after a round."""
+class InterruptedAfterRound(Quiet):
+    """Ends the run after a round, as a kill does."""
 
     def advance(self, work, message=""):
         if message.startswith("round 2/"):
@@ -401,17 +401,17 @@ class Interrupted(Quiet):
         super().advance(work, message)
 
 
-def test_seconds_of_training_that_was_killed_are_kept(tmp_path):
+def test_timing_includes_killed_training(tmp_path):
     config = fedprofit.from_mapping(tiny_config(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        fedprofit.run(config, out=tmp_path / "out", report=Interrupted())
+        fedprofit.run(config, out=tmp_path / "out", report=InterruptedAfterRound())
     before = read_timing(RunFolder(tmp_path / "out"))
     assert before["train-avg"] > 0
     folder = fedprofit.run(config, out=tmp_path / "out", resume=True)
     assert read_timing(folder)["train-avg"] > before["train-avg"]
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
+def test_ctrl_c_prints_how_to_resume(tmp_path):
     config, files = write_config(tmp_path), (str(tmp_path / "out.txt"), str(tmp_path / "err.txt"))
     process = begin("run", config, "--out", tmp_path / "run", cwd=tmp_path, prints=files)
     while process.is_alive() and not list((tmp_path / "run").glob("checkpoints/*")):

@@ -1,4 +1,4 @@
-"""A run does what its list of stages says, stage by stage."""
+"""A run executes its list of stages."""
 
 import polars as pl
 from tiny_run import tiny_config
@@ -10,23 +10,23 @@ from fedprofit.runs.progress import Quiet
 from fedprofit.runs.stages import stages_of
 
 
-class Told(Quiet):
-    """Remembers what a run reports."""
+class Recorder(Quiet):
+    """Records what a run reports."""
 
     def __init__(self):
         super().__init__()
-        self.begun, self.done = [], {}
+        self.stages, self.done = [], {}
 
     def begin(self, stage):
-        self.begun.append(stage)
+        self.stages.append(stage)
         super().begin(stage)
 
     def advance(self, work, message=""):
-        self.done[self.begun[-1]] = self.done.get(self.begun[-1], 0.0) + work
+        self.done[self.stages[-1]] = self.done.get(self.stages[-1], 0.0) + work
         super().advance(work, message)
 
 
-def test_stages_run_as_they_are_planned(tmp_path):
+def test_stages_run_as_planned(tmp_path):
     mapping = tiny_config(tmp_path)
     mapping["evaluation"] |= {"validation": True}
     mapping["training"] |= {"rounds": 2}
@@ -36,12 +36,12 @@ def test_stages_run_as_they_are_planned(tmp_path):
         name: [{"name": f"{name}{n}", "steps": n} for n in (1, 2)] for name in ("local", "central")
     }
     config = fedprofit.from_mapping(mapping)
-    planned, told = stages_of(prepare(config)), Told()
-    folder = fedprofit.run(config, tmp_path / "out", report=told)
+    planned, recorder = stages_of(prepare(config)), Recorder()
+    folder = fedprofit.run(config, tmp_path / "out", report=recorder)
     names = [stage.name for stage in planned]
-    assert told.begun == names
+    assert recorder.stages == names
     assert list(read_json(folder.timing, "")) == names
-    assert told.done == {stage.name: stage.cost for stage in planned}
+    assert recorder.done == {stage.name: stage.cost for stage in planned}
     assert all(stage.cost > 0 for stage in planned)
     for stage in planned:
         assert folder.part(stage.name).exists() == bool(stage.table), stage.name
@@ -50,7 +50,7 @@ def test_stages_run_as_they_are_planned(tmp_path):
         assert pl.read_parquet(path).height == sum(pl.read_parquet(part).height for part in parts) > 0
 
 
-def test_stages_cost_what_is_asked_for(tmp_path):
+def test_stage_costs_scale_with_rounds(tmp_path):
     mapping = tiny_config(tmp_path)
     few, more = ({**mapping, "training": {**mapping["training"], "rounds": rounds}} for rounds in (2, 4))
     costs = [

@@ -1,4 +1,4 @@
-"""Trials of a method are chosen among by validation clients alone; those are personalized where asked for."""
+"""Trials of a method are selected on validation clients, which are personalized if requested."""
 
 import json
 
@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     return settings, fedprofit.run(settings, out=place / "out")
 
 
-def test_picks_become_trials_of_one_method(run):
+def test_pick_expands_to_trials_of_one_method(run):
     config, _ = run
     assert [(one.name, one.method) for one in config.training.algorithms] == [
         (f"{method}-rate{rate}", method) for method in ("avg", "sgd") for rate in RATES
@@ -54,7 +54,7 @@ def test_picks_become_trials_of_one_method(run):
     assert [one.client.rate for one in config.training.methods["avg"]] == list(RATES)
 
 
-def test_the_least_validation_loss_of_the_last_round_chooses(run):
+def test_trial_with_lowest_last_validation_loss_is_selected(run):
     config, folder = run
     bench = prepare(config)
     trials = json.loads(folder.summary.read_text())["trials"]
@@ -80,7 +80,7 @@ def test_the_least_validation_loss_of_the_last_round_chooses(run):
         assert mean_loss(bench.engine, kept[f"last.{KEY}"], bench.validation) == pytest.approx(losses[best])
 
 
-def test_baselines_are_chosen_by_the_validation_clients_too(run):
+def test_baselines_are_selected_on_validation_clients(run):
     config, folder = run
     bench = prepare(config)
     trials = json.loads(folder.summary.read_text())["trials"]
@@ -94,7 +94,7 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
                 losses[entry.name] = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.validation)
                 continue
             sums = []
-            for client in clients:  # one at a time, weighed by their target tokens
+            for client in clients:  # separately, weighted by their target tokens
                 tuned = entry.train(context_of(bench), [client])
                 own = bench.dataset.examples(client, "validation")
                 tokens = sum(len(example.target) for example in own)
@@ -117,7 +117,7 @@ def test_baselines_are_chosen_by_the_validation_clients_too(run):
         assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_results_have_the_methods_name_and_the_chosen_prompts_alone(run):
+def test_results_contain_only_selected_trials(run):
     _, folder = run
     results = fedprofit.read_results(folder.path)
     assert set(results["algorithm"]) == {"", "avg", "sgd"}
@@ -125,23 +125,24 @@ def test_results_have_the_methods_name_and_the_chosen_prompts_alone(run):
     assert not results.select(keys).is_duplicated().any()
 
 
-def test_only_the_named_algorithms_prompts_are_personalized(run):
+def test_only_named_algorithms_are_personalized(run):
     _, folder = run
     for table in (fedprofit.read_results(folder.path), pl.read_parquet(folder.validation)):
         tuned = table.filter(pl.col("condition") == "personalized").select("algorithm", "setting").unique()
         assert sorted(tuned.rows()) == [("avg", "tune"), ("sgd", "few"), ("sgd", "tune")]
 
 
-def test_the_central_prompt_is_the_chosen_trials(run):
+def test_central_prompt_is_from_selected_trial(run):
     config, folder = run
     trials = json.loads(folder.summary.read_text())["trials"]
     (best,) = [one["trial"] for one in trials if one["method"] == "central" and one["chosen"]]
-    tried = {one.name: folder.prompts(f"try-{one.name}").read_bytes() for one in config.baselines["central"]}
-    assert len(set(tried.values())) == len(tried), "trials differ"
-    assert folder.prompts("central").read_bytes() == tried[best]
+    names = [one.name for one in config.baselines["central"]]
+    prompts = {name: folder.prompts(f"try-{name}").read_bytes() for name in names}
+    assert len(set(prompts.values())) == len(prompts), "trials differ"
+    assert folder.prompts("central").read_bytes() == prompts[best]
 
 
-def test_validation_clients_have_a_table_of_their_own(run):
+def test_validation_table_contains_only_validation_clients(run):
     config, folder = run
     dataset = prepare(config).dataset
     validation, test = pl.read_parquet(folder.validation), fedprofit.read_results(folder.path)
@@ -155,7 +156,7 @@ def test_validation_clients_have_a_table_of_their_own(run):
     assert ours.equals(tuned.filter(pl.col("metric") == "loss").select(same).unique().sort(same))
 
 
-def test_the_table_of_tasks_adds_up_to_the_global_score(run):
+def test_task_scores_add_up_to_global_score(run):
     results = fedprofit.read_results(run[1].path).filter(pl.col("condition") == "personalized")
     keys = ["algorithm", "setting", "step", "alpha", "client", "metric"]
     parts = results.filter(pl.col("scope") == "task", pl.col("task") != "job3")  # job3 is unseen
@@ -169,7 +170,7 @@ def test_the_table_of_tasks_adds_up_to_the_global_score(run):
     assert whole["counted"].to_list() == whole["count"].to_list()
 
 
-def test_text_is_scored_where_the_validation_loss_is_least(run):
+def test_text_is_scored_at_lowest_validation_loss(run):
     results = fedprofit.read_results(run[1].path).filter(
         pl.col("condition") == "personalized", pl.col("setting") == "tune", pl.col("alpha") == 1.0
     )
@@ -180,10 +181,10 @@ def test_text_is_scored_where_the_validation_loss_is_least(run):
         texts = own.filter(pl.col("metric") == "rouge_l")
         assert set(texts["step"]) == {best, 4}, method
         early |= best != 4
-    assert early, "the large rate should have gone past its best"
+    assert early, "the large rate should overfit"
 
 
-def test_the_best_step_is_that_of_least_mean_loss():
+def test_best_step_has_lowest_mean_loss():
     def score(step, value, alpha=1.0, scope="validation"):
         return Score(Condition("personalized", alpha=alpha, step=step), "c", scope, "loss", value, 1)
 
@@ -193,7 +194,7 @@ def test_the_best_step_is_that_of_least_mean_loss():
     assert best_step([], 4) == 4
 
 
-def test_every_method_needs_as_many_trials(tmp_path):
+def test_config_refuses_unequal_numbers_of_trials(tmp_path):
     config = with_trials(tmp_path)
     config["training"]["algorithms"][1]["server"]["rate"]["pick"].pop()
     with pytest.raises(UserError, match=r"same number of trials \(avg 3, sgd 2\)"):
@@ -201,10 +202,10 @@ def test_every_method_needs_as_many_trials(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["local", "central"])
-def test_every_baseline_needs_as_many_trials_as_the_methods(tmp_path, name):
+def test_run_refuses_baseline_with_fewer_trials(tmp_path, name):
     config = with_trials(tmp_path)
     config["baselines"][name]["client"] = {"rate": 0.1}
-    settings = fedprofit.from_mapping(expand_grids(config, "here"))  # what an earlier run left is still read
+    settings = fedprofit.from_mapping(expand_grids(config, "here"))  # valid, to read runs of earlier versions
     with pytest.raises(
         UserError, match=rf"baselines\.{name}: give as many trials as each algorithm has \(3, not 1\)"
     ):
@@ -215,7 +216,7 @@ def test_every_baseline_needs_as_many_trials_as_the_methods(tmp_path, name):
 
 
 @pytest.mark.parametrize("asked", ["trials", "validation"])
-def test_a_choice_needs_validation_clients(tmp_path, asked):
+def test_selection_requires_validation_clients(tmp_path, asked):
     config = with_trials(tmp_path) if asked == "trials" else tiny_config(tmp_path)
     config["data"]["clients"]["validation"] = 0
     config["evaluation"]["validation"] = asked == "validation"
@@ -224,8 +225,8 @@ def test_a_choice_needs_validation_clients(tmp_path, asked):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_single_value_to_pick_keeps_the_name(tmp_path):
-    """So that a smaller study pairs with a larger one."""
+def test_pick_keeps_name_when_it_has_one_value(tmp_path):
+    """So that runs of a smaller study match those of a larger one."""
     config = with_trials(tmp_path)
     avg, sgd = config["training"]["algorithms"]
     local, central = (config["baselines"][name] for name in ("local", "central"))
@@ -236,5 +237,5 @@ def test_a_single_value_to_pick_keeps_the_name(tmp_path):
         "avg": ["avg"],
         "sgd": ["sgd"],
     }
-    for name, (alone,) in settings.baseline_trials.items():
-        assert (alone.name, alone.client.rate) == (name, 0.1)
+    for name, (trial,) in settings.baseline_trials.items():
+        assert (trial.name, trial.client.rate) == (name, 0.1)

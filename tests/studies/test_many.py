@@ -1,4 +1,4 @@
-"""Runs of a study side by side: some fail, some die, and the user is told how far it is."""
+"""Parallel runs of a study: failures, killed processes, and progress messages."""
 
 import dataclasses
 import re
@@ -21,8 +21,8 @@ from fedprofit.studies.spec import load_study
 from fedprofit.studies.watch import Watch, share_left, work_of
 
 
-class Said(Quiet):
-    """Keeps what is said and told."""
+class Recorder(Quiet):
+    """Records messages and stages."""
 
     def __init__(self):
         super().__init__()
@@ -35,55 +35,55 @@ class Said(Quiet):
         self.stages.append((stage, self._done / self._total))
 
 
-def test_a_run_that_fails_is_tried_twice_and_reported(tmp_path, monkeypatch):
+def test_failed_run_is_retried_once_and_reported(tmp_path, monkeypatch):
     path = write_study(tmp_path, axes={"seed": [0, 1]})
     _, runs = load_study(path)
     source = runs[1].config.data.source.model_copy(update={"path": str(tmp_path / "gone.jsonl")})
     data = runs[1].config.data.model_copy(update={"source": source})
     runs[1] = dataclasses.replace(runs[1], config=runs[1].config.model_copy(update={"data": data}))
-    said = Said()
+    report = Recorder()
     folder = StudyFolder(tmp_path / "out")
     pool = Processes(1)
-    tell_time(folder, runs[1:], pool, said)
-    assert said.lines[0] == "1 of 1 runs to do, 1 at a time"
-    assert said.lines[1].startswith("how long cannot be told: ")
-    assert "gone.jsonl" in said.lines[1]
-    progress = run_all(folder, runs, pool, said)
+    tell_time(folder, runs[1:], pool, report)
+    assert report.lines[0] == "1 of 1 runs remaining, 1 in parallel"
+    assert report.lines[1].startswith("the time is unknown: ")
+    assert "gone.jsonl" in report.lines[1]
+    progress = run_all(folder, runs, pool, report)
     assert done(folder) == {runs[0].key}
     (failure,) = progress.failed
     assert failure["attempts"] == 2
     assert "gone.jsonl" in failure["error"]
-    assert said.stages[-1][0] == "1 of 2 runs, 1 failed, 100% of the work"
-    assert [line for line in said.lines if "goes on once more" in line and "seed 1" in line]
+    assert report.stages[-1][0] == "1 of 2 runs, 1 failed, 100% of the work"
+    assert [line for line in report.lines if "trying once more" in line and "seed 1" in line]
     assert "gone.jsonl" in folder.failures.read_text()
-    # Mended, it goes on with what is missing, and the failure is forgotten.
-    again = run_all(folder, load_study(path)[1], Processes(1), said)
+    # With its data, the failed run completes, and the failure is removed.
+    again = run_all(folder, load_study(path)[1], Processes(1), report)
     assert (again.total, again.failed) == (1, [])
     assert not folder.failures.exists()
 
 
-def test_a_run_whose_process_dies_goes_on_in_a_new_one(tmp_path, monkeypatch):
+def test_run_resumes_in_new_process_when_killed(tmp_path, monkeypatch):
     path = write_study(tmp_path, axes={"seed": [0]})
     flag = tmp_path / "died"
     flag.touch()
     monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
     monkeypatch.setattr(pools, "compute", die_once)
-    said = Said()
-    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=said, foresee=True)
-    assert said.lines[0] == "1 of 1 runs to do, 1 at a time"
-    assert re.fullmatch(r"about \d+ (s|min .*)", said.lines[1])
-    assert any("its process died" in line for line in said.lines)
+    report = Recorder()
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=report, foresee=True)
+    assert report.lines[0] == "1 of 1 runs remaining, 1 in parallel"
+    assert re.fullmatch(r"about \d+ (s|min .*)", report.lines[1])
+    assert any("its process died" in line for line in report.lines)
     assert not progress.failed
     assert len(done(folder)) == 1
 
 
-def test_a_run_beside_one_that_dies_is_not_blamed(tmp_path, monkeypatch):
+def test_killed_process_does_not_fail_other_runs(tmp_path, monkeypatch):
     path = write_study(tmp_path, axes={"seed": [0, 1]})
     monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(tmp_path / "at-work"))
     monkeypatch.setattr(pools, "compute", die_beside_the_other)
-    said = Said()
-    folder, progress = run_study(path, out=tmp_path / "out", workers=2, report=said)
-    assert not [line for line in said.lines if "failed" in line and "seed 0" in line], said.lines
+    report = Recorder()
+    folder, progress = run_study(path, out=tmp_path / "out", workers=2, report=report)
+    assert not [line for line in report.lines if "failed" in line and "seed 0" in line], report.lines
     (failure,) = progress.failed
     assert (failure["axes"], failure["attempts"]) == ({"seed": 1}, 2)
     assert failure["error"] == "its process died"
@@ -91,7 +91,7 @@ def test_a_run_beside_one_that_dies_is_not_blamed(tmp_path, monkeypatch):
 
 
 def die_beside_the_other(mapping, out):
-    """Seed 1 is killed every time, not before seed 0 is at work; seed 0 waits for the first death."""
+    """Kill seed 1 each time, after seed 0 has started; seed 0 waits for the first kill."""
     import os
     import signal
     import time
@@ -113,7 +113,7 @@ def die_beside_the_other(mapping, out):
 
 
 def die_once(mapping, out):
-    """Be killed the first time, as by a system that is out of memory; then compute."""
+    """Kill the process at the first call, like an out-of-memory killer; then compute."""
     import os
     import signal
     from pathlib import Path
@@ -127,24 +127,24 @@ def die_once(mapping, out):
     return compute(mapping, out)
 
 
-def test_how_far_a_run_is_stands_in_its_folder(tmp_path):
+def test_work_of_reads_progress_from_run_folder(tmp_path):
     path = write_study(tmp_path, axes={"seed": [0, 1, 2]})
-    said = Said()
-    folder, _ = run_study(path, out=tmp_path / "out", workers=1, report=said)
+    report = Recorder()
+    folder, _ = run_study(path, out=tmp_path / "out", workers=1, report=report)
     for key in done(folder):
         run = RunFolder(folder.run(key))
         plan, timing = (read_json(file, "") for file in (run.plan, run.timing))
-        assert list(plan) == list(timing), "every stage is planned, and done"
+        assert list(plan) == list(timing), "every stage is planned and timed"
         assert work_of(run) == (sum(plan.values()), sum(plan.values()))
-    texts = [text for text, _ in said.stages]
+    texts = [text for text, _ in report.stages]
     assert [text for text in texts if "0 of" not in text][-1] == "3 of 3 runs, 100% of the work"
-    shares = [share for _, share in said.stages]
+    shares = [share for _, share in report.stages]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
 
 
-def begun(place, plan, stages):
-    """A run's folder with these stages planned, and the first of them done."""
+def started(place, plan, stages):
+    """Return the folder of a run with this plan and the first stages done."""
     run = RunFolder(place)
     place.mkdir(exist_ok=True)
     write_json(run.plan, plan)
@@ -152,42 +152,43 @@ def begun(place, plan, stages):
     return place
 
 
-def test_work_and_time_left_are_counted_by_what_is_planned(tmp_path):
+def test_watch_counts_remaining_cost_from_plans(tmp_path):
     one, other, third = (tmp_path / name for name in ("one", "other", "third"))
     assert work_of(RunFolder(one)) == (0, 0)
-    begun(one, {"a": 3, "b": 1}, 1)
+    started(one, {"a": 3, "b": 1}, 1)
     assert [share_left(RunFolder(folder)) for folder in (one, other)] == [0.25, 1]
-    said = Said()
-    watch = Watch([one, other, third], 2, said)
+    report = Recorder()
+    watch = Watch([one, other, third], 2, report)
     watch.look([one], [], [])
-    assert said._done == 0, "what was done before does not count"
-    # 1 is left of 4, and of two runs that are taken to be like it all: on two places 5, of which one is idle.
-    assert said._total == 2 * 5
-    begun(one, {"a": 3, "b": 1}, 2)
-    begun(other, {"a": 15, "b": 5}, 1)
+    assert report._done == 0, "earlier progress does not count"
+    # Remaining: 1 of 4 for the first run, and 4 each for two runs of the same assumed size. Two workers need
+    # 5, since one of them becomes idle.
+    assert report._total == 2 * 5
+    started(one, {"a": 3, "b": 1}, 2)
+    started(other, {"a": 15, "b": 5}, 1)
     watch.look([other], [one], [])
-    # 15 + 1 done; left are 5 of 20, and 12, the mean of 4 and 20. The last run keeps one of two places busy.
-    assert (said._done, said._total) == (16, 16 + 2 * 12)
-    assert said.stages[-1][0] == "1 of 3 runs, 44% of the work"
+    # 15 + 1 done. Remaining: 5 of 20, and 12, the mean of 4 and 20, which keeps one of two workers busy.
+    assert (report._done, report._total) == (16, 16 + 2 * 12)
+    assert report.stages[-1][0] == "1 of 3 runs, 44% of the work"
     watch.look([], [other], [third])
-    assert said.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
+    assert report.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
     (one / "plan.json").write_text('{"a": 3')
-    assert work_of(RunFolder(one)) == (0, 0), "cut off; it only serves the bar"
-    begun(one, {"train-avg": 3, "b": 1}, 1)
-    assert work_of(RunFolder(one)) == (4, 0), "rounds are left"
+    assert work_of(RunFolder(one)) == (0, 0), "an incomplete file only affects the progress bar"
+    started(one, {"train-avg": 3, "b": 1}, 1)
+    assert work_of(RunFolder(one)) == (4, 0), "some rounds remain"
     RunFolder(one).history("avg").parent.mkdir()
     RunFolder(one).history("avg").write_text("[]")
     assert work_of(RunFolder(one)) == (4, 3)
 
 
-def test_places_that_no_run_is_left_for_are_not_waited_for(tmp_path):
-    said = Said()
-    Watch([begun(tmp_path / "one", {"a": 3, "b": 1}, 1)], 2, said)
-    assert said._total == 1, "what is left of the only run, computed in one of two places"
+def test_watch_ignores_workers_without_runs(tmp_path):
+    report = Recorder()
+    Watch([started(tmp_path / "one", {"a": 3, "b": 1}, 1)], 2, report)
+    assert report._total == 1, "the remaining cost of the only run, on one of two workers"
 
 
 class Breaking:
-    """A pool in which every run fails, and which takes no more than five attempts."""
+    """A pool in which every run fails, and which refuses more than five attempts."""
 
     at_a_time = 1
 
@@ -206,7 +207,7 @@ class Breaking:
         return False
 
 
-def test_what_ends_a_study_takes_no_failure_along(tmp_path):
+def test_failures_are_written_when_study_aborts(tmp_path):
     runs = load_study(write_study(tmp_path))[1]
     folder = StudyFolder(tmp_path / "out")
     with pytest.raises(UserError, match="the cluster is gone"):
@@ -215,20 +216,20 @@ def test_what_ends_a_study_takes_no_failure_along(tmp_path):
     assert (failure["error"], failure["attempts"]) == ("ValueError: broken", 2)
 
 
-def test_a_failure_is_told_until_its_run_is_tried_again(tmp_path):
+def test_failure_is_listed_until_run_is_retried(tmp_path):
     runs = load_study(write_study(tmp_path))[1]
     folder = StudyFolder(tmp_path)
     failed = [{"run": run.key, "error": "died"} for run in runs[:2]]
     write_failures(folder, failed[:1], runs[:1])
     write_failures(folder, failed[1:], runs[1:2])
-    assert read_rows(folder.failures, "") == failed, "of both pieces"
+    assert read_rows(folder.failures, "") == failed, "of both parts of the study"
     write_failures(folder, [], runs[:1])
     assert read_rows(folder.failures, "") == failed[1:]
     write_failures(folder, [], runs)
     assert not folder.failures.exists()
 
 
-def test_a_run_whose_files_are_damaged_is_reported_and_the_others_go_on(tmp_path):
+def test_study_continues_when_files_of_run_are_damaged(tmp_path):
     path, out = write_study(tmp_path, axes={"seed": [0, 1]}), tmp_path / "out"
     folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
     (key,) = done(folder)
@@ -244,7 +245,7 @@ def test_a_run_whose_files_are_damaged_is_reported_and_the_others_go_on(tmp_path
     assert not folder.failures.exists()
 
 
-def test_a_place_in_the_table_is_one_configurations(tmp_path):
+def test_study_refuses_another_configuration_for_same_cell(tmp_path):
     path = write_study(tmp_path, axes={"seed": [0]})
     folder, _ = run_study(path, out=tmp_path / "out", workers=1)
     with pytest.raises(UserError, match="holds results at seed 0 of another configuration"):

@@ -1,4 +1,4 @@
-"""A study run in pieces: by places on its axes, elsewhere and at other times, into the same table."""
+"""A study computed in parts, at different times and on different machines, into one table."""
 
 import json
 import re
@@ -20,51 +20,51 @@ from fedprofit.studies.many import run_study
 from fedprofit.studies.spec import load_study
 
 
-def places(path, *only):
+def cells(path, *only):
     return [tuple(run.axes.values()) for run in load_study(path, only=only)[1]]
 
 
-def test_places_choose_runs(tmp_path):
+def test_only_selects_grid_cells(tmp_path):
     path = write_study(tmp_path)
-    assert places(path) == [(0, "own"), (0, "mixed"), (1, "own"), (1, "mixed")]
-    assert places(path, "seed=1") == [(1, "own"), (1, "mixed")]
-    assert places(path, "seed=1", "heterogeneity=mixed") == [(1, "mixed")]
-    assert places(path, "seed=0", "seed=1", "heterogeneity=own") == [(0, "own"), (1, "own")]
-    whole = {run.key for run in load_study(path)[1]}
-    assert {run.key for run in load_study(path, only=["seed=1"])[1]} < whole, "the same runs"
+    assert cells(path) == [(0, "own"), (0, "mixed"), (1, "own"), (1, "mixed")]
+    assert cells(path, "seed=1") == [(1, "own"), (1, "mixed")]
+    assert cells(path, "seed=1", "heterogeneity=mixed") == [(1, "mixed")]
+    assert cells(path, "seed=0", "seed=1", "heterogeneity=own") == [(0, "own"), (1, "own")]
+    every = {run.key for run in load_study(path)[1]}
+    assert {run.key for run in load_study(path, only=["seed=1"])[1]} < every, "the same runs"
 
 
 @pytest.mark.parametrize(
-    ("only", "said"),
+    ("only", "message"),
     [
         ("level=own", "--only level=own: the study's axes are seed, heterogeneity. Write AXIS=VALUE"),
         ("seed", "--only seed: write seed=VALUE, with one of 0, 1"),
         ("heterogeneity=iid", "--only heterogeneity=iid: write heterogeneity=VALUE, with one of own, mixed"),
     ],
 )
-def test_a_place_that_no_run_has_is_named(tmp_path, only, said):
-    with pytest.raises(UserError, match=said):
+def test_only_names_unknown_cell(tmp_path, only, message):
+    with pytest.raises(UserError, match=message):
         load_study(write_study(tmp_path), only=[only])
 
 
-def test_pieces_make_the_table_of_the_whole(tmp_path):
+def test_parts_give_the_table_of_complete_study(tmp_path):
     path, out = write_study(tmp_path), tmp_path / "pieces"
     ended = call("study", path, "--out", out, "--only", "seed=1", "--only", "heterogeneity=own", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "1 runs in the table" in ended.stdout
-    shutil.rmtree(out / "runs")  # only the tables travel
+    shutil.rmtree(out / "runs")  # only the tables are copied between machines
     for piece, runs in ((["seed=0"], 2), ([], 1)):
         taken, progress = run_study(path, out=out, workers=1, resume=True, only=piece)
         assert progress.done == runs
-    whole, _ = run_study(path, out=tmp_path / "whole", workers=1)
-    assert read_table(taken).sort(ORDER).equals(read_table(whole).sort(ORDER))
+    complete, _ = run_study(path, out=tmp_path / "complete", workers=1)
+    assert read_table(taken).sort(ORDER).equals(read_table(complete).sort(ORDER))
 
 
-def test_a_piece_is_computed_in_the_tables_type_wherever_it_is(tmp_path):
+def test_part_uses_dtype_of_table(tmp_path):
     backbone = {"name": str(tiny_folder(tmp_path)), "device": "cpu"}
     path, out = write_study(tmp_path, axes={"seed": [0, 1]}, backbone=backbone), tmp_path / "out"
     folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
-    # As if the first piece came from a machine that chooses the other type.
+    # As if the first part came from a machine that selects the other dtype.
     (here,) = read_table(folder)["dtype"].unique().to_list()
     there = {"float32": "bfloat16", "bfloat16": "float32"}[here]
     pl.read_parquet(folder.results).with_columns(dtype=pl.lit(there)).write_parquet(folder.results)
@@ -78,7 +78,7 @@ def test_a_piece_is_computed_in_the_tables_type_wherever_it_is(tmp_path):
     assert RunFolder(folder.run(load_study(path)[1][1].key)).dtype == there
 
 
-def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path):
+def test_study_refuses_incompatible_part_before_computing(tmp_path):
     path, out = write_study(tmp_path, axes={"seed": [0, 1]}), tmp_path / "out"
     folder, _ = run_study(path, out=out, workers=1, only=["seed=0"])
     rows = read_table(folder)
@@ -88,7 +88,7 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     def refused(message, study=path):
         with pytest.raises(UserError, match=message):
             run_study(study, out=out, workers=1, resume=True, only=["seed=1"])
-        assert folder.facts.read_text() == written, "what is refused leaves no trace"
+        assert folder.facts.read_text() == written, "a refused study changes nothing"
 
     other = tmp_path / "other.yaml"
     other.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
@@ -99,7 +99,7 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     rows.with_columns(model=pl.lit("another")).write_parquet(folder.results)
     _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
     (failure,) = progress.failed
-    assert (progress.done, failure["attempts"]) == (0, 1), "once more would change nothing"
+    assert (progress.done, failure["attempts"]) == (0, 1), "a retry would fail again"
     kept = r"was made with the model .*, the results in .* with another. .* the run is kept, and not added"
     assert re.search(kept, failure["error"])
     rows.write_parquet(folder.results)
@@ -113,8 +113,8 @@ def test_a_piece_that_does_not_belong_is_refused_before_it_is_computed(tmp_path)
     assert read_table(folder).filter(pl.col("seed") == 0).equals(rows)
 
 
-def test_a_value_of_an_axis_keeps_its_name(tmp_path):
-    """Under another name its rows would stand apart from those of its other seeds."""
+def test_study_refuses_renamed_axis_value(tmp_path):
+    """Its rows would be separated from those of other seeds."""
     path, out = write_study(tmp_path), tmp_path / "out"
     run_study(path, out=out, workers=1, only=["seed=0", "heterogeneity=own"])
     renamed = tmp_path / "renamed.yaml"
@@ -123,7 +123,7 @@ def test_a_value_of_an_axis_keeps_its_name(tmp_path):
         run_study(renamed, out=out, workers=1, resume=True)
 
 
-def test_a_study_killed_before_its_first_file_goes_on(tmp_path):
+def test_study_resumes_when_killed_before_first_file(tmp_path):
     path, out = write_study(tmp_path), tmp_path / "out"
     out.mkdir()
     (out / ".study.json.1234.part").write_text("{")
@@ -131,7 +131,7 @@ def test_a_study_killed_before_its_first_file_goes_on(tmp_path):
     assert progress.done == 1
 
 
-def test_an_axis_may_read_other_files_of_the_same_name(tmp_path):
+def test_axis_can_read_files_of_same_name(tmp_path):
     path = write_study(tmp_path)
     (tmp_path / "b").mkdir()
     other = tmp_path / "b" / "table.jsonl"
@@ -143,11 +143,11 @@ def test_an_axis_may_read_other_files_of_the_same_name(tmp_path):
     assert (progress.done, progress.failed) == (1, [])
     contents = {one["data_content"] for one in read_json(folder.environments, "").values()}
     assert len(contents) == 2
-    assert admit(folder, *load_study(path)), "both are known now"
+    assert admit(folder, *load_study(path)), "both data sets are recorded"
 
 
-def test_what_an_axis_changes_is_no_other_setting(tmp_path):
-    """Another kind of partition has other keys; more values on an axis are the same study, with more runs."""
+def test_axis_can_change_keys_and_gain_values(tmp_path):
+    """Another kind of partition has other keys. More axis values add runs to the same study."""
     kinds = {
         "own": {"data.partition.kind": "natural"},
         "mixed": {"data.partition.kind": "dirichlet", "data.partition.alpha": 0.5},
@@ -164,8 +164,8 @@ def test_what_an_axis_changes_is_no_other_setting(tmp_path):
 
 
 @pytest.fixture
-def begun(tmp_path):
-    """A study over two seeds that was killed before any of its runs was whole, and its runs."""
+def killed(tmp_path):
+    """A study over two seeds that was killed before any run completed, and its runs."""
     backbone = {"name": str(tiny_folder(tmp_path)), "device": "cpu"}
     path, out = write_study(tmp_path, axes={"seed": [0, 1]}, backbone=backbone), tmp_path / "out"
     folder, _ = run_study(path, out=out, workers=1)
@@ -179,18 +179,18 @@ def begun(tmp_path):
     return path, folder, runs
 
 
-def say_of(run, version=None, dtype=None):
-    """Let a run have been begun by another version or in another number type."""
+def edit_environment(run, version=None, dtype=None):
+    """Change the version or dtype that a run's environment records."""
     facts = run.read_environment()
     facts["versions"]["fedprofit"] = version or facts["versions"]["fedprofit"]
     facts["model"]["dtype"] = f"torch.{dtype}" if dtype else facts["model"]["dtype"]
     run.environment.write_text(json.dumps(facts))
 
 
-def test_what_is_begun_is_gone_on_with_in_its_own_type(begun):
-    path, folder, runs = begun
+def test_unfinished_runs_resume_in_their_dtype(killed):
+    path, folder, runs = killed
     there = {"float32": "bfloat16", "bfloat16": "float32"}[runs[0].dtype]
-    say_of(runs[0], dtype=there)
+    edit_environment(runs[0], dtype=there)
     with pytest.raises(UserError, match=rf"was begun in {runs[1].dtype}, and .* was begun in {there}. They"):
         run_study(path, out=folder.path, workers=1, resume=True)
     shutil.rmtree(runs[1].path)
@@ -199,13 +199,13 @@ def test_what_is_begun_is_gone_on_with_in_its_own_type(begun):
     assert read_table(folder)["dtype"].unique().to_list() == [there]
 
 
-def test_what_another_version_began_is_refused_before_anything_is_computed(begun):
-    path, folder, runs = begun
-    say_of(runs[1], version="0.0.9")
+def test_study_refuses_unfinished_run_of_another_version(killed):
+    path, folder, runs = killed
+    edit_environment(runs[1], version="0.0.9")
     with pytest.raises(UserError, match=r"was begun by version 0.0.9, this is .* remove that folder"):
         run_study(path, out=folder.path, workers=1, resume=True)
     assert not runs[0].summary.exists()
     shutil.rmtree(runs[1].path)
-    runs[0].environment.write_text("{")  # damaged: told when it is tried, and the others go on
+    runs[0].environment.write_text("{")  # damaged: reported when it runs, while the others continue
     _, progress = run_study(path, out=folder.path, workers=1, resume=True)
     assert (progress.done, len(progress.failed)) == (1, 1)

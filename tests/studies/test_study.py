@@ -158,7 +158,7 @@ def test_a_half_written_run_is_neither_reported_nor_compared(finished, tmp_path)
     for asked in (("report", half), ("compare", whole, half), ("recommend", half, "--max-forgetting", "1")):
         ended = call(*asked, cwd=tmp_path)
         assert ended.returncode == 2
-        assert "the run is not complete. Go on with it: fedprofit run" in " ".join(ended.stderr.split())
+        assert "the run is unfinished. Resume it: fedprofit run" in " ".join(ended.stderr.split())
 
 
 def test_a_runs_configuration_stands_beside_its_rows(finished):
@@ -219,7 +219,7 @@ def test_a_study_killed_again_and_again_ends_in_the_same_table(finished, tmp_pat
         ({"axes": {"seed": []}}, "axis 'seed' is empty"),
         (
             {"axes": {"seed": 3}},
-            r"'axes.seed': should be a list or a section with keys of its own \(found 3\)\.",
+            r"'axes.seed': should be a list or a section with keys \(found 3\)\.",
         ),
         ({"data": {"source": {"kind": "lexicon"}}}, "the configuration of one run.*fedprofit run"),
         ({"axes": {"training.round": [1, 2]}}, "training.round.*rounds"),
