@@ -90,7 +90,10 @@ def message(mapping):
         ("personalization.0.pul=1", "unknown key 'personalization.0.pul' (did you mean 'pull'?)"),
         # These are named like the tags that pydantic puts into its locations.
         ("data.table=3", "unknown key 'data.table' (known: bad_rows, clients, examples, "),
-        ("training.algorithms.0.hub=3", "unknown key 'training.algorithms.0.hub' (known: batch_size, "),
+        (
+            "training.algorithms.0.hub=3",
+            "unknown key 'training.algorithms.0.hub' (known: aggregate, batch_size, ",
+        ),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_nearest(override, expected):
