@@ -84,8 +84,8 @@ def message(mapping):
         # A key of the other kind of algorithm is unknown here, and only this kind's keys are named.
         (
             "training.algorithms.1.steps=3",
-            "unknown key 'training.algorithms.1.steps' (known: batch_size, kind, method, name, server, "
-            "weights)",
+            "unknown key 'training.algorithms.1.steps' (known: aggregate, batch_size, kind, method, name, "
+            "server)",
         ),
         ("personalization.0.pul=1", "unknown key 'personalization.0.pul' (did you mean 'pull'?)"),
         # These are named like the tags that pydantic puts into its locations.
