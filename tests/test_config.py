@@ -84,13 +84,16 @@ def message(mapping):
         # Keys of another algorithm are unknown, and only this kind's keys are listed.
         (
             "training.algorithms.1.steps=3",
-            "unknown key 'training.algorithms.1.steps' (known: batch_size, kind, method, name, server, "
-            "weights)",
+            "unknown key 'training.algorithms.1.steps' (known: aggregate, batch_size, kind, method, name, "
+            "server)",
         ),
         ("personalization.0.proxima=1", "unknown key 'personalization.0.proxima' (did you mean 'proximal'?)"),
         # These are named like the tags that pydantic puts into its locations.
         ("data.table=3", "unknown key 'data.table' (known: bad_rows, clients, examples, "),
-        ("training.algorithms.0.hub=3", "unknown key 'training.algorithms.0.hub' (known: batch_size, "),
+        (
+            "training.algorithms.0.hub=3",
+            "unknown key 'training.algorithms.0.hub' (known: aggregate, batch_size, ",
+        ),
     ],
 )
 def test_config_suggests_nearest_key_when_unknown(override, expected):

@@ -137,3 +137,20 @@ def test_example_trimmed_mean_drops_both_ends(backbone, clients, drop):
     found = step.reduce({"p": values}, [1.0] * clients)["p"].tolist()
     columns = [sorted(column)[drop : clients - drop] for column in zip(*values.tolist(), strict=True)]
     assert found == pytest.approx([sum(column) / len(column) for column in columns], rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["examples", "uniform"])
+def test_fedavg_with_mean_has_the_bits_of_a_frozen_loop(backbone, start, weights):
+    """Local steps, a float64 mean of the deltas in the order of the cohort, added to the parameters."""
+    client = Sgd(rate=RATE)
+    settings = FedAvg(epochs=1, client=client, aggregate=(Mean(weights=weights),))
+    _, _, states, _ = rounds(backbone, settings, start)
+    x, solver = start, Vectorized(Engine(backbone, "packed"))
+    for number, (cohort, state) in enumerate(zip(COHORTS, states, strict=True), 1):
+        work = [ragged_work(number)[k] for k in cohort]
+        result, _ = solver.solve({"prompt": x.expand(len(work), *x.shape)}, work, client)
+        counts = [float(len(w.batches) > 0) if weights == "uniform" else float(w.weight) for w in work]
+        shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+        deltas = (result.params["prompt"] - x).double()
+        x = x + 1.0 * torch.einsum("c,c...->...", shares, deltas).to(x.dtype)
+        assert torch.equal(state.params["prompt"], x)

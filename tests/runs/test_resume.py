@@ -7,7 +7,7 @@ import pytest
 from examples_plugins import plugin_options
 from tiny_run import begin, call, write_config
 
-KILLS = 20
+KILLS = 12
 SAME = ("results.parquet", "summary.json", "config.yaml")
 
 
@@ -22,7 +22,8 @@ OPTIONS = ("--quiet", *plugin_options("ditto"))
 @pytest.fixture
 def finished(tmp_path):
     training = {"rounds": 3, "cohort": 2, "evaluate_every": 1, "algorithms": ALGORITHMS}
-    config = write_config(tmp_path, training=training)
+    evaluation = {"metrics": ["loss"], "global_examples": 6, "unseen_examples": 4}
+    config = write_config(tmp_path, training=training, evaluation=evaluation)
     done = call("run", config, "--out", tmp_path / "whole", *OPTIONS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return config, tmp_path / "whole"
