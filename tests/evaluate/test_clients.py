@@ -141,5 +141,6 @@ def test_the_table_keeps_every_field(engine, prompts, sets, tmp_path):
         assert row == {
             "seed": 7, "setting_id": None, "algorithm": "avg", "condition": "personalized",
             "setting": "slow", "start": "last", "alpha": None, "step": 4, "client": s.client,
-            "scope": s.scope, "task": s.task, "metric": "loss", "value": s.value, "count": s.count, "note": s.note,
+            "scope": s.scope, "task": s.task, "metric": "loss", "value": s.value, "count": s.count,
+            "note": s.note,
         }  # fmt: skip
