@@ -13,6 +13,7 @@ from test_claims import plain, table
 from tiny_run import tiny_config
 
 import fedprofit
+from fedprofit.analyze.facts import FACTS
 from fedprofit.analyze.tables import open_tables
 from fedprofit.analyze.tradeoff import summarize
 from fedprofit.evaluate.results import write_frame
@@ -91,7 +92,9 @@ def study(tmp_path_factory):
     made = pl.concat([both, losses]).with_columns(
         version=pl.lit("0"), model=pl.lit("m"), dtype=pl.lit("float32"), task=pl.lit("")
     )
-    write_frame(place / "results.parquet", made)
+    # Without a table of settings: as an earlier version wrote it.
+    old = made.rename({"personalization.client.rate": "rate", "personalization.pull": "pull"})
+    write_frame(place / "results.parquet", old.drop(FACTS, strict=False))
     runs = made.select("run", "axis.heterogeneity", "seed").unique(maintain_order=True)
     write_frame(place / "trials.parquet", runs.join(TRIALS, how="cross"))
     (place / "study.json").write_text(json.dumps({"name": "made-up", "axes": ["seed", "heterogeneity"]}))
