@@ -71,7 +71,7 @@ def is_intact(folder: Path) -> bool:
         return False
     reason = damage(folder)
     if reason:
-        LOGGER.warning("made anew: %s", reason)
+        LOGGER.warning("made again: %s", reason)
     return not reason
 
 
