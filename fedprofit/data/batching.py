@@ -1,7 +1,7 @@
-"""How a client's examples become batches: shuffled by epoch, cut into batches, drawn by seed.
+"""Divide a client's examples into batches, shuffled in every epoch.
 
-A plan is a function of the number of examples and a generator, and returns positions. Texts and tokens
-are read later, and only for the clients of the cohort.
+A plan is a function of the number of examples and a generator; it returns positions. Tokens are read later,
+and only for the clients of the cohort.
 """
 
 from collections.abc import Callable, Sequence

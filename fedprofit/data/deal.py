@@ -19,14 +19,17 @@ TURNS = 2048  # where clients own more rows than this, a turn takes several
 
 
 def deal(stock: Ints, mixes: NDArray[Any], sizes: Ints, generator: np.random.Generator) -> Ints:
-    """Deal `stock` to clients in turns; return how many of each class each got, int64 [clients, classes].
+    """Deal rows to clients in turns; return how many of each class each got, `[clients, classes]`.
 
-    In a turn each client that is still owed a row draws a class from its mix, restricted to the
-    classes that have stock; where these are exhausted, from the stock's own mix. When several draw
-    the last of a class, chance decides and the others draw again.
+    In a turn each client that still needs a row draws a class from its mix, restricted to the classes that
+    have stock; where these are exhausted, from the mix of the stock. When several draw the last of a class,
+    chance decides and the others draw again.
 
-    `stock` [classes] holds at least `sizes.sum()`; `mixes` [clients, classes] need not sum to one;
-    `sizes` [clients].
+    Args:
+        stock: rows of each class, `[classes]`; together at least `sizes.sum()`.
+        mixes: each client's weights, `[clients, classes]`; they need not sum to one.
+        sizes: rows that each client gets, `[clients]`.
+        generator: where all draws come from.
 
     >>> one_each = np.eye(2)
     >>> deal(np.array([3, 2]), one_each, np.array([3, 2]), np.random.default_rng(0)).tolist()
@@ -70,9 +73,9 @@ def _rank_among_equals(values: Ints) -> Ints:
 
 
 def fill(stock: Ints, quotas: Ints, sizes: Ints, generator: np.random.Generator) -> Ints:
-    """Give clients their quotas [clients, classes] exactly, as far as the stock goes; deal the rest.
+    """Give clients their quotas, `[clients, classes]`, exactly while the stock lasts; deal the rest.
 
-    Clients come first in an order drawn by chance. Returns int64 [clients, classes].
+    Clients are served in a random order. Returns `[clients, classes]`.
     """
     order = generator.permutation(len(sizes))
     asked = quotas[order]

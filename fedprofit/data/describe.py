@@ -1,4 +1,4 @@
-"""What a federated data set looks like: counts, each client's task mix, and one number."""
+"""Describe a federated data set: counts, each client's task mix, and its heterogeneity."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,12 @@ from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.tables.reading import Remark
 
-MOST_DRAWN = 2000  # clients in a picture: more than it has lines of pixels
+MOST_DRAWN = 2000  # clients in a picture, which has fewer lines of pixels
 
 
 @dataclass(frozen=True)
 class Description:
-    """The facts of a data set that readers of a result want to know."""
+    """The facts of a data set that reports show."""
 
     clients: dict[str, int]  # by group
     examples: dict[str, int]  # by split, over all clients
@@ -30,7 +30,7 @@ class Description:
     heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
     unseen_examples: int
     known_examples: int  # test examples whose task and input some client also trains on
-    remarks: tuple[Remark, ...] = ()  # what a user may not expect of the data
+    remarks: tuple[Remark, ...] = ()  # see `FederatedDataset.remarks`
 
     @property
     def titles(self) -> list[str]:
@@ -47,7 +47,7 @@ class Description:
 
 
 def describe(dataset: FederatedDataset) -> Description:
-    """Collect the facts: clients by group, and in it by name."""
+    """Collect the facts, with clients sorted by group, then by name."""
     members = [dataset.members(group) for group in SPLITS]
     counts = dataset.task_counts()[np.concatenate(members)]
     used = np.flatnonzero(counts.sum(axis=0))
@@ -68,7 +68,7 @@ def describe(dataset: FederatedDataset) -> Description:
 
 
 def _known(dataset: FederatedDataset) -> int:
-    """Count the test examples that ask what some client trains on: their scores can be mere memory."""
+    """Count test inputs that also occur in some client's training data."""
     question_of = dataset.store.question_of
     trained, tested = (
         question_of[np.concatenate([dataset.pooled(group, split).rows for group in SPLITS])]
@@ -78,7 +78,7 @@ def _known(dataset: FederatedDataset) -> int:
 
 
 def summary_table(facts: Description) -> Table:
-    """Lay the counts out for the terminal."""
+    """Return the counts as a table for the terminal."""
     table = Table(title="Federated data set", title_justify="left", show_header=False)
     table.add_row("clients", ", ".join(f"{count} {group}" for group, count in facts.clients.items()))
     table.add_row("examples", ", ".join(f"{count} {split}" for split, count in facts.examples.items()))

@@ -1,9 +1,9 @@
 """The federated data set: client id -> its train, validation and test examples, lazily.
 
-Made once, from a source, a template and a partition, into two folders of the cache: the tokenized
-examples (`store.py`) and who owns which of them. Both are memory-mapped, so that a million clients cost
-a file and not memory. Folders are addressed by content: the same settings find the same folder. One whose
-files are not what was written is made again.
+It is made once, from a source, a template and a partition, into two folders of the cache: the tokenized
+examples (`store.py`) and the owners of their rows. Both are memory-mapped, so that a million clients cost a
+file and no memory. Folders are addressed by content: the same settings find the same folder. A damaged folder
+is written anew.
 """
 
 import bisect
@@ -46,8 +46,8 @@ Group = Split  # train, validation and test clients
 READ = "read.txt"  # in each folder, a hash of the rows that it was made from
 REMARKS = "remarks.json"  # in the clients' folder, what was found in the data
 
-# The pool that was read last, by the name of its clients' folder: checked by a command before torch is
-# imported, made into examples after.
+# The pool that was read last, by the name of its clients' folder. A command checks it before torch is
+# imported and tokenizes it afterwards.
 _read: dict[str, pa.Table] = {}
 
 
@@ -114,7 +114,7 @@ class FederatedDataset:
     def _rows_of(
         self, clients: NDArray[np.int64], split: Split
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows of one split of some clients, one client behind the other, and how many of each."""
+        """Return the rows of one split of some clients, client by client, and how many each has."""
         entries = 3 * clients + SPLITS.index(split)
         starts, sizes = self._indptr[entries], self._indptr[entries + 1] - self._indptr[entries]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -125,8 +125,8 @@ class FederatedDataset:
         return Examples(self.store, self._rows_of(self.members(group), split)[0])
 
     def remarks(self) -> list[Remark]:
-        """Return what a user may not expect of the data: what was left out, is unused, double or trimmed."""
-        again = f"Remove the folder {self._clients.parent} to have it made again."
+        """Return remarks on the data: what was skipped, is unused, duplicate or trimmed."""
+        again = f"Remove the folder {self._clients.parent}; it is made anew."
         found = [(what, text) for what, text in read_json(self._clients / REMARKS, again)["remarks"]]
         rows = np.concatenate([self._rows, self._unseen])
         trimmed = self.store.trimmed(rows)
@@ -140,7 +140,7 @@ class FederatedDataset:
 
     def task_counts(self) -> Any:
         """Count each client's train examples by task: a sparse array (scipy's), `[clients, tasks]`."""
-        from scipy.sparse import coo_array  # here: a run needs it at its end alone
+        from scipy.sparse import coo_array  # here: a run needs it only at its end
 
         rows, sizes = self._rows_of(np.arange(len(self._names)), "train")
         clients = np.repeat(np.arange(len(sizes)), sizes)
@@ -150,9 +150,10 @@ class FederatedDataset:
 
 
 def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examples:
-    """Draw a fixed, seeded sample stratified by task: shares as in the whole, or nearly.
+    """Draw a fixed, seeded sample, stratified by task: tasks keep their shares, up to rounding.
 
-    Every row gets a random rank within its task, as a fraction of the task's size; the lowest are taken.
+    Every row gets a random rank within its task, as a fraction of the task's size; the lowest ranks are
+    drawn.
     """
     tasks = examples.store.task_of[examples.rows]
     order = numpy_generator(seed, "sample", purpose).permutation(len(examples))
@@ -165,9 +166,13 @@ def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examp
 
 
 def prepare_clients(settings: DataConfig, seed: int) -> Path:
-    """Read the source, check all its rows and make its clients, unless the cache holds them; needs no model.
+    """Read the source, check all its rows and make its clients, unless they are in the cache; needs no model.
 
-    Returns the clients' folder. Raises UserError for what is wrong with the source or the partition.
+    Returns:
+        The clients' folder.
+
+    Raises:
+        UserError: see the source and the partition.
     """
     source = fingerprint(settings.source, seed)
     deal = settings.model_dump(mode="json", exclude={"template", "source"})
@@ -195,7 +200,7 @@ def prepare_clients(settings: DataConfig, seed: int) -> Path:
 
 
 def check_sources(data: Iterable[DataConfig]) -> None:
-    """Check all rows of the tables of some data sets; UserError names what is wrong with the first."""
+    """Check all rows of the sources that can be checked early; UserError names the errors of the first."""
     tables = {
         content_hash([one.source.model_dump(), one.bad_rows]): one for one in data if one.source.checks_early
     }
@@ -204,9 +209,10 @@ def check_sources(data: Iterable[DataConfig]) -> None:
 
 
 def open_dataset(settings: DataConfig, backbone: "Backbone", seed: int) -> FederatedDataset:
-    """Open the data set of these settings, making it first where the cache does not hold it.
+    """Open the data set of these settings; make it first where it is not in the cache.
 
-    Raises UserError for what is wrong with the source, the texts or the partition, naming it.
+    Raises:
+        UserError: see the source, the template and the partition.
     """
     from fedprofit.backbone.fingerprint import whole_tokenizer  # here: it imports transformers
 
@@ -234,7 +240,7 @@ def open_dataset(settings: DataConfig, backbone: "Backbone", seed: int) -> Feder
 def _check_one_reading(examples: Path, clients: Path) -> None:
     """Raise UserError where texts and their owners were read from a source that changed in between.
 
-    What a source is known by does not always show it: a data set on the hub, say, without a revision.
+    A source's fingerprint does not always show it, for example of a data set on the hub without a revision.
     """
     was, now = ((folder / READ).read_text() for folder in (clients, examples))
     if was != now:

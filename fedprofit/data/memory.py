@@ -86,7 +86,7 @@ def hash_of(table: pa.Table) -> str:
 
 
 def table_of(data: Any, columns: Asked = None, place: str = "data.source") -> tuple[pa.Table, Columns]:
-    """Turn any accepted data into a table, and say which of its columns is what; see `dataset`."""
+    """Turn any accepted data into a table; return it and its columns' roles. See `dataset`."""
     if isinstance(data, str | bytes) or data is None:
         raise UserError(f"{place}: found {shown(data)}. Give {ACCEPTED}.")
     table, said = _from_library(data, columns, place)
@@ -140,7 +140,7 @@ def _from_datasets(data: Any, datasets: Any, columns: Asked, place: str) -> tupl
 
 
 def _is_columns(data: Any, columns: Asked) -> bool:
-    """Tell whether a mapping is one of columns to values, not of clients to rows."""
+    """Return whether a mapping is one of columns to values, not of clients to rows."""
     if not isinstance(data, Mapping):
         return False
     asked = columns.model_dump() if isinstance(columns, Columns) else dict(columns or {})

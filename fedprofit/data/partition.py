@@ -19,7 +19,7 @@ from fedprofit.data.splits import TEST, TRAIN, Ints, encode, make_splits, unseen
 from fedprofit.data.tables.reading import SHOWN, Remark, listed, shown
 
 GROUPS = ("train", "validation", "test")
-FEW_TESTS = 5  # a mean over fewer test examples says little of a client
+FEW_TESTS = 5  # the mean over fewer test examples is too uncertain
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Assignment:
     indptr: Ints  # [3 * clients + 1]: client c's split s is rows[indptr[3c + s] : indptr[3c + s + 1]]
     rows: Ints  # row numbers of the pool, ascending within a client's split; no row twice
     unseen: Ints  # test rows of the tasks held out from every client, ascending
-    remarks: tuple[Remark, ...] = ()  # who and what is set aside, unused, or has few test examples
+    remarks: tuple[Remark, ...] = ()  # clients and tasks set aside, unused, or with few test examples
 
 
 def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:

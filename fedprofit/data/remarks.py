@@ -1,4 +1,4 @@
-"""What a pool's rows and clients are like that a user may not expect: counted and named, nothing refused."""
+"""Remarks on a pool's rows and clients: duplicates, conflicts and look-alikes. Nothing is refused."""
 
 import numpy as np
 import pyarrow as pa
@@ -52,4 +52,4 @@ def _look_alikes(clients: pa.ChunkedArray) -> list[Remark]:
     for row in groups.to_pylist():
         alike.setdefault(row["seen"], []).append(ascii(row["id"]))
     names = (" and ".join(group) for group in alike.values())
-    return [("clients that look alike", f"{listed(names)}; they are kept apart")]
+    return [("clients that look alike", f"{listed(names)}; they are different clients")]

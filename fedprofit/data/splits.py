@@ -1,4 +1,4 @@
-"""Codes for names, and the train, validation and test splits that a source does not name."""
+"""Codes for names, and train, validation and test splits for rows that name none."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def codes(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
 def shuffled_positions(names: list[str], sizes: NDArray[Any], seed: int, purpose: str) -> Ints:
     """Return a permutation of each group's positions, one group after another.
 
-    Each is drawn for its name alone: what happens to one group does not depend on the others.
+    Each draw depends on seed, purpose and name only, not on the other groups.
     """
     drawn = [
         numpy_generator(seed, purpose, name).permutation(size)

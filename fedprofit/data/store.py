@@ -1,4 +1,4 @@
-"""Tokenized examples on disk: written once, memory-mapped ever after.
+"""Tokenized examples on disk: written once, then memory-mapped.
 
 A store is a folder of flat arrays. Example i reads
 
@@ -6,10 +6,10 @@ A store is a folder of flat arrays. Example i reads
     tokens[cuts[i] : starts[i + 1]]    its target
     prefixes[prefix_starts[p] : prefix_starts[p + 1]], p = prefix_of[i]
 
-so that holding a store costs no memory beyond what is read of it.
+so that an open store costs only the memory of the rows that are read.
 
-A mapped file is not checked as it is read: a folder of the cache has the hashes of its files in
-`checksums.json`, and is verified before it is opened (`manifest.py`).
+Memory-mapped files are not checked while they are read. `checksums.json` has the hashes of a folder's files,
+which are verified before it is opened (`manifest.py`).
 """
 
 import json
@@ -43,7 +43,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make a folder of the cache by `write`, with the hashes of its files; in place of a damaged one."""
+    """Make a folder of the cache by `write`, with the hashes of its files; replace a damaged one."""
     if folder.is_dir():
         with FileLock(folder.with_name(".lock")):
             if not damage(folder):
@@ -55,7 +55,7 @@ def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def damage(folder: Path, everything: bool = False) -> str:
-    """Say what is wrong with a folder of the cache; "" if its files are what was written."""
+    """Return which files of a cached folder are damaged, in words; "" if none is."""
     try:
         recorded = read_json(folder / CHECKSUMS, "")
     except UserError as error:
@@ -66,7 +66,7 @@ def damage(folder: Path, everything: bool = False) -> str:
 
 
 def is_intact(folder: Path) -> bool:
-    """Tell whether a folder of the cache is there and what was written; log why one must be made again."""
+    """Return whether a cached folder exists and is undamaged; log the damage."""
     if not folder.is_dir():
         return False
     reason = damage(folder)
@@ -80,7 +80,7 @@ class ExampleStore:
 
     def __init__(self, folder: Path) -> None:
         """Map the files; nothing is read yet."""
-        self.tasks: list[str] = read_rows(folder / "tasks.json", "Delete the folder to have it made again.")
+        self.tasks: list[str] = read_rows(folder / "tasks.json", "Delete the folder; it is made anew.")
         self.task_of = _mapped(folder, "task_of")
         self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
         self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")
@@ -108,7 +108,7 @@ class ExampleStore:
 
     @property
     def merged(self) -> tuple[int, int]:
-        """Count texts whose tokens are not those of the whole text, among so many that were compared."""
+        """Count texts whose tokens differ from those of the joined text, and texts that were compared."""
         differing, checked = self._merged.tolist()
         return differing, checked
 

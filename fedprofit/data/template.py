@@ -11,9 +11,10 @@
     Output:{target}
 
 Up to and with "Now complete …" is the *prefix*, equal for all instances of a task and computed once for
-many rows. "Input: … Output:" is the *source*. The *target* begins with the space behind "Output:", as
+many rows. "Input: … Output:" is the *source*. The *target* begins with the space after "Output:", as
 tokenizers expect a word to begin, and ends with the end-of-sequence token. A prefix has the same tokens
-before every row. Without definition and examples there is no prefix: the prompt must carry the task alone.
+before every row. Without definition and examples there is no prefix: only the tuner's parameters describe the
+task.
 """
 
 import re
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 FIELD, CUE = "Input:", "\nOutput:"
 PREFIX_END = "following example -\n"  # what every prefix ends with
-COMPARED = 64  # texts whose tokens are compared with those of the whole text
+COMPARED = 64  # texts whose tokens are compared with those of the joined text
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def definition_text(definition: str) -> str:
 
 
 def prefix_text(definition: str, positives: Sequence[tuple[str, str]]) -> str:
-    """Return the text in front of a task's instances; "" if there is neither definition nor example.
+    """Return the text before a task's instances; "" if there is neither definition nor example.
 
     >>> print(prefix_text("Name the capital.", [("Chad", "N'Djamena")]), end="")
     Definition: Name the capital.
@@ -77,16 +78,16 @@ def prefix_text(definition: str, positives: Sequence[tuple[str, str]]) -> str:
 class Template:
     """Turns instances into tokens with one tokenizer; prefixes are tokenized once each.
 
-    The tokens of prefix, source and target, joined, are those of the whole text. A part is tokenized after
-    what stands before it (its anchor), so that a tokenizer that begins every text with a blank adds none in
-    between. Where a tokenizer merges characters across two parts this cannot be: `differing` counts such
-    texts among the first `checked`.
+    The tokens of prefix, source and target, joined, are those of the joined text. A part is tokenized after
+    the end of the text before it (its anchor), so that a tokenizer that begins every text with a blank adds
+    none in between. Where a tokenizer merges characters across two parts, the tokens differ: `differing`
+    counts such texts among the first `checked`.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateConfig, eos: int) -> None:
         """Take the tokenizer, the settings, and the token that ends a target."""
         self._tokenizer, self._settings, self._eos = tokenizer, settings, eos
-        # Tokens that cannot be text; the one for unknown characters can.
+        # Tokens that are never text; the one for unknown characters may be.
         self._control = {
             number: str(tokenizer.convert_ids_to_tokens(number))
             for number in tokenizer.all_special_ids
@@ -95,7 +96,7 @@ class Template:
         self._begin = self._before_texts()
         self._anchors = {anchor: self._ids([anchor])[0] for anchor in (PREFIX_END, FIELD, CUE)}
         self._cue = self._after(FIELD, [CUE])[0]
-        self._least = len(self._ids([FIELD])[0]) + 1  # tokens of "Input: …" that say something of the input
+        self._least = len(self._ids([FIELD])[0]) + 1  # tokens of "Input: …" with something of the input
         self._prefixes: dict[str, Tokens] = {}
         self.trimmed: list[bool] = []  # of each instance, whether it lost examples or a part of its input
         self.checked = self.differing = 0
@@ -103,12 +104,14 @@ class Template:
     def encode(self, instances: Sequence[Instance]) -> list[tuple[Tokens, Tokens, Tokens]]:
         """Return (prefix, source, target) of each instance.
 
-        What is longer than `max_tokens` loses the definition's examples first, the last one foremost,
-        then the input's end; never the cue and never the target. Raises UserError, naming the
-        instance, if it still does not fit.
+        An instance longer than `max_tokens` loses examples first, beginning with the last, then the end of
+        its input; never the cue or the target.
+
+        Raises:
+            UserError: an instance that still does not fit.
         """
         asked = [f"{FIELD} {instance.input.strip()}" for instance in instances]
-        # What stands before an input ends alike for all instances, or there is nothing.
+        # The text before an input ends alike for all instances, or is empty.
         anchor = [PREFIX_END if self._prefix_text(instance) else "" for instance in instances]
         sources = self._after_each(anchor, [f"{text}{CUE}" for text in asked])
         targets = self._after(CUE, [f" {instance.target.strip()}" for instance in instances])
@@ -133,7 +136,7 @@ class Template:
         return prefix, np.array(source, dtype=np.int32), np.array(target, dtype=np.int32)
 
     def _cut(self, instance: Instance, prefix: Tokens, target: list[int]) -> list[int]:
-        """Return the source without the end of its input, as long as there is room for."""
+        """Return the source with its input cut to the tokens that fit."""
         anchor = PREFIX_END if len(prefix) > len(self._begin) else ""
         asked = self._after(anchor, [f"{FIELD} {instance.input.strip()}"])[0]
         room = self._settings.max_tokens - len(prefix) - len(self._cue) - len(target)
@@ -161,7 +164,7 @@ class Template:
         return self._prefixes[text]
 
     def _compare(self, instance: Instance, ids: list[int]) -> None:
-        """Compare the first instances' tokens with those of their whole text, and count the others."""
+        """Compare the first instances' tokens with those of their joined text; count the differences."""
         if self.checked >= COMPARED:
             return
         self.checked += 1
@@ -195,7 +198,7 @@ class Template:
         ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Tokenize texts as text: what is spelled like a control token is none."""
+        """Tokenize texts as text: the spelling of a control token is not one."""
         options = {"add_special_tokens": False, "split_special_tokens": True}
         found: list[list[int]] = self._tokenizer(texts, **options)["input_ids"]
         for number, ids in enumerate(found):

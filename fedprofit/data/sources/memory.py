@@ -1,4 +1,4 @@
-"""`memory`: rows that Python code gave, kept in the cache; made by `fedprofit.data.memory.dataset`."""
+"""`memory`: rows from Python, stored in the cache; `fedprofit.data.memory.dataset` makes it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MemorySource(TabularSource, kind="memory"):
-    """Rows from Python, kept in the cache by their hash; `fedprofit.data.memory.dataset(rows)` makes it."""
+    """Rows from Python, stored in the cache; `fedprofit.data.memory.dataset(rows)` makes it."""
 
     checks_early: ClassVar[bool] = True
 

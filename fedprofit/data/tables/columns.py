@@ -1,4 +1,4 @@
-"""A user's columns become the pool's columns, checked: shared by every source that reads tables."""
+"""Turn a user's columns into the pool's columns, checked; all sources that read tables use it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -46,11 +46,11 @@ def to_pool(
 ) -> pa.Table:
     """Turn a table with the user's column names into a checked table of POOL_SCHEMA.
 
-    Numbers become text, without an exponent; NaN is missing; a target that is text becomes a list of one;
-    without a task column every row belongs to the task "task". `place` (a file or data set) begins every
-    error message. Rows with something wrong go into `reading` and are left out; without one they are
-    refused at once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input
-    that is empty together with its definition, what is not text.
+    Numbers become text without an exponent. NaN is a missing value. A target that is text becomes a list of
+    one. Without a task column every row belongs to the task "task". Error messages begin with `place`, a file
+    or data set. Rows with something wrong go into `reading` and are left out; without one they are refused at
+    once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input that is
+    empty together with its definition, what is not text.
 
     Raises UserError: a missing column, a column that is not text, a client under two ids that differ in
     white space only.
@@ -106,7 +106,7 @@ def no_positives(rows: int) -> pa.Array:
 
 
 class _Given:
-    """The columns of a user's table as text, and what is found wrong with their cells."""
+    """The columns of a user's table as text, and the errors found in their cells."""
 
     def __init__(self, table: pa.Table, place: str, findings: list[Finding]) -> None:
         self.table, self.place, self.findings = table, place, findings
@@ -136,7 +136,7 @@ class _Given:
             ) from None
 
     def valid(self, text: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-        """Find bytes that are not UTF-8; they are null in what is returned."""
+        """Find bytes that are not UTF-8; return null for them."""
         try:
             text.validate(full=True)
         except pa.ArrowInvalid:
@@ -185,7 +185,7 @@ class _Given:
     def find(
         self, name: str, reason: str, bad: NDArray[np.bool_], value: Callable[[int], Any] | None = None
     ) -> None:
-        """Record the rows of a mask, but for those whose cell is known to be wrong."""
+        """Record the rows of a mask, except those whose cell is recorded already."""
         bad = bad.copy()
         for known in self.findings:
             if known.column == name:
@@ -197,7 +197,7 @@ class _Given:
 
 
 def _digits(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Write floating-point numbers without an exponent, in as few digits as tell them apart; NaN is null."""
+    """Write floating-point numbers without an exponent, in the fewest digits that read back equal."""
     encoded = column.dictionary_encode().combine_chunks()
     numbers = encoded.dictionary.to_numpy(zero_copy_only=False)
     words = [np.format_float_positional(x, trim="-") if np.isfinite(x) else None for x in numbers]

@@ -1,7 +1,7 @@
-"""CSV and its relatives: texts between separators, the first row names the columns.
+"""CSV and other delimited text; the first row names the columns.
 
-Every column is read as text: "007" and "NA" stay what they are. Arrow reads what is plain UTF-8 with as many
-fields in each row; else the rows are read one by one, which also tells what is wrong with each.
+Every column is read as text: "007" and "NA" are not converted. Arrow reads UTF-8 files whose rows all have
+the same number of fields. Other files are read row by row, which also finds the error in each row.
 """
 
 import csv
@@ -86,7 +86,7 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
-    """Let Arrow read the file; None where it cannot, or would not see what is wrong with it."""
+    """Let Arrow read the file; return None where it cannot, or where it would miss errors."""
     # Of no columns Arrow would read all. A quote that is not closed takes the rest of the file along.
     if not names or data.count(b'"') % 2 or b"\0" in data:
         return None
@@ -104,7 +104,7 @@ def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
 
 
 def _with_names(table: pa.Table, header: list[str]) -> pa.Table:
-    """Add the other columns' names, for messages that list what is there."""
+    """Add the names of the unread columns, for messages that list all columns."""
     for name in dict.fromkeys(map(column_name, header)):
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))

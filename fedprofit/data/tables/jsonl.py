@@ -1,7 +1,7 @@
-"""JSON Lines: one object a line, numbers as they are written.
+"""JSON Lines: one object a line; numbers keep their spelling.
 
-Arrow reads the file where all values of the named columns are texts or whole numbers, as its result is then
-the same. Else it is read line by line, which also tells what is wrong with each.
+Arrow reads the file where all values of the named columns are texts or whole numbers: its result is then the
+same. Other files are read line by line, which also finds the error in each line.
 """
 
 import json
@@ -37,7 +37,7 @@ def read(data: bytes, columns: Columns, encoding: str | None, place: str, readin
 
 
 def _by_arrow(data: bytes, names: Sequence[str], target: str) -> pa.Table | None:
-    """Let Arrow read the file; None where its result could be another than that of reading line by line."""
+    """Let Arrow read the file; return None where its result could differ from reading line by line."""
     types = _types(data, names, target)
     if types is None:
         return None
@@ -127,13 +127,13 @@ def _constant(name: str) -> float | None:
 
 
 def _fault(line: str, error: json.JSONDecodeError) -> str:
-    """Say what is wrong with a line, in which column, and what stands there."""
+    """Describe the error in a line: its column and the text found there."""
     before, rest = line[: error.pos].rstrip(), line[error.pos :].strip()
     problem = error.msg[:1].lower() + error.msg[1:]
     if rest[:1] == "," or (before[-1:] == "," and rest[:1] in ("}", "]", "")):
         problem = "a stray comma"
-    stands = before[-1:] + rest if before[-1:] == "," else rest
-    found = shown(stands[:20]) if rest else "the end of the line"
+    remaining = before[-1:] + rest if before[-1:] == "," else rest
+    found = shown(remaining[:20]) if rest else "the end of the line"
     return f"not JSON: {problem} at column {error.colno}, found {found}"
 
 

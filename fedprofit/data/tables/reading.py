@@ -1,4 +1,4 @@
-"""What is found while a source is read: rows that cannot be used, all of them, and how the file was read."""
+"""Findings while a source is read: all rows that cannot be used, and how the file was read."""
 
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ SHOWN = 20  # rows, names or reasons in one message
 CUT = 80  # characters of a value
 SKIP = "Correct the file, or leave such rows out with data.bad_rows: skip."
 
-Remark = tuple[str, str]  # what it is about, and what is to be said
+Remark = tuple[str, str]  # subject, text
 
 
 def shown(value: Any) -> str:
@@ -44,12 +44,12 @@ def listed(words: Iterable[str], count: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with some rows of a table."""
+    """An error that some rows of a table share."""
 
     column: str  # the user's name of it
     reason: str
     rows: NDArray[np.int64]  # positions, ascending
-    value: Callable[[int], Any]  # what stands at a position
+    value: Callable[[int], Any]  # the cell at a position
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,16 @@ class Numbering:
 
 @dataclass
 class Reading:
-    """Collects what is wrong with the rows of a source; `settle` refuses them, or they are left out."""
+    """Collects the errors in the rows of a source. `settle` refuses bad rows, or they are skipped."""
 
-    skip: bool = False  # leave bad rows out
-    rows: int = 0  # that were read, bad ones included
+    skip: bool = False  # skip bad rows instead of refusing all
+    rows: int = 0  # rows read, bad ones included
     bad: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     owners: Counter[str] = field(default_factory=Counter)  # clients, or tasks, of the bad rows
     remarks: list[Remark] = field(default_factory=list)  # how the file was read
     hints: dict[str, None] = field(default_factory=dict)  # remedies beside the usual one
-    refusals: list[str] = field(default_factory=list)  # what is wrong with the table as a whole
+    refusals: list[str] = field(default_factory=list)  # errors that concern the table, not single rows
     dropped: str = ""  # which tasks a source's own limits left out
     _first: list[tuple[int, int, str]] = field(default_factory=list)  # place, row, text
     _places: list[str] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Reading:
     def sift(
         self, pool: pa.Table, findings: list[Finding], place: str, numbering: Numbering | None = None
     ) -> pa.Table:
-        """Record what was found in a table of POOL_SCHEMA; return its other rows."""
+        """Record the findings in a table of POOL_SCHEMA; return its other rows."""
         self.rows += pool.num_rows
         bad = np.zeros(pool.num_rows, bool)
         for found in findings:
@@ -125,7 +125,7 @@ class Reading:
         self._first.append((self._places.index(place), number, text))
 
     def settle(self, source: str) -> None:
-        """Raise UserError where there are bad rows and they are not to be left out, or no others."""
+        """Raise UserError where bad rows are not to be skipped, or where all rows are bad."""
         refused = self.bad and (not self.skip or self.bad == self.rows)
         if refused or self.refusals:
             raise UserError("\n".join([self._message(source)] * bool(refused) + self.refusals))

@@ -45,7 +45,7 @@ class ClientData(Protocol):
 
 
 def table_of_rows(data: Any, columns: Asked, place: str) -> tuple[pa.Table, Columns]:
-    """Make a table of text of rows, and say which column is what; UserError names the first bad row."""
+    """Make a table of text from rows; return it and its columns' roles. UserError names the first bad row."""
     rows = list(_labelled(data, place))
     if not rows:
         raise UserError(f"{place}: it holds no rows. Check that the right data is given.")
@@ -97,7 +97,7 @@ def named_columns(columns: Asked, there: Sequence[str], said: Sequence[str], pla
 
 @dataclass(frozen=True)
 class _Labelled:
-    """A row, what the structure of the data says of it, and how messages name it."""
+    """A row, the columns that the structure of the data gives, and the row's name in messages."""
 
     row: Instance
     said: dict[str, str | None]  # columns client, split and group

@@ -30,14 +30,16 @@ OWN_COLUMNS = Columns(definition="definition", task="task", category="category",
 
 
 def read(settings: SniSource, seed: int, reading: Reading) -> pa.Table:
-    """Read the instances that the settings let through, as a table of POOL_SCHEMA.
+    """Read the instances that pass the limits, as a table of POOL_SCHEMA.
 
-    In this order: `tasks`, `categories`, `max_words` (of the definition, the input and each target),
-    `min_instances`, `max_tasks` (seeded), `instances` (seeded, for each task by itself). JSON files
+    The limits apply in this order: `tasks`, `categories`, `max_words` (of the definition, the input and each
+    target), `min_instances`, `max_tasks` (seeded), `instances` (seeded, for each task by itself). JSON files
     name no splits; their tasks are named by the files' stems, those of a table task073.
 
-    Raises UserError: nothing at the path, a damaged file, an unknown task or category, nothing left. What is
-    wrong with its rows goes into `reading`, and so does which tasks the limits left out.
+    Raises:
+        UserError: nothing at the path, a damaged file, an unknown task or category, nothing left. Bad rows
+        and
+            tasks that the limits leave out go into `reading`.
     """
     path = expanded(settings.path)
     if path.is_dir():
@@ -90,7 +92,14 @@ def _sizes(pool: pa.Table, tasks: list[str]) -> list[int]:
 
 
 def _tell_dropped(before: list[int], after: list[int], settings: SniSource, reading: Reading) -> None:
-    """Say which limits left tasks out; `before` and `after` max_words: how many instances each had."""
+    """Report which limits left tasks out.
+
+    Args:
+        before: instances of each task before max_words.
+        after: instances of each task after it.
+        settings: the limits.
+        reading: where it is reported.
+    """
     few = sum(count < settings.min_instances for count in before)
     long = sum(count < settings.min_instances for count in after) - few
     if few or long:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from fedprofit.core.errors import UserError
 from fedprofit.data.tables.reading import Finding, Numbering, Reading, shown
 
-# A mark at the beginning tells the encoding; the longer first, as it begins like a shorter one.
+# Byte-order marks; the longer ones first, since they begin like shorter ones.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -27,7 +27,7 @@ LIST = pa.list_(pa.string())
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of text as it was read, what is wrong with its cells, and how its rows are numbered."""
+    """A table of text, the errors found in its cells, and how its rows are numbered."""
 
     table: pa.Table
     findings: list[Finding]
@@ -35,11 +35,12 @@ class TextTable:
 
 
 def decode(data: bytes, encoding: str | None, place: str, reading: Reading) -> tuple[str, str]:
-    """Return a file's text and its encoding: the one named, that of its mark, or UTF-8.
+    """Return a file's text and its encoding: the one named, that of its byte-order mark, or UTF-8.
 
-    Bytes that the encoding does not have become surrogates, by which `cells` finds their rows.
+    Undecodable bytes become surrogates, by which `cells` finds their rows.
 
-    Raises UserError: an unknown encoding, UTF-16 without its mark, a broken UTF-16 or UTF-32.
+    Raises:
+        UserError: an unknown encoding, UTF-16 without its byte-order mark, a broken UTF-16 or UTF-32.
     """
     name = _named(encoding) if encoding else encoding_of(data)
     if name == "utf-8" and encoding is None and data[:LOOKED_AT].count(0) > len(data[:LOOKED_AT]) // 4:
@@ -64,7 +65,7 @@ def decode(data: bytes, encoding: str | None, place: str, reading: Reading) -> t
 
 
 def encoding_of(data: bytes) -> str:
-    """Return the encoding that a file's first bytes are the mark of, else utf-8."""
+    """Return the encoding that a byte-order mark names, else utf-8."""
     return next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
 
 
@@ -81,7 +82,7 @@ def _named(encoding: str) -> str:
 
 
 def _hint(data: bytes, start: int, text: str, reading: Reading) -> None:
-    """Name the setting by which undecodable bytes may become text: where nothing else is beyond ASCII."""
+    """Suggest an encoding for undecodable bytes, where all other text is ASCII."""
     if not UNDECODABLE.sub("", text).isascii():
         return
     before = re.split(rb"[\r\n,;\t|]", data[max(0, start - 20) : start])[-1]
@@ -95,7 +96,7 @@ def _hint(data: bytes, start: int, text: str, reading: Reading) -> None:
 
 
 def cells(values: Sequence[Any], column: str, lists: bool) -> tuple[pa.Array, list[Finding]]:
-    """Turn the values of a column into text; what is not text is found, and null in the result.
+    """Turn the values of a column into text; other values become null and are reported.
 
     Numbers must have been read as they are written, as text. A column of nothing but true and false
     becomes text too. With `lists`, a list of texts is a value as well.
@@ -124,7 +125,7 @@ def cells(values: Sequence[Any], column: str, lists: bool) -> tuple[pa.Array, li
 
 
 def _reason(value: Any, lists: bool) -> str:
-    """Say why a value is not text; "" if it is, or if it is missing."""
+    """Return why a value is not text; "" if it is, or if it is missing."""
     if isinstance(value, str):
         try:
             value.encode()
