@@ -167,13 +167,13 @@ def test_reading_results_does_not_import_torch():
     """Importing torch and transformers takes seconds. Reports, claims and comparisons do not need them."""
     reads = [
         "data.federated",
-        "study.folder",
+        "studies.ledger",
         "report.write",
         "report.studies",
         "report.choices",
         "report.page",
         "report.figure",
-        "study.many",
+        "studies.many",
     ]
     words = "import sys, " + ", ".join(f"fedprofit.{module}" for module in reads)
     check = f"{words}; print({{'torch', 'transformers', 'scipy'}} & set(sys.modules))"
