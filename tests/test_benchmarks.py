@@ -265,7 +265,7 @@ def constant_rate(backbone):
 
 
 def test_matmul_peak_sums_rates_of_workers(monkeypatch):
-    monkeypatch.setattr(flops, "products_rate", three)
+    monkeypatch.setattr(flops, "products_rate", constant_rate)
     backbone = tiny_backbone()
     assert [flops.matmul_peak(make_engine(backbone, workers=count)) for count in (1, 2)] == [3, 6]
 

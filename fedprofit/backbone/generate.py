@@ -27,7 +27,7 @@ from fedprofit.backbone.forward import (
     target_losses,
 )
 from fedprofit.backbone.load import Backbone
-from fedprofit.backbone.segments import Rule, rounded
+from fedprofit.backbone.segments import AttentionRule, rounded
 
 NOTHING = np.zeros(1, dtype=np.int32)  # in place of a target that is not there
 TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see segments.FLAT)
@@ -61,7 +61,7 @@ class RowCache:
         self.lengths = self.lengths[rows]
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: Rule) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: AttentionRule) -> Tensor:
         """Append one token a row and attend to the row's own past: `[rows, heads, size]`."""
         keys, values = self.layers[layer]
         if int(self.lengths.max()) >= keys.shape[2]:

@@ -46,9 +46,6 @@ class AttentionRule:
         return torch.softmax(scores.add_(mask), dim=-1)
 
 
-Rule = AttentionRule  # the name that generate.py imports
-
-
 @dataclass(frozen=True)
 class Segment:
     """The position of a prefix and its rows in the flat row."""
