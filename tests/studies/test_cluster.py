@@ -87,7 +87,7 @@ def test_node_does_not_resume_run_of_another_version(monkeypatch, tmp_path):
     monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path))
     folders = []
 
-    def computed(mapping, folder):
+    def computed(mapping, folder, plugins):
         folders.append(folder)
         Path(folder).mkdir(parents=True)
         (Path(folder) / "summary.json").write_text("{}")

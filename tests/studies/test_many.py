@@ -90,7 +90,7 @@ def test_killed_process_does_not_fail_other_runs(tmp_path, monkeypatch):
     assert done(folder) == {planned.key for planned in load_study(path)[1] if planned.axes["seed"] == 0}
 
 
-def die_beside_the_other(mapping, out):
+def die_beside_the_other(mapping, out, plugins):
     """Kill seed 1 each time, after seed 0 has started; seed 0 waits for the first kill."""
     import os
     import signal
@@ -112,7 +112,7 @@ def die_beside_the_other(mapping, out):
     return compute(mapping, out)
 
 
-def die_once(mapping, out):
+def die_once(mapping, out, plugins):
     """Kill the process at the first call, like an out-of-memory killer; then compute."""
     import os
     import signal
