@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from fedprofit.config.component import FAMILIES, all_families
+from fedprofit.evaluate.settings import with_metric_settings
 
 OPTIMIZERS = {"client": "client optimizer", "server": "server optimizer"}  # a section, and its family
 
@@ -15,7 +16,8 @@ def upgraded(mapping: Any) -> Any:
     """Return a run's configuration with the keys of this version.
 
     Earlier versions named an optimizer by `optimizer`, kept the fields of all optimizers beside it, knew one
-    kind of personalization, and described a baseline with the fields of a personalization.
+    kind of personalization, described a baseline with the fields of a personalization, and had the settings of
+    metrics, aggregation and partitions in other places.
 
     >>> old = {"training": {"algorithms": [{"kind": "fedsgd", "server": {"optimizer": "sgd", "tau": 0.1}}]}}
     >>> upgraded(old)["training"]["algorithms"][0]
@@ -29,13 +31,23 @@ def upgraded(mapping: Any) -> Any:
     baselines = result.get("baselines")
     for entry in _entries(training.get("algorithms") if isinstance(training, dict) else None):
         _upgrade_optimizers(entry)
+        if weights := entry.pop("weights", None):
+            entry["aggregate"] = [{"kind": "mean", "weights": weights}]
     for entry in _entries(result.get("personalization")):
         _upgrade_optimizers(entry)
         entry.setdefault("kind", "finetune")
+        if "pull" in entry:
+            entry["proximal"] = entry.pop("pull")
     for kind, value in baselines.items() if isinstance(baselines, dict) else ():
         for entry in _entries(value):
             if _upgrade_optimizers(entry):
                 _keep_known(entry, "baseline", kind)
+    data, evaluation = result.get("data"), result.get("evaluation")
+    partition = data.get("partition") if isinstance(data, dict) else None
+    if isinstance(partition, dict):
+        _keep_known(partition, "partition", partition.get("kind", "auto"))
+    if isinstance(evaluation, dict):
+        result["evaluation"] = with_metric_settings(evaluation)
     return result
 
 

@@ -44,7 +44,11 @@ def table(effects, seeds=3, clients=6, noise=0.3):
             for number in range(clients):
                 far = loss + draw.normal(0, noise)
                 path = [(20, 30), (25, 30 - far / 2), (30, 30 - far)]
-                more = {"personalization.client.rate": rate, "personalization.pull": pull, **KINDS[algorithm]}
+                more = {
+                    "personalization.client.rate": rate,
+                    "personalization.proximal": pull,
+                    **KINDS[algorithm],
+                }
                 made += rows(seed, level, algorithm, setting, f"c{number}", path, **more)
     frame = pl.DataFrame(made, infer_schema_length=None).unique(maintain_order=True)
     every = {**SCHEMA, **dict.fromkeys(FACTS, pl.String)}

@@ -35,7 +35,7 @@ def test_old_study_gets_axis_columns_and_settings(paper):
     assert not paper.settings["setting_id"].is_duplicated().any()
     # The old columns hold the same as the joined ones.
     assert (tuned["rate"] == tuned["personalization.client.rate"]).all()
-    assert (tuned["pull"] == tuned["personalization.pull"]).all()
+    assert (tuned["pull"] == tuned["personalization.proximal"]).all()
     kinds = tuned.select("algorithm", "algorithm.kind", "algorithm.client.kind").unique().sort("algorithm")
     assert kinds.rows() == [
         ("fedavg-adam", "fedavg", "adam"),

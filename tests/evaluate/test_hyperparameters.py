@@ -76,6 +76,6 @@ def test_hyperparameters_are_joined_by_id():
     settings = settings_of(RUN, {"a": "a-rate1"})
     found = identified(frame, settings)
     assert found["setting_id"].null_count() == 1, "a setting that the configuration does not have"
-    rates = joined(found, settings_table(settings), ["algorithm.client.rate", "personalization.pull"])
+    rates = joined(found, settings_table(settings), ["algorithm.client.rate", "personalization.proximal"])
     assert rates["algorithm.client.rate"].to_list() == [1.0, None]
-    assert rates["personalization.pull"].to_list() == [None, None]
+    assert rates["personalization.proximal"].to_list() == [None, None]

@@ -93,7 +93,7 @@ def study(tmp_path_factory):
         version=pl.lit("0"), model=pl.lit("m"), dtype=pl.lit("float32"), task=pl.lit("")
     )
     # Without a table of settings: as an earlier version wrote it.
-    old = made.rename({"personalization.client.rate": "rate", "personalization.pull": "pull"})
+    old = made.rename({"personalization.client.rate": "rate", "personalization.proximal": "pull"})
     write_frame(place / "results.parquet", old.drop(FACTS, strict=False))
     runs = made.select("run", "axis.heterogeneity", "seed").unique(maintain_order=True)
     write_frame(place / "trials.parquet", runs.join(TRIALS, how="cross"))

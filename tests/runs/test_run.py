@@ -89,7 +89,7 @@ def test_settings_hold_every_id_of_the_results(folder):
     names = results.select("setting_id", "condition", "algorithm", "setting", "start").unique()
     assert not names["setting_id"].is_duplicated().any()
     tuned = settings.filter(pl.col("condition") == "personalized")
-    assert tuned["personalization.pull"].to_list() == [0.01, 0.01]
+    assert tuned["personalization.proximal"].to_list() == [0.01, 0.01]
     assert tuned["algorithm.kind"].to_list() == ["fedavg", "fedsgd"]
 
 

@@ -81,7 +81,7 @@ def _place(place: Place) -> dict[str, Any]:
 def _condition(number: int, row: Means) -> dict[str, Any]:
     shown = {key: row[key] for key in (*KEYS, "front", "knee", "curve")}
     ends = [f"{name}_{end}" for name in (*DIFFERENCES, "worst") for end in ("low", "high")]
-    shown |= {"rate": row[TUNING_RATE], "pull": row[PROXIMAL]}
+    shown |= {"rate": row[TUNING_RATE], "proximal": row[PROXIMAL]}
     shown |= {key: plain(row[key]) for key in (*SCORES, *ends, "worst")}
     counts = {"clients": row["clients"], "stopped": row["stopped"]}
     return {"place": number, "label": label(row), **shown, **counts}

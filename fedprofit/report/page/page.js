@@ -91,7 +91,7 @@ function ranged(row, name) {
 
 function hover(row) {
   const facts = [`<b>${safe(row.label)}</b>`];
-  if (row.rate !== null) facts.push(`rate ${row.rate}${row.pull ? `, pull ${row.pull}` : ""}`);
+  if (row.rate !== null) facts.push(`rate ${row.rate}${row.proximal ? `, λ ${row.proximal}` : ""}`);
   facts.push(`local ${shown(row.local)}, global ${shown(row.global)}`);
   if (row.gain !== null) facts.push(`gained ${ranged(row, "gain")}, forgotten ${ranged(row, "forgetting")}`);
   if (row.worst !== null) facts.push(`the worst tenth forget ${ranged(row, "worst")}`);
