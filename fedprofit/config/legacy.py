@@ -16,8 +16,8 @@ def upgraded(mapping: Any) -> Any:
     """Return a run's configuration with the keys of this version.
 
     Earlier versions named an optimizer by `optimizer`, kept the fields of all optimizers beside it, knew one
-    kind of personalization, described a baseline with the fields of a personalization, and had the settings of
-    metrics, aggregation and partitions in other places.
+    kind of personalization, described a baseline with the fields of a personalization, and kept the settings
+    of metrics, aggregation and partitions in other places.
 
     >>> old = {"training": {"algorithms": [{"kind": "fedsgd", "server": {"optimizer": "sgd", "tau": 0.1}}]}}
     >>> upgraded(old)["training"]["algorithms"][0]

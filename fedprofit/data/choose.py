@@ -5,12 +5,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedprofit.config.component import where_of
+from fedprofit.config.component import Component, where_of
 from fedprofit.core.errors import UserError
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.partitions.base import GivenClients, Owners
+from fedprofit.data.clients import ClientSettings, Owners
 from fedprofit.data.pool import GROUP, SPLITS
-from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import TEST, TRAIN, Ints
 from fedprofit.data.tables.reading import SHOWN, Remark, listed, shown
 
@@ -36,7 +35,7 @@ def choose_clients(
     owner: Ints,
     split: NDArray[np.int8],
     named: Ints | None,
-    settings: DataConfig,
+    settings: ClientSettings,
     seed: int,
 ) -> Owners:
     """Draw the clients of each group, exactly as many as asked for; keep at most `data.examples` a split.
@@ -75,7 +74,7 @@ def _limited(
     split: NDArray[np.int8],
     group: NDArray[np.int8],
     chosen: Ints,
-    settings: DataConfig,
+    settings: ClientSettings,
     seed: int,
 ) -> tuple[Ints, Ints]:
     """Return, aligned, the client and row of what the chosen own, at most `data.examples` of each split."""
@@ -138,7 +137,7 @@ def named_groups(pool: pa.Table, names: list[str], owner: Ints) -> Ints | None:
 
 
 def check_clients(
-    partition: GivenClients, names: list[str], owner: Ints, split: NDArray[np.int8], hidden: NDArray[np.bool_]
+    partition: Component, names: list[str], owner: Ints, split: NDArray[np.int8], hidden: NDArray[np.bool_]
 ) -> None:
     """Raise UserError where a plug-in's partition returned what no clients can be made of."""
     if partition.is_built_in():

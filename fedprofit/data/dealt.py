@@ -9,6 +9,8 @@ one with the fewest rows is set aside and the others are given again, until all 
 the tasks are kept; where that is not enough, the user must change the settings.
 """
 
+from typing import ClassVar, Protocol
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -16,12 +18,42 @@ from numpy.typing import NDArray
 from fedprofit.config.component import where_of
 from fedprofit.core.errors import UserError
 from fedprofit.core.seeding import numpy_generator
+from fedprofit.data.clients import ClientSettings
 from fedprofit.data.deal import Stock, apportion
-from fedprofit.data.partitions.base import LevelSettings
 from fedprofit.data.pool import SPLITS
-from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import TRAIN, Ints, encode, shuffled_positions
 from fedprofit.data.tables.reading import Remark, listed, shown
+
+
+class Level(Protocol):
+    """What is asked of a level of heterogeneity; `partitions/base.py` documents its members."""
+
+    kind: ClassVar[str]
+    quantity_skew: float
+
+    @property
+    def label(self) -> str:
+        """The column by which rows are dealt: task or category."""
+        ...
+
+    @property
+    def tasks_each(self) -> int:
+        """How many tasks a client needs at least."""
+        ...
+
+    @property
+    def spares_train_clients(self) -> bool:
+        """Whether train clients get no validation and test rows."""
+        ...
+
+    def assign(self, stock: Stock, generator: np.random.Generator) -> Ints:
+        """Return the client that gets each row of a group's stock, `[rows]`."""
+        ...
+
+    @classmethod
+    def is_built_in(cls) -> bool:
+        """Return whether the class is a part of this package."""
+        ...
 
 
 class TooFewRows(UserError):
@@ -37,8 +69,8 @@ def deal_pool(
     pool: pa.Table,
     split: NDArray[np.int8],
     seen: NDArray[np.bool_],
-    settings: DataConfig,
-    level: LevelSettings,
+    settings: ClientSettings,
+    level: Level,
     seed: int,
 ) -> tuple[Ints, Ints, list[Remark]]:
     """Make the clients of all three groups, numbered train first, then validation, then test.
@@ -81,7 +113,7 @@ def deal_pool(
 
 
 def _assigned(
-    level: LevelSettings,
+    level: Level,
     labels: Ints,
     split: NDArray[np.int8],
     tasks: Ints,
@@ -121,7 +153,7 @@ def _assigned(
 
 
 def _give_tasks(
-    order: Ints, stock: Ints, names: list[str], settings: DataConfig, level: LevelSettings, seed: int
+    order: Ints, stock: Ints, names: list[str], settings: ClientSettings, level: Level, seed: int
 ) -> tuple[list[Ints], list[Ints], list[int]]:
     """Return the task given to each client of each group, the clients' sizes, and the tasks set aside."""
     counts = (settings.clients.train, settings.clients.validation, settings.clients.test)
@@ -144,7 +176,7 @@ def _describe_rare(rare: list[int], stock: Ints, names: list[str], tasks: int) -
     return f"{len(rare)} of {tasks}, with too few rows for the clients that would be given them: {each}"
 
 
-def _labels(pool: pa.Table, task: Ints, level: LevelSettings) -> Ints:
+def _labels(pool: pa.Table, task: Ints, level: Level) -> Ints:
     if level.label == "task":
         return task
     categories, labels = encode(pool["category"])
@@ -185,7 +217,7 @@ def _rows_in_use(
 
 
 def client_sizes(
-    given: list[Ints], stock: Ints, names: list[str], settings: DataConfig, level: LevelSettings, seed: int
+    given: list[Ints], stock: Ints, names: list[str], settings: ClientSettings, level: Level, seed: int
 ) -> list[Ints]:
     """Return how many rows of each split each client of each group gets.
 
@@ -238,7 +270,7 @@ def client_sizes(
     return sizes
 
 
-def _enough(asked: Ints, stock: Ints, names: list[str], settings: DataConfig, skewed: float) -> None:
+def _enough(asked: Ints, stock: Ints, names: list[str], settings: ClientSettings, skewed: float) -> None:
     task, split = np.unravel_index(np.argmax(asked - stock), stock.shape)  # where most are missing
     if asked[task, split] > stock[task, split]:
         skew = ", data.partition.quantity_skew" if skewed else ""

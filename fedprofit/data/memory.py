@@ -9,8 +9,6 @@ The rows are written to a Parquet file of the cache, named by their hash, so tha
 runs read them as they read a table. Configurations hold the hash, never the rows.
 """
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ import pyarrow.parquet
 from fedprofit.core.errors import UserError, cut, first_line
 from fedprofit.core.files import write_with
 from fedprofit.data.sources.base import Columns
-from fedprofit.data.sources.memory import MemorySource
+from fedprofit.data.sources.memory import MemorySource, hash_of
 from fedprofit.data.tables.columns import to_pool
 from fedprofit.data.tables.reading import shown
 from fedprofit.data.tables.rows import ACCEPTED, Asked, ClientData, named_columns, table_of_rows
@@ -74,15 +72,6 @@ def read_rows(
     """
     table, named = table_of(data, columns, place)
     return to_pool(table, named, place, reading)
-
-
-def hash_of(table: pa.Table) -> str:
-    """Return a short hash of a table's column names and values."""
-    digest = hashlib.sha256(json.dumps(table.column_names).encode())
-    for batch in table.to_batches(max_chunksize=65536):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            digest.update(json.dumps(row, default=str).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 def table_of(data: Any, columns: Asked = None, place: str = "data.source") -> tuple[pa.Table, Columns]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedprofit.core.errors import UserError, nearest
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.data.partitions.base import Owners
+from fedprofit.data.clients import Owners
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.settings import DataConfig
 from fedprofit.data.splits import TEST, TRAIN, Ints, encode, make_splits, unseen_rows

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from fedprofit.config.base import Count, Positive, Section
+from fedprofit.data.clients import ClientSettings
 from fedprofit.data.partitions.base import PartitionSettings
 from fedprofit.data.partitions.natural import Auto
 from fedprofit.data.sources.base import SourceSettings
@@ -19,26 +20,12 @@ class TemplateConfig(Section):
     """Tokens of definition, input and target together; longer ones are trimmed."""
 
 
-class Groups(Section):
-    """How many clients, or how many examples a client, for each of three purposes."""
-
-    train: Count
-    validation: Count
-    test: Count
-
-
-class DataConfig(Section):
-    """The federated data set: source, template, partition."""
+class DataConfig(ClientSettings):
+    """The federated data set: source, template, partition, and how many clients and examples."""
 
     source: SourceSettings
     template: TemplateConfig = TemplateConfig()
     partition: PartitionSettings = Auto()
-    clients: Groups = Groups(train=8, validation=2, test=4)
-    """How many clients of each group."""
-    examples: Groups | None = Groups(train=48, validation=16, test=16)
-    """The largest number of examples of each split that a client gets; null: all it has."""
-    min_examples: Count = 0
-    """Given clients (natural, flwr) with fewer examples in all are set aside."""
     bad_rows: Literal["refuse", "skip"] = "refuse"
     """What to do where rows cannot be used (no target, no client, no text): refuse all data, or skip them."""
     unseen_tasks: Count | tuple[str, ...] = 0

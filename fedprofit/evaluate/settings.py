@@ -19,7 +19,7 @@ MOVED = {  # keys of earlier versions: the metric and its field that they are no
 def with_metric_settings(evaluation: dict[str, Any]) -> dict[str, Any]:
     """Return the section `evaluation` of an earlier version's result folder with the keys of this one.
 
-    >>> with_metric_settings({"metrics": ["loss", "rouge_l"], "rouge_tokenizer": "unicode", "exact_match": "auto"})
+    >>> with_metric_settings({"metrics": ["loss", "rouge_l"], "rouge_tokenizer": "unicode"})
     {'metrics': ['loss', {'kind': 'rouge_l', 'tokenizer': 'unicode'}]}
     """
     fields = {kind: {field: evaluation[key]} for key, (kind, field) in MOVED.items() if key in evaluation}

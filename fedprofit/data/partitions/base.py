@@ -5,11 +5,11 @@ how many each client gets, is the same at every level, so that levels differ onl
 Partitions of *given clients* take the clients, and how much each has, from the data.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from fedprofit.config.base import Weight
 from fedprofit.config.component import Component
+from fedprofit.data.clients import ClientSettings, Owners
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,22 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fedprofit.data.deal import Stock
-    from fedprofit.data.settings import DataConfig
     from fedprofit.data.sources.base import SourceSettings
     from fedprofit.data.splits import Ints
-    from fedprofit.data.tables.reading import Remark
-
-
-@dataclass(frozen=True)
-class Owners:
-    """Who owns what: clients, their groups, and, aligned, the client and row of each thing owned."""
-
-    names: list[str]  # of the clients, ascending
-    groups: "NDArray[np.int8]"  # [clients]: 0 train, 1 validation, 2 test
-    client: "Ints"  # [owned], positions in `names`
-    rows: "Ints"  # [owned], rows of the pool, none twice
-    split: "NDArray[np.int8]"  # [rows of the pool]
-    remarks: "list[Remark]"
 
 
 class PartitionSettings(Component, family="partition", package="fedprofit.data.partitions", default="auto"):
@@ -57,7 +43,7 @@ class PartitionSettings(Component, family="partition", package="fedprofit.data.p
         pool: "pa.Table",
         split: "NDArray[np.int8]",
         hidden: "NDArray[np.bool_]",
-        settings: "DataConfig",
+        settings: ClientSettings,
         seed: int,
     ) -> Owners:
         """Make the clients and give them rows.
@@ -66,7 +52,7 @@ class PartitionSettings(Component, family="partition", package="fedprofit.data.p
             pool: all rows.
             split: each row's split, `[rows]`.
             hidden: rows that no client may own, `[rows]`.
-            settings: how many clients and examples; their partition is this one.
+            settings: how many clients and examples.
             seed: all draws come from it.
         """
         raise NotImplementedError
@@ -117,7 +103,7 @@ class LevelSettings(Dealt):
         pool: "pa.Table",
         split: "NDArray[np.int8]",
         hidden: "NDArray[np.bool_]",
-        settings: "DataConfig",
+        settings: ClientSettings,
         seed: int,
     ) -> Owners:
         """Make the clients of the three groups and deal rows to them."""
@@ -139,7 +125,7 @@ class GivenClients(PartitionSettings):
         pool: "pa.Table",
         split: "NDArray[np.int8]",
         hidden: "NDArray[np.bool_]",
-        settings: "DataConfig",
+        settings: ClientSettings,
         seed: int,
     ) -> "tuple[list[str], Ints, NDArray[np.int8]]":
         """Return the clients' names, ascending; each row's client as a position among them (-1: none); its
@@ -154,7 +140,7 @@ class GivenClients(PartitionSettings):
         pool: "pa.Table",
         split: "NDArray[np.int8]",
         hidden: "NDArray[np.bool_]",
-        settings: "DataConfig",
+        settings: ClientSettings,
         seed: int,
     ) -> Owners:
         """Draw the clients of the three groups; each keeps at most `data.examples` of its rows."""

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from fedprofit.core.errors import UserError, nearest
 from fedprofit.core.seeding import numpy_generator
+from fedprofit.data.clients import ClientSettings
 from fedprofit.data.partitions.base import GivenClients, numbered
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from fedprofit.data.settings import DataConfig
     from fedprofit.data.splits import Ints
 
 
@@ -32,7 +32,7 @@ class Flower(GivenClients, kind="flwr"):
         pool: "pa.Table",
         split: "NDArray[np.int8]",
         hidden: "NDArray[np.bool_]",
-        settings: "DataConfig",
+        settings: ClientSettings,
         seed: int,
     ) -> "tuple[list[str], Ints, NDArray[np.int8]]":
         """Partition the rows that the pool gives no other split than train; cut each part by seed."""

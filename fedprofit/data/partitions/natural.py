@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fedprofit.core.errors import UserError
+from fedprofit.data.clients import ClientSettings
 from fedprofit.data.partitions.base import Dealt, GivenClients, PartitionSettings
 from fedprofit.data.partitions.levels import Task
 
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from fedprofit.data.settings import DataConfig
     from fedprofit.data.sources.base import SourceSettings
     from fedprofit.data.splits import Ints
 
@@ -29,7 +29,7 @@ class Natural(GivenClients, kind="natural"):
         pool: "pa.Table",
         split: "NDArray[np.int8]",
         hidden: "NDArray[np.bool_]",
-        settings: "DataConfig",
+        settings: ClientSettings,
         seed: int,
     ) -> "tuple[list[str], Ints, NDArray[np.int8]]":
         """Return the clients in the column of clients."""

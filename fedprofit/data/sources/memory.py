@@ -1,5 +1,7 @@
 """`memory`: rows from Python, stored in the cache; `fedprofit.data.memory.dataset` makes it."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -43,7 +45,6 @@ class MemorySource(TabularSource, kind="memory"):
         import pyarrow as pa
         import pyarrow.parquet
 
-        from fedprofit.data.memory import hash_of
         from fedprofit.data.tables.columns import to_pool
 
         again = "Make data.source again by fedprofit.data.memory.dataset, from the same rows."
@@ -58,3 +59,12 @@ class MemorySource(TabularSource, kind="memory"):
         if table is None or hash_of(table) != self.rows:
             raise UserError(f"{self.path}: is damaged. Remove it. {again}")
         return to_pool(table, self.columns, self.place, reading)
+
+
+def hash_of(table: "pa.Table") -> str:
+    """Return a short hash of a table's column names and values."""
+    digest = hashlib.sha256(json.dumps(table.column_names).encode())
+    for batch in table.to_batches(max_chunksize=65536):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(json.dumps(row, default=str).encode() + b"\n")
+    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,6 @@ from fedprofit.core.files import expanded
 from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.sources.base import Columns
-from fedprofit.data.sources.sni import SniSource
 from fedprofit.data.splits import encode, shuffled_positions
 from fedprofit.data.tables.columns import check, to_pool
 from fedprofit.data.tables.reading import Reading
@@ -29,7 +28,19 @@ PARQUET_COLUMNS = ["task_id", "category", "split", "definition", "input", "targe
 OWN_COLUMNS = Columns(definition="definition", task="task", category="category", split="split")
 
 
-def read(settings: SniSource, seed: int, reading: Reading) -> pa.Table:
+class Selection(Protocol):
+    """Which tasks and instances are read; `sources/sni.py` documents the fields."""
+
+    path: str
+    tasks: tuple[str, ...]
+    categories: tuple[str, ...]
+    instances: int | None
+    max_tasks: int | None
+    min_instances: int
+    max_words: int | None
+
+
+def read(settings: Selection, seed: int, reading: Reading) -> pa.Table:
     """Read the instances that pass the limits, as a table of POOL_SCHEMA.
 
     The limits apply in this order: `tasks`, `categories`, `max_words` (of the definition, the input and each
@@ -57,7 +68,7 @@ def read(settings: SniSource, seed: int, reading: Reading) -> pa.Table:
     return _limit_instances(pool, settings.instances, seed)
 
 
-def _read_parquet(path: Path, settings: SniSource, reading: Reading) -> pa.Table:
+def _read_parquet(path: Path, settings: Selection, reading: Reading) -> pa.Table:
     try:
         there = pyarrow.parquet.read_schema(path).names
         for name in PARQUET_COLUMNS:
@@ -91,7 +102,7 @@ def _sizes(pool: pa.Table, tasks: list[str]) -> list[int]:
     return [counts.get(task, 0) for task in tasks]
 
 
-def _tell_dropped(before: list[int], after: list[int], settings: SniSource, reading: Reading) -> None:
+def _tell_dropped(before: list[int], after: list[int], settings: Selection, reading: Reading) -> None:
     """Report which limits left tasks out.
 
     Args:
@@ -115,7 +126,7 @@ def _tell_dropped(before: list[int], after: list[int], settings: SniSource, read
         reading.remarks.append(("tasks left out", f"{few + long} of {len(before)}: {' and '.join(limits)}"))
 
 
-def _read_folder(path: Path, settings: SniSource, seed: int, reading: Reading) -> pa.Table:
+def _read_folder(path: Path, settings: Selection, seed: int, reading: Reading) -> pa.Table:
     files = {file.stem: file for file in sorted(path.glob("task*.json"))}
     if not files:
         raise UserError(
@@ -195,7 +206,7 @@ def _same_task(query: str, name: str) -> bool:
     return asked[2] is None or there[2] is None  # two full names must agree in full
 
 
-def _categories(settings: SniSource, there: list[str], path: Path) -> list[str]:
+def _categories(settings: Selection, there: list[str], path: Path) -> list[str]:
     for category in settings.categories:
         if category not in there:
             raise UserError(
