@@ -51,19 +51,23 @@ def places(tables: Tables) -> list[Place]:
     groups = tables.results.group_by(columns, maintain_order=True) if columns else [((), tables.results)]
     for _, own in groups:
         first = own.row(0, named=True)
-        units = units_of(own)
-        found.append(
-            Place(
-                place_of(first, tables.axes),
-                {axis: str(first[axis_column(axis)]) for axis in tables.axes},
-                float(np.mean(own["tv"].to_numpy())),
-                len(units.select("seed", "client").unique()),
-                own["seed"].n_unique(),
-                _rows(units, agreed(own).to_dicts()),
-                units,
-            )
-        )
+        axes = {axis: str(first[axis_column(axis)]) for axis in tables.axes}
+        tv = float(np.mean(own["tv"].to_numpy()))
+        found.append(place_of_scores(own, place_of(first, tables.axes), axes, tv))
     return sorted(found, key=lambda place: (-place.heterogeneity, place.title))
+
+
+def place_of_scores(
+    scores: pl.DataFrame,
+    title: str = "",
+    axes: dict[str, str] | None = None,
+    heterogeneity: float = float("nan"),
+) -> Place:
+    """Summarize the scores of one place."""
+    units = units_of(scores)
+    clients, seeds = len(units.select("seed", "client").unique()), scores["seed"].n_unique()
+    rows = _rows(units, agreed(scores).to_dicts())
+    return Place(title, axes or {}, heterogeneity, clients, seeds, rows, units)
 
 
 def _rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Means]:

@@ -14,8 +14,7 @@ from fedprofit.core.files import write_with
 from fedprofit.core.sealed import write_record
 from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.results import Condition, Score
-from fedprofit.evaluate.score import Job
-from fedprofit.evaluate.score import score as score_jobs
+from fedprofit.evaluate.score import Job, score as score_jobs
 from fedprofit.personalization.base import stopped_before
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.conditions import (

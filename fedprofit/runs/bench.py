@@ -64,17 +64,21 @@ class Bench:
         return replace(self, sets=draw_sets(self.dataset, "validation", self.config))
 
 
-def prepare(config: Config, dtype: str | None = None) -> Bench:
+def prepare(config: Config, dtype: str | None = None, backbone: Backbone | None = None) -> Bench:
     """Load the backbone and the data of a configuration and draw its fixed sets.
 
-    `dtype` is the number type where the configuration leaves it to the machine.
+    Args:
+        config: what to run.
+        dtype: the number type where the configuration leaves it to the machine.
+        backbone: a model in memory, instead of the one that the configuration names.
 
-    Raises UserError for whatever cannot be used, by name.
+    Raises:
+        UserError: something cannot be used; the message names it.
     """
     check_trials(config)
     prepare_clients(config.data, config.seed)  # first: what is wrong with the data shows before a model loads
     settings = config.in_type(dtype or "auto").backbone
-    backbone = load_backbone(settings.name, settings.dtype, settings.device)
+    backbone = backbone or load_backbone(settings.name, settings.dtype, settings.device)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, backbone, dataset)
     reach = config.tuner.tokens + dataset.store.longest() + config.evaluation.max_new_tokens

@@ -183,7 +183,7 @@ def reporter(quiet: bool = False) -> Iterator[Quiet]:
     console = Terminal(stderr=True)
     if quiet:
         yield Quiet()
-    elif not console.is_terminal:
+    elif not (console.is_terminal or console.is_jupyter):
         yield Plain()
     else:
         columns = (

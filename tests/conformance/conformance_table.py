@@ -11,8 +11,7 @@ from typing import Any
 
 from examples_plugins import load_examples
 
-from fedprofit.config.component import FAMILIES as REGISTRY
-from fedprofit.config.component import Component
+from fedprofit.config.component import FAMILIES as REGISTRY, Component
 
 Check = Callable[[Component], None]
 
