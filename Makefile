@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Python compiles what is imported when it first is; compiling all of it here takes as long as installing it.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable
 
-.PHONY: quickstart smoke test check format bench architectures clean
+.PHONY: quickstart smoke test check format notebook bench architectures clean
 
 quickstart: $(VENV)/.lexicon  ## run the benchmark small, on a real language model; OPTIONS goes to it
 	$(BIN)/fedprofit quickstart $(OPTIONS)
@@ -26,6 +26,9 @@ check: $(VENV)/.dev  ## lint and type-check
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+notebook: $(VENV)/.dev  ## execute the example notebook, on the quick start's model, and write its output into it
+	$(BIN)/python examples/run_notebook.py
 
 bench: $(VENV)/.bench  ## measure the engine and its peers; OPTIONS goes to all three scripts
 	$(VENV)/bench/bin/python benchmarks/throughput.py --out runs/benchmarks $(OPTIONS)

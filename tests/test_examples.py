@@ -1,5 +1,6 @@
 """The examples run as scripts, and match the package's results."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -74,3 +75,17 @@ def test_fedavg_plain_matches_package(plain):
     ends = [plain.train(backbone, start, batches, 0.03) for batches in clients]
     expected = (5 * ends[0] + 2 * ends[1]) / 7
     torch.testing.assert_close(state.params["prompt"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", sorted(PLAIN.parent.glob("plugins/*.py")), ids=lambda path: path.stem)
+def test_example_plugin_is_short_and_uses_public_names(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    names = [
+        name.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fedprofit")
+        for name in node.names
+    ]
+    assert names
+    assert not [name for name in names if name.startswith("_")]

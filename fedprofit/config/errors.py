@@ -156,7 +156,7 @@ def foreign(key: str, value: Any) -> str:
     """Return a message for a Python value that a configuration cannot contain.
 
     >>> foreign("data.source.path", [{"input": "a"}])[:48]
-    "'data.source.path' holds data in memory (list), "
+    "'data.source.path' holds data in memory (list): "
     """
     kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}".removeprefix("builtins.")
     if key.rpartition(".")[2] == "path":

@@ -1,5 +1,6 @@
 """Progress of runs and studies: a live bar on a terminal, plain lines elsewhere, and a log file."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -183,7 +184,7 @@ def reporter(quiet: bool = False) -> Iterator[Quiet]:
     console = Terminal(stderr=True)
     if quiet:
         yield Quiet()
-    elif not (console.is_terminal or console.is_jupyter):
+    elif not (console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets"))):
         yield Plain()
     else:
         columns = (

@@ -1,6 +1,6 @@
 """All settings that a run scores, with their hyperparameters, read from its configuration."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -21,7 +21,10 @@ Entry = Mapping[str, Any]
 
 
 def settings_of(
-    configuration: Mapping[str, Any], chosen: Mapping[str, str], regime: str = NEW
+    configuration: Mapping[str, Any],
+    chosen: Mapping[str, str],
+    regime: str = NEW,
+    personal: Collection[str] = (),
 ) -> list[ScoredSetting]:
     """List the settings that a run scores.
 
@@ -30,8 +33,9 @@ def settings_of(
         chosen: the trial that was selected of each algorithm and baseline. Of one that is missing, only the
             hyperparameters are known that all its trials share.
         regime: whether the scored clients took part in training.
+        personal: the methods whose training leaves personal parameters.
     """
-    return list(_settings(configuration, chosen, regime))
+    return list(_settings(configuration, chosen, regime, personal))
 
 
 def settings_table(settings: Sequence[ScoredSetting]) -> pl.DataFrame:
@@ -40,7 +44,7 @@ def settings_table(settings: Sequence[ScoredSetting]) -> pl.DataFrame:
 
 
 def _settings(
-    configuration: Mapping[str, Any], chosen: Mapping[str, str], regime: str
+    configuration: Mapping[str, Any], chosen: Mapping[str, str], regime: str, personal: Collection[str]
 ) -> Iterator[ScoredSetting]:
     yield ScoredSetting("base", regime=regime)
     methods: dict[str, list[Entry]] = {}
@@ -50,7 +54,8 @@ def _settings(
         algorithm = {ALGORITHM: _selected(trials, chosen.get(method))}
         for which in ("last", "best"):
             yield ScoredSetting("federated", method, which, regime=regime, parts=algorithm)
-        yield ScoredSetting("personal", method, "personal", regime=regime, parts=algorithm)
+        if method in personal:
+            yield ScoredSetting("personal", method, "personal", regime=regime, parts=algorithm)
         for entry in configuration.get("personalization") or ():
             if method in (entry.get("algorithms") or methods):
                 parts = algorithm | {PERSONALIZATION: flattened(entry)}

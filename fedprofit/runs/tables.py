@@ -14,6 +14,8 @@ from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.settings import settings_of, settings_table
 from fedprofit.runs.trials import chosen_trials
 
+PERSONAL = "personal-"  # begins the names of stages that score what training leaves to each client
+
 
 def write_stage_examples(folder: RunFolder, stage: str, records: Recorder) -> None:
     """Write the examples that a stage scored.
@@ -39,8 +41,12 @@ def write_tables(
     Returns:
         The scores of the test clients.
     """
+    personal = [stage.removeprefix(PERSONAL) for stage in scored if stage.startswith(PERSONAL)]
     settings = settings_of(
-        bench.config.to_mapping(), chosen_trials(folder, bench.config), bench.config.evaluation.regime
+        bench.config.to_mapping(),
+        chosen_trials(folder, bench.config),
+        bench.config.evaluation.regime,
+        personal,
     )
     write_frame(folder.settings, settings_table(settings))
     if checks:

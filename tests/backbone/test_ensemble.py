@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_forward import WAYS, backbone_of, prompts_of, rows_of
+from test_forward import PATHS, backbone_of, prompts_of, rows_of
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses, row_inputs
@@ -56,7 +56,7 @@ def manual(backbone, members, row, most):
 @pytest.mark.parametrize(
     ("family", "path"),
     [
-        *((family, "fused" if fused else "packed") for family, fused in WAYS),
+        *((family, "fused" if fused else "packed") for family, fused in PATHS),
         ("gpt2", "eager"),
         ("llama", "single"),
     ],

@@ -133,7 +133,8 @@ def test_plugin_metrics_are_scored_and_recorded(finished):
 
 
 def test_reports_show_plugin_metrics_without_the_plugin(finished, monkeypatch):
-    assert not {"macro_f1", "words"} & set(Metric.family.all_kinds())
+    for kind in ("macro_f1", "token_f1", "words"):  # another test may have loaded the files
+        monkeypatch.delitem(Metric.family.kinds, kind, raising=False)
     monkeypatch.setattr("fedprofit.report.figure.save_tradeoff", lambda figure, folder: [folder])
     write_report(finished, Console(file=StringIO(), width=80))
     table, page = ((finished / name).read_text("utf-8") for name in ("table.md", "report.html"))
@@ -256,7 +257,7 @@ def test_metric_that_fails_for_answers_leaves_no_part(tmp_path):
         ({'    """Wrong for an example."""': ""}, "the metric 'bad' has no docstring"),
         ({'title = "Bad"': "digits = 2"}, "the metric 'bad' has no title"),
         ({"(0, 1)": "(1, 0)"}, "the metric 'bad' has bounds (1, 0)"),
-        ({'kind="bad"': 'kind="loss"'}, "registers the metric 'loss', which exists"),
+        ({'kind="bad"': 'kind="loss"'}, "registers the metric 'loss', which already exists"),
     ],
 )
 def test_incomplete_metric_is_refused_with_file_and_line(tmp_path, change, said):

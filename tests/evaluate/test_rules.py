@@ -84,7 +84,7 @@ def record(tokenizer="rouge-score", variant="sni", targets=0, unread=0):
 def study(path="here", **records):
     """Results of both levels, whose runs have the records given by level."""
     results = table(plain(lambda *_: 4), seeds=1)
-    runs = results.select("run", "heterogeneity").unique().rows()
+    runs = results.select("run", "axis.heterogeneity").unique().rows()
     made = {run: records.get(level, {}) for run, level in runs}
     return Tables(Path(path), "made", True, ["heterogeneity"], results, environments=made)
 

@@ -9,6 +9,7 @@ from tiny_run import tiny_config
 
 import fedprofit
 from fedprofit.backbone.forward import Row, count_tokens
+from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.cost import TRAINED, measure
 from fedprofit.studies.estimate import LOOKED_AT, typical
@@ -51,7 +52,7 @@ def test_scoring_cost_matches_tokens_read(bench):
 
 def test_cost_includes_clients_validation_examples(bench):
     config = bench.config.model_copy(
-        update={"evaluation": bench.config.evaluation.model_copy(update={"metrics": ("loss",)})}
+        update={"evaluation": bench.config.evaluation.model_copy(update={"metrics": (LOSS,)})}
     )
     sizes, unchecked = measure(bench), replace(measure(bench), checked=0)
     own = [Row(0, example) for examples in bench.sets.validation.values() for example in examples]

@@ -348,7 +348,7 @@ def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):
     _, folder, _ = finished
     copy = tmp_path / "copy"
     shutil.copytree(folder.path, copy, ignore=shutil.ignore_patterns("runs"))
-    mixed = read_table(folder).filter(pl.col("heterogeneity") == "mixed")
+    mixed = read_table(folder).filter(pl.col("axis.heterogeneity") == "mixed")
     assert mixed["tv"].n_unique() == 2
     write_frame(copy / "results.parquet", mixed.drop("heterogeneity"))
     facts = read_json(copy / "study.json", "")
