@@ -1,5 +1,6 @@
 """The paper's studies as they stand in `studies/paper`: what each compares is asked of the files, not run."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -99,8 +100,11 @@ def test_committed_study_has_all_runs_of_its_file(name):
     """By what they compute, with the keys that the configurations had then."""
     _, planned = load_study(PAPER / f"{name}.yaml", ["data.source.path=elsewhere/sni_english.parquet"])
     kept = read_json(ROOT / "docs" / "results" / COMMITTED[name] / "configurations.json", "")
-    found = {identity(from_mapping(upgraded(one))) for one in kept.values()}
-    assert found == {run.key for run in planned}
+    # A grid names its entries by the keys that it multiplies, and one of these had another name.
+    renamed = json.loads(json.dumps(kept).replace("pulled-pull", "pulled-proximal"))
+    # Where the configuration leaves the dtype to the machine, the first run's counts for all: bfloat16.
+    found = {identity(from_mapping(upgraded(one)).in_type("bfloat16")) for one in renamed.values()}
+    assert found == {identity(run.config.in_type("bfloat16")) for run in planned}
 
 
 @pytest.mark.parametrize("folder", COMMITTED.values())

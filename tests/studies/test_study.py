@@ -350,7 +350,7 @@ def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):
     shutil.copytree(folder.path, copy, ignore=shutil.ignore_patterns("runs"))
     mixed = read_table(folder).filter(pl.col("axis.heterogeneity") == "mixed")
     assert mixed["tv"].n_unique() == 2
-    write_frame(copy / "results.parquet", mixed.drop("heterogeneity"))
+    write_frame(copy / "results.parquet", mixed.drop("axis.heterogeneity"))
     facts = read_json(copy / "study.json", "")
     (copy / "study.json").write_text(json.dumps(facts | {"axes": ["seed"]}))
     tables = open_tables(copy)
