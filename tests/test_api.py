@@ -101,6 +101,7 @@ def test_scores_are_averaged_and_drawn(bench, federated, personal):
     figure = fp.plot(scores)
     assert isinstance(figure, Figure)
     assert len(figure.axes) >= 1
+    assert figure._repr_png_().startswith(b"\x89PNG"), "notebooks show it inline"
 
 
 def test_algorithm_with_client_state_is_trained(bench):

@@ -1,6 +1,7 @@
 """The trade-off as a picture: local score against global score, with curves along the steps."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,17 @@ from fedprofit.report.table import Means
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BASELINES = {"base": ("*", "base model"), "local": ("P", "local only"), "central": ("X", "central")}
+INLINE = 110  # dots per inch in a notebook
 ENTRY = 3.6  # inches that an entry of the legend may take
+
+
+class Picture(Figure):
+    """A figure that a notebook shows inline, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=INLINE)
+        return buffer.getvalue()
 
 
 def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
@@ -36,7 +47,7 @@ def tradeoff_figure(title: str, model: str, places: Sequence[Place]) -> Figure:
     metrics, others = main_ones(scored or [LOSS.name])
     one = len(places) == 1  # then the metrics stand side by side, else the places
     rows, columns = (1, len(metrics)) if one else (len(metrics), len(places))
-    figure = Figure(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")
+    figure = Picture(figsize=(5.6 * columns, 0.8 + 4.6 * rows), layout="constrained")
     shared: Literal["row", "none"] = "none" if one else "row"
     axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared).ravel()
     panels = [(metric, place) for metric in metrics for place in places]
