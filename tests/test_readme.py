@@ -13,6 +13,7 @@ from tiny_run import call, surroundings
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 STUDIES = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+PLUGINS = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -47,6 +48,9 @@ def folder(tmp_path_factory) -> Path:
     (configuration,) = blocks("yaml")
     # The tests have no network, so the tiny model replaces the default one.
     (place / "mine.yaml").write_text(configuration + "backbone: {name: ./model}\n")
+    for code in (*blocks("python"), *blocks("python", PLUGINS)):
+        if code.startswith("# ") and ".py" in code.splitlines()[0]:
+            (place / code.splitlines()[0].removeprefix("# ")).write_text(code, encoding="utf-8")
     (study,) = blocks("yaml", STUDIES)
     (place / "rates.yaml").write_text(study)
     return place
@@ -79,7 +83,8 @@ def test_readme_make_targets_exist():
 
 
 def test_readme_python_runs(folder):
-    (code,) = blocks("python")
+    (code,) = (block for block in blocks("python") if not block.startswith("# "))
+    code = code.replace("open_bench(rows, ", 'open_bench(rows, "./model", ')  # no network
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -91,6 +96,17 @@ def test_readme_python_runs(folder):
     assert done.returncode == 0, done.stderr
     assert "forgetting" in done.stdout
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    assert (folder / "tradeoff.png").stat().st_size > 1000
+
+
+def test_plugins_page_example_runs(folder):
+    algorithm = "training.algorithms=[{kind: fedavg, steps: 1, aggregate: [{kind: trimmed, drop: 1}]}]"
+    small = ["--set", "training.rounds=1", "--set", "evaluation.metrics=[loss]"]
+    run = ["run", "mine.yaml", "--plugin", "trimmed.py", "--out", "runs/trimmed", "--set", algorithm, *small]
+    for arguments in (run, ["components", "trimmed", "--plugin", "trimmed.py"]):
+        done = call(*arguments, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    assert "How many clients are left out" in " ".join(done.stdout.split())
 
 
 def test_links_are_valid():
