@@ -113,7 +113,9 @@ def _default(name: str, field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
-    return str({"kind": default.kind} if isinstance(default, Component) else default)
+    if isinstance(default, Component):
+        return str({"kind": default.kind, **default.model_dump(mode="json", exclude_defaults=True)})
+    return str(default)
 
 
 def type_in_words(annotation: Any) -> str:

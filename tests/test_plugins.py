@@ -7,7 +7,7 @@ import pytest
 
 from fedprofit import plugins
 from fedprofit.algorithm.base import AlgorithmSettings
-from fedprofit.config.component import FAMILIES
+from fedprofit.config.component import FAMILIES, all_families
 from fedprofit.config.file import from_mapping, to_yaml
 from fedprofit.core.errors import UserError
 
@@ -37,14 +37,17 @@ def configuration(client, **more):
 
 
 @pytest.fixture(autouse=True)
-def restore_registry(monkeypatch):
-    """Remove what a test registers."""
-    for family in FAMILIES.values():
-        family.all_kinds()
+def unregistered(monkeypatch):
+    """Remove what a test registers and imports."""
+    for family in all_families():
         monkeypatch.setattr(family, "kinds", dict(family.kinds))
     monkeypatch.setattr(plugins, "_files", {})
     monkeypatch.setattr(plugins, "_searched", [])
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if name.startswith((plugins.PREFIX, "my_halved", "installed_halved")):
+            del sys.modules[name]
 
 
 def write(folder, source, name="mine.py"):
@@ -152,3 +155,55 @@ def test_class_replaces_itself_when_defined_again():
             number: int = steps
 
     assert FAMILIES["algorithm"].find("again")().number == 2
+
+
+def test_section_without_kind_has_the_kind_of_the_default(tmp_path):
+    source = (
+        GOOD
+        + """
+
+from fedprofit.personalization.finetune import FineTune
+
+
+class Half(FineTune, kind="half"):
+    \"\"\"Fine-tuning by half steps.\"\"\"
+
+    client: Sgd = Halved(rate=0.2)
+    \"\"\"The optimizer.\"\"\"
+"""
+    )
+    plugins.load_files(
+        [
+            write(
+                tmp_path,
+                source.replace("client: Sgd", "client: ClientOptimizerSettings").replace(
+                    "import Sgd", "import ClientOptimizerSettings, Sgd"
+                ),
+            )
+        ]
+    )
+    tuning = {"kind": "half", "steps": 1, "client": {"rate": 0.1}}
+    config = from_mapping(configuration({}, personalization=[tuning]))
+    assert config.personalization[0].client.kind == "halved"
+    assert config.personalization[0].client.rate == 0.1
+
+
+def test_plugin_that_takes_a_builtin_kind_is_named_first(tmp_path, monkeypatch):
+    family = FAMILIES["client optimizer"]
+    path = write(tmp_path, GOOD.replace("halved", "adam"))
+    with pytest.raises(UserError) as caught:
+        plugins.load_files([path])
+    assert str(caught.value).startswith(str(path))
+    assert family.find("adam").is_built_in()
+
+
+def test_recorded_chain_is_read_without_its_plugin():
+    from fedprofit.config.component import reading_records
+
+    mapping = configuration({})
+    mapping["training"]["algorithms"][0]["aggregate"] = [{"kind": "unheard_of", "drop": 1}]
+    with pytest.raises(UserError, match="there is no aggregation step 'unheard_of'"):
+        from_mapping(mapping)
+    with reading_records():
+        (step,) = from_mapping(mapping).training.algorithms[0].aggregate
+    assert (step.kind, step.drop) == ("unheard_of", 1)

@@ -29,15 +29,20 @@ class Section(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _lists_are_tuples(cls, given: Any) -> Any:
-        """Convert lists from Python to tuples where a field is a tuple."""
+    def _prepared(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {
-            key: tuple(value) if isinstance(value, list) and cls._is_tuple(key) else value
-            for key, value in given.items()
-        }
+        return {key: cls._prepare(key, value) for key, value in given.items()}
 
     @classmethod
-    def _is_tuple(cls, key: str) -> bool:
-        return key in cls.model_fields and "tuple" in str(cls.model_fields[key].annotation)
+    def _prepare(cls, key: str, value: Any) -> Any:
+        """Convert a list to a tuple where the field is one; name a component's kind as the default has it."""
+        field = cls.model_fields.get(key)
+        if field is None:
+            return value
+        if isinstance(value, list) and "tuple" in str(field.annotation):
+            return tuple(value)
+        kind = getattr(field.default, "kind", "") if isinstance(field.default, Section) else ""
+        if kind and isinstance(value, dict) and "kind" not in value:
+            return {"kind": kind, **value}
+        return value

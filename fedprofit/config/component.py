@@ -77,6 +77,8 @@ class Family:
 
     def register(self, component: "type[Component]") -> None:
         """Add a component. Raise UserError if its kind is taken or it has no docstring."""
+        if not component.is_built_in():
+            self.all_kinds()  # so that the plug-in is the one that comes second
         other = self.kinds.get(component.kind)
         if other is not None and not _is_same(component, other):
             raise UserError(
@@ -131,6 +133,7 @@ class Component(Section):
     kind: ClassVar[str] = ""
     paper: ClassVar[str] = ""  # reference of the method, as one line
     is_base: ClassVar[bool] = False  # whether this is the base class of a family
+    is_recorded: ClassVar[bool] = False  # stands for a recorded component whose plug-in is not loaded
 
     def __init_subclass__(
         cls,
@@ -217,6 +220,7 @@ def _recorded(base: type[Component], value: Any) -> type[Component] | None:
 
         model_config = ConfigDict(extra="allow")
 
+    Recorded.is_recorded = True
     Recorded.kind = kind  # only now: a class that is defined with a kind is registered
     return Recorded
 

@@ -25,6 +25,8 @@ def checked_chain(steps: tuple[AggregationStep, ...]) -> tuple[AggregationStep, 
     ...
     ValueError: no step turns the clients' updates into one (clip); end the list with mean, for example
     """
+    if any(step.is_recorded for step in steps):
+        return steps  # of a finished run, shown without its plug-in
     kinds = ", ".join(step.kind for step in steps)
     reducers = [step.kind for step in steps if isinstance(step, Reducer)]
     if not reducers:

@@ -10,10 +10,8 @@ from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
 from fedprofit.algorithm.base import Context
 from fedprofit.backbone.engine import Engine
-from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.backbone.load import Backbone
-from fedprofit.core.types import LocalResult
-from fedprofit.local.base import Gradients
+from fedprofit.local.reference import Sequential
 from fedprofit.local.solver import Vectorized
 
 POISON = 340  # a token whose embedding is NaN in the broken model
@@ -63,40 +61,6 @@ def run(settings, solver=None, broken=(), works=None, state=None, clients=None):
     return algorithm, context, state, reports
 
 
-class OneByOne:
-    """A local solver that trains one client after the other, by plain concatenation and autograd."""
-
-    def __init__(self):
-        self.backbone = engine().backbone
-
-    def gradients(self, params, batches):
-        """Compute each client's loss and gradient alone."""
-        counted = Vectorized(engine()).gradients(params, batches).tokens
-        found = [self._one({k: t[place] for k, t in params.items()}, b) for place, b in enumerate(batches)]
-        slopes = {key: torch.stack([slope[key] for slope, _ in found]) for key in params}
-        return Gradients(slopes, torch.tensor([loss for _, loss in found]), counted)
-
-    def _one(self, params, batch):
-        if not batch:
-            return {key: torch.zeros_like(tensor) for key, tensor in params.items()}, 0.0
-        prompt = params["prompt"].detach().clone().requires_grad_()
-        rows = [Row(0, example) for example in batch]
-        loss = plain_losses(self.backbone, prompt[None], rows).sum() / sum(len(e.target) for e in batch)
-        loss.backward()
-        return {"prompt": prompt.grad}, float(loss.detach())
-
-    def solve(self, params, work, optimizer, terms=(), snapshots=()):
-        """Train each client alone; see `LocalSolver`."""
-        from fedprofit.local.reference import solve_sequentially
-
-        found, losses = solve_sequentially(self.backbone, params, work, optimizer, terms)
-        tokens, steps = [0] * len(work), [len(client.batches) for client in work]
-        return LocalResult(found, losses, steps, tokens, {}), {}
-
-
 def sequential():
     """Return the sequential reference as a local solver."""
-    from fedprofit.local import reference
-
-    made = getattr(reference, "Sequential", None)
-    return made(engine().backbone) if made else OneByOne()
+    return Sequential(engine().backbone)
