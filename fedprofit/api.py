@@ -288,4 +288,8 @@ def plot(scores: "pl.DataFrame", title: str = "Trade-off", model: str = "") -> "
     from fedprofit.report.figure import tradeoff_figure
     from fedprofit.report.overview import place_of_scores
 
-    return tradeoff_figure(title, model, [place_of_scores(scores)])
+    place = place_of_scores(scores)
+    figure = tradeoff_figure(title, model, [place])
+    below = ", ".join(filter(None, (model, f"{place.clients} scored clients")))
+    figure.suptitle(f"{title}\n{below}", x=0.01, ha="left", fontsize=11)
+    return figure

@@ -133,6 +133,8 @@ def test_config_suggests_nearest_key_when_unknown(override, expected):
             "training.algorithms.0.kind=fedag",
             "'training.algorithms.0.kind': there is no algorithm 'fedag' (did you mean 'fedavg'?)",
         ),
+        ("training.algorithms.0.kind={a: 1}", "'training.algorithms.0.kind': there is no algorithm"),
+        ("training.algorithms.0.client.kind=[a]", "'training.algorithms.0.client.kind': there is no client"),
         ("data.source={path: x}", "'data.source.kind' is missing; it determines the keys of the section"),
         ("data.source={kind: table}", "'data.source.path' is missing and has no default"),
         ("data.unseen_tasks=abc", "'data.unseen_tasks': should be an integer or a list (found 'abc')"),

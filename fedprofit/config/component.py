@@ -70,10 +70,12 @@ class Family:
     def find(self, kind: object) -> "type[Component] | None":
         """Return the component of a kind, or None; search installed plug-ins if it is unknown."""
         known = self.all_kinds()
+        if not isinstance(kind, str):
+            return None
         if kind not in known:
             for search in SEARCHES:
                 search()
-        return known.get(kind) if isinstance(kind, str) else None
+        return known.get(kind)
 
     def register(self, component: "type[Component]") -> None:
         """Add a component. Raise UserError if its kind is taken or it has no docstring."""
