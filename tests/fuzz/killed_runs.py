@@ -51,7 +51,7 @@ class _Killed:
         pending, done, folder = list[str](), 0, 0
         while done < count:
             out, errors = self.place / f"{self.name}-{folder}", self.place / "errors.txt"
-            errors.unlink(missing_ok=True)
+            errors.write_text("")
             process = begin(*self.arguments(out), cwd=self.place, prints=(os.devnull, str(errors)))
             process.join(draw.uniform(0, self.seconds))
             number = draw.choice(SIGNALS)
