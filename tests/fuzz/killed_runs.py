@@ -44,7 +44,8 @@ class _Killed:
         self.seconds = time.monotonic() - began
 
     def arguments(self, out: Path) -> list[str | Path]:
-        return [self.name, self.config, "--out", out, "--resume", "--quiet"]
+        more = ["--quiet"] if self.name == "run" else ["--workers", "2"]
+        return [self.name, self.config, "--out", out, "--resume", *more]
 
     def kills(self, draw: random.Random, count: int) -> Iterator[Outcome]:
         """Kill the command `count` times; after it completes, start it in a new folder."""
