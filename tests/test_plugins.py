@@ -25,6 +25,22 @@ class Halved(Sgd, kind="halved"):
         return parameter - self.share * self.rate * gradient, {}
 '''
 
+OPTIMIZER = '''
+from fedprofit.local.optimizer import ClientOptimizerSettings
+
+
+class Still(ClientOptimizerSettings, kind="still"):
+    """Does not say how a parameter moves."""
+'''
+
+REDUCER = '''
+from fedprofit.server.steps.base import Reducer
+
+
+class Nothing(Reducer, kind="nothing"):
+    """Reduces nothing."""
+'''
+
 
 def configuration(client, **more):
     algorithm = {"kind": "fedavg", "steps": 1, "client": client}
@@ -112,6 +128,8 @@ def test_sources_load_when_file_is_absent(tmp_path):
         ("x = 1\ny = x +\n", "SyntaxError: invalid syntax"),
         (GOOD + "\nraise RuntimeError\n", "(RuntimeError, {path}:14)"),
         (GOOD.replace("halved", "sgd"), "registers the client optimizer 'sgd', which already exists"),
+        (OPTIMIZER, "the client optimizer 'still' has no method step or build. Define it"),
+        (REDUCER, "the aggregation step 'nothing' has no method reduce or update. Define it"),
         (GOOD.replace('"""SGD at half the rate."""', ""), "the client optimizer 'halved' has no docstring"),
         (
             GOOD.replace("share: float", "share: Unknown"),
@@ -153,6 +171,9 @@ def test_class_replaces_itself_when_defined_again():
             """Defined in a notebook cell that runs twice."""
 
             number: int = steps
+
+            def build(self, experiment):
+                raise AssertionError("only registered")
 
     assert FAMILIES["algorithm"].find("again")().number == 2
 

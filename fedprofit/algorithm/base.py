@@ -6,6 +6,7 @@ returns an `Algorithm`. `fedavg.py` is the shortest to read.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from fedprofit.config.base import Section
 from fedprofit.config.component import Component
@@ -70,6 +71,8 @@ class Algorithm:
 
 class AlgorithmSettings(Trial, Component, family="algorithm", package="fedprofit.algorithm"):
     """Settings of a federated algorithm."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("build",),)
 
     def per_client(self, examples: float) -> tuple[float, float]:
         """Return the local steps of a client with that many examples, and how many rows each step reads.

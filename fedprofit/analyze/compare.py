@@ -20,7 +20,7 @@ from fedprofit.studies.ledger import MADE_WITH, RUN
 
 SHOWN = ("local", "global")  # the scopes that are compared
 
-# What is compared goes by the same name; its rate or pull may be what differs between the runs.
+# What is compared goes by the same name; its rate or proximal weight may be what differs between the runs.
 NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
 PAIR = ["cell", "seed", "client", *NAMES[:-1], "taken"]  # taken: see `_side`
 

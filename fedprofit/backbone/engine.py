@@ -99,13 +99,7 @@ class Engine:
         rows = share_beginnings(rows)
         batches = self.batches(prompts, rows, max_new_tokens)
         extras = [(max_new_tokens, self.token_budget)] * len(batches)
-        losses = torch.zeros(len(rows), dtype=torch.float64)
-        answers: list[list[int]] = [[] for _ in rows]
-        for batch, _, (sums, found) in self._compute(paths.answer, prompts, rows, batches, extras):
-            losses[batch] = sums.double().cpu()
-            for number, answer in zip(batch, found, strict=True):
-                answers[number] = answer
-        return losses, answers
+        return self._answers(paths.answer, prompts, rows, batches, extras)
 
     def score_mixture(self, prompts: Tensor, weights: Sequence[float], rows: Sequence[Row]) -> Tensor:
         """Return each row's loss under an ensemble of prompts `[rows]`, float64, without gradient.
@@ -134,9 +128,20 @@ class Engine:
             rows, prompts.shape[2], max(1, self.token_budget // count), self.workers, most
         )
         extras = [(tuple(weights), most, self.token_budget)] * len(batches)
+        return self._answers(paths.mixture, prompts, rows, batches, extras)
+
+    def _answers(
+        self,
+        function: Callable[..., Task],
+        prompts: Tensor,
+        rows: Sequence[Row],
+        batches: Batches,
+        extras: Sequence[Task],
+    ) -> tuple[Tensor, list[list[int]]]:
+        """Compute losses and answers batch by batch, and return them in the order of the rows."""
         losses = torch.zeros(len(rows), dtype=torch.float64)
         answers: list[list[int]] = [[] for _ in rows]
-        for batch, _, (sums, found) in self._compute(paths.mixture, prompts, rows, batches, extras):
+        for batch, _, (sums, found) in self._compute(function, prompts, rows, batches, extras):
             losses[batch] = sums.double().cpu()
             for number, answer in zip(batch, found, strict=True):
                 answers[number] = answer

@@ -38,6 +38,8 @@ class BaselineContext:
 class BaselineSettings(Named, Component, family="baseline", package="fedprofit.baseline"):
     """Settings of a baseline."""
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("train",),)
+
     evaluate_at: tuple[Positive, ...] = ()
     """Steps after which the baseline is scored. The last step is always scored."""
 

@@ -78,7 +78,7 @@ class Family:
         return known.get(kind)
 
     def register(self, component: "type[Component]") -> None:
-        """Add a component. Raise UserError if its kind is taken or it has no docstring."""
+        """Add a component. Raise UserError if its kind is taken, or its docstring or a method is missing."""
         if not component.is_built_in():
             self.all_kinds()  # so that the plug-in is the one that comes second
         other = self.kinds.get(component.kind)
@@ -91,6 +91,11 @@ class Family:
             raise UserError(
                 f"{where_of(component)}: the {self.name} {component.kind!r} has no docstring. Describe it in "
                 "one line, which `fedprofit components` and reports show."
+            )
+        if missing := component.missing_methods():
+            raise UserError(
+                f"{where_of(component)}: the {self.name} {component.kind!r} has no method "
+                f"{' and no method '.join(missing)}. Define it."
             )
         self.kinds[component.kind] = component
 
@@ -134,6 +139,7 @@ class Component(Section):
     family: ClassVar[Family]
     kind: ClassVar[str] = ""
     paper: ClassVar[str] = ""  # reference of the method, as one line
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = ()  # groups of methods; a component defines one of each
     is_base: ClassVar[bool] = False  # whether this is the base class of a family
     is_recorded: ClassVar[bool] = False  # stands for a recorded component whose plug-in is not loaded
 
@@ -158,6 +164,16 @@ class Component(Section):
         """Register the component once its fields are complete."""
         if cls.kind:
             cls.family.register(cls)
+
+    @classmethod
+    def missing_methods(cls) -> list[str]:
+        """Return what the class must define and does not: of each group in a base's `needs`, one method."""
+        return [
+            " or ".join(group)
+            for base in cls.__mro__
+            for group in base.__dict__.get("needs", ())
+            if all(getattr(cls, name) is getattr(base, name) for name in group)
+        ]
 
     @classmethod
     def is_built_in(cls) -> bool:

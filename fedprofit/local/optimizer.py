@@ -24,6 +24,8 @@ class ClientOptimizerSettings(
 ):
     """A client's optimizer. Its state starts fresh every time a client trains."""
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("step", "build"),)
+
     moments: ClassVar[tuple[str, ...]] = ()  # names of the tensors kept beside each parameter; zero at first
 
     rate: Rate = 0.03

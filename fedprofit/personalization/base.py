@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -46,6 +46,8 @@ class PersonalizationSettings(
     default="finetune",
 ):
     """How clients personalize a federated prompt."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("build",),)
 
     algorithms: tuple[Name, ...] | None = None
     """The algorithms whose prompts are personalized; all if not given."""

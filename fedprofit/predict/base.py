@@ -6,7 +6,7 @@ evaluator scores predictors only. `single.py` is the shortest to read.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from fedprofit.config.component import Component, where_of
 from fedprofit.config.trial import Named
@@ -87,6 +87,8 @@ class Cost:
 
 class PredictorSettings(Named, Component, family="predictor", package="fedprofit.predict", default="single"):
     """Settings of a predictor."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("build",),)
 
     @property
     def passes(self) -> float:

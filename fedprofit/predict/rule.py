@@ -5,7 +5,7 @@ engine computes what rules compare: `mean_embeddings`, `hidden_states` and `inpu
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ Choose = Callable[["Sequence[Row]"], "Tensor"]
 
 class GateRule(Component, family="gate rule", package="fedprofit.predict.rule", default="likelihood"):
     """How a gate chooses between personal and federated parameters."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("build",),)
 
     @property
     def passes(self) -> float:

@@ -14,7 +14,7 @@ has no first moment (beta1 = 0).
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedprofit.config.base import Beta, Fraction, Rate
 from fedprofit.config.component import Component
@@ -41,6 +41,8 @@ class ServerOptimizerSettings(
     Component, family="server optimizer", package="fedprofit.server.optimizer", default="sgd"
 ):
     """The server's optimizer over the averaged client deltas."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("step", "build"),)
 
     rate: Rate = 1.0
     """The learning rate."""

@@ -24,6 +24,8 @@ AGAIN = "Delete the file and resume the run."
 class TunerSettings(Component, family="tuner", package="fedprofit.tuner", default="prompt"):
     """Settings of a tuner: the parameters that clients train."""
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("expected_numbers",), ("build",))
+
     tokens_field: ClassVar[str] = ""  # the field that lowers `tokens`, for error messages
 
     @property

@@ -5,7 +5,7 @@ how many each client gets, is the same at every level, so that levels differ onl
 Partitions of *given clients* take the clients, and how much each has, from the data.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fedprofit.config.base import Weight
 from fedprofit.config.component import Component
@@ -76,6 +76,8 @@ class Dealt(PartitionSettings):
 class LevelSettings(Dealt):
     """A level of heterogeneity. One of your own is a subclass with a `kind` and the method `assign`."""
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("assign", "owners"),)
+
     @property
     def label(self) -> Literal["task", "category"]:
         """The column by which rows are dealt."""
@@ -119,6 +121,8 @@ class LevelSettings(Dealt):
 
 class GivenClients(PartitionSettings):
     """A partition whose clients come from the data. One of your own has a `kind` and the method `clients`."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("clients", "owners"),)
 
     def clients(
         self,

@@ -52,6 +52,8 @@ class SourceSettings(Component, family="data source", package="fedprofit.data.so
     when its settings change, or the files or facts that it names; where it names none, when its rows change.
     """
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("read",),)
+
     is_users_own: ClassVar[bool] = True  # not of a benchmark with a scoring of its own
     checks_early: ClassVar[bool] = False  # all its rows are checked before any run of a study begins
     comes_with_package: ClassVar[bool] = False  # its rows depend on this package's version, not on files

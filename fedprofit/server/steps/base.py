@@ -88,6 +88,8 @@ class AggregationStep(Component, family="aggregation step", package="fedprofit.s
     A step on clients changes `sent.params`, stacked; one on the server, unstacked.
     """
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("update",),)
+
     stage: ClassVar[Literal["client", "reduce", "server"]] = "client"
 
     def init(self, params: Params) -> Params:
@@ -101,6 +103,8 @@ class AggregationStep(Component, family="aggregation step", package="fedprofit.s
 
 class Reducer(AggregationStep):
     """A step that turns the updates of many clients into one."""
+
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = (("reduce", "update"),)
 
     stage: ClassVar[Literal["client", "reduce", "server"]] = "reduce"
 
