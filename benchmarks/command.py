@@ -12,7 +12,7 @@ import torch
 from table import Measurement, show, write
 from work import Settings, sni_table
 
-from fedprofit.backbone.load import resolve_device, resolve_dtype
+from fedprofit.backbone.device import resolve_device, resolve_dtype
 from fedprofit.core.errors import UserError
 
 

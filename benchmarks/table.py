@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Column, Table
 
-from fedprofit.backbone.load import computes_bfloat16
+from fedprofit.backbone.device import computes_bfloat16
 from fedprofit.core.files import write_json, write_text
 from fedprofit.runs.environment import commit, processor
 

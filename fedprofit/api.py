@@ -144,7 +144,6 @@ def train(
             nothing is kept.
         progress: whether to show a progress bar.
     """
-    from fedprofit.algorithm.base import Context
     from fedprofit.config.run import TrainingConfig
     from fedprofit.runs import train as training
     from fedprofit.runs.folder import RunFolder, Stopwatch
@@ -160,12 +159,8 @@ def train(
     with reporter(not progress) as report:
         report.plan(None, rounds)
         report.begin(algorithm.name)
-        found = training.train(
-            bench, algorithm.build(Context(bench.solver)), place, report, 1.0, Stopwatch(place)
-        )
-    if (
-        temporary is not None
-    ):  # it holds what clients keep between rounds, for as long as that may be asked for
+        found = training.train(bench, algorithm, place, report, 1.0, Stopwatch(place))
+    if temporary is not None:  # it holds the clients' states, which `found.personal` reads
         weakref.finalize(found, temporary.cleanup)
     return found
 

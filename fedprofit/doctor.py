@@ -12,9 +12,9 @@ import torch
 from rich.table import Table
 
 from fedprofit.backbone import fetch
+from fedprofit.backbone.device import resolve_dtype
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row
-from fedprofit.backbone.load import resolve_dtype
 from fedprofit.backbone.workers import peak_private_bytes
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError

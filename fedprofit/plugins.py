@@ -17,6 +17,7 @@ import linecache
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
@@ -27,10 +28,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedprofit.config.component import SEARCHES, Component
-from fedprofit.core.errors import UserError, first_line
+from fedprofit.config.component import FAMILIES, SEARCHES, Component
+from fedprofit.core.errors import UserError, first_line, is_out_of_memory
 
 GROUP = "fedprofit.plugins"
+PACKAGE = "fedprofit"
 PREFIX = "fedprofit_plugin_"  # of the module name of a file
 
 
@@ -141,6 +143,35 @@ def _line(error: Exception) -> str:
     ]
     own = [frame for frame in frames if "site-packages" not in frame.filename]
     return f", {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+@contextmanager
+def blaming_plugins() -> Iterator[None]:
+    """Turn an exception of a plug-in's code into a UserError with file, line and function.
+
+    The innermost frame outside of libraries decides: an exception that this package raises for a call of a
+    plug-in remains as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = None if isinstance(error, UserError) or is_out_of_memory(error) else _culprit(error)
+        if found is None:
+            raise
+        raise UserError(f"{found}: raised {first_line(error, True)}. Correct the plug-in.") from error
+
+
+def _culprit(error: Exception) -> str | None:
+    """Return where a plug-in raised an error; None if it was not one."""
+    registered = (kind for family in FAMILIES.values() for kind in family.kinds.values())
+    foreign = {kind.__module__ for kind in registered if not kind.is_built_in()} | _files.keys()
+    frames = traceback.walk_tb(error.__traceback__)
+    named = [(str(frame.f_globals.get("__name__")), frame, line) for frame, line in frames]
+    own = [one for one in named if one[0] in foreign or one[0].partition(".")[0] == PACKAGE]
+    if not own or own[-1][0] not in foreign:
+        return None
+    _, frame, line = own[-1]
+    return f"{frame.f_code.co_filename}:{line}, in {frame.f_code.co_qualname}"
 
 
 def components_in(section: Any) -> Iterator[Component]:

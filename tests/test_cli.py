@@ -186,7 +186,8 @@ def test_commands_refuse_bad_rows_before_loading_libraries(name, tmp_path, monke
     def too_early(*_):
         raise AssertionError("libraries were loaded first")
 
-    monkeypatch.setattr(cli, "load_libraries", too_early)
+    for module in (cli.compute, cli.inputs):
+        monkeypatch.setattr(module, "load_libraries", too_early)
     monkeypatch.setattr(many, "Processes", too_early)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.csv").write_text("who,input,target\na,x,\nb,,y\n")

@@ -14,6 +14,7 @@ from tiny import tiny_folder
 
 import fedprofit
 from fedprofit.backbone import convert, fetch, load
+from fedprofit.backbone.device import resolve_device
 from fedprofit.core.errors import UserError
 from fedprofit.data.sources import read_source
 from fedprofit.data.sources.base import SourceSettings
@@ -32,7 +33,7 @@ def source(**settings):
 
 def device(folder, patch):
     patch.setattr(torch, "empty", fail(MemoryError()))
-    load.resolve_device("cpu")
+    resolve_device("cpu")
 
 
 def tokenizer(folder, patch):

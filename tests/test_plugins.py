@@ -4,12 +4,14 @@ import sys
 import textwrap
 
 import pytest
+from tiny_run import tiny_config
 
 from fedprofit import plugins
 from fedprofit.algorithm.base import AlgorithmSettings
 from fedprofit.config.component import FAMILIES, all_families
 from fedprofit.config.file import from_mapping, to_yaml
 from fedprofit.core.errors import UserError
+from fedprofit.runs.run import run
 
 GOOD = '''
 from fedprofit.local.optimizer import Sgd
@@ -39,6 +41,40 @@ from fedprofit.server.steps.base import Reducer
 
 class Nothing(Reducer, kind="nothing"):
     """Reduces nothing."""
+'''
+
+
+FAILS = '''
+from fedprofit.local.optimizer import ClientOptimizerSettings
+
+
+class Fails(ClientOptimizerSettings, kind="fails"):
+    """Raises an error in its second step."""
+
+    def step(self, parameter, gradient, moments, steps):
+        if int(steps.max()) > 1:
+            raise KeyError("rate")
+        return parameter, {}
+'''
+
+EXPLODES = '''
+from fedprofit.algorithm.fedavg import FedAvg
+
+
+class Explodes(FedAvg, kind="explodes"):
+    """Returns NaN."""
+
+    def build(self, context):
+        from dataclasses import replace
+
+        inner = super().build(context)
+
+        def round(state, work, context):
+            after, done = inner.round(state, work, context)
+            params = {key: value * float("nan") for key, value in after.params.items()}
+            return replace(after, params=params), done
+
+        return replace(inner, round=round)
 '''
 
 
@@ -228,3 +264,34 @@ def test_recorded_chain_is_read_without_its_plugin():
     with reading_records():
         (step,) = from_mapping(mapping).training.algorithms[0].aggregate
     assert (step.kind, step.drop) == ("unheard_of", 1)
+
+
+def run_with(algorithm, folder):
+    """Run a tiny configuration with one algorithm; return the error."""
+    config = tiny_config(folder)
+    config["training"]["algorithms"] = [algorithm]
+    with pytest.raises(UserError) as caught:
+        run(from_mapping(config), folder / "out")
+    return str(caught.value)
+
+
+def test_exception_in_plugin_names_file_line_and_method(tmp_path):
+    path = write(tmp_path, FAILS)
+    plugins.load_files([path])
+    algorithm = {"kind": "fedavg", "steps": 2, "name": "a", "client": {"kind": "fails", "rate": 0.1}}
+    message = run_with(algorithm, tmp_path)
+    assert message == f"{path}:10, in Fails.step: raised KeyError: 'rate'. Correct the plug-in."
+    assert "Traceback" in (tmp_path / "out" / "run.log").read_text()
+
+
+def test_nan_of_plugin_names_file_and_line(tmp_path):
+    path = write(tmp_path, EXPLODES)
+    plugins.load_files([path])
+    message = run_with({"kind": "explodes", "steps": 1, "name": "a"}, tmp_path)
+    assert message.startswith(f"{path}:5: algorithm 'a': round 1: ")
+    assert "is not finite" in message
+
+
+def test_exception_of_package_is_not_blamed_on_plugin():
+    with pytest.raises(ZeroDivisionError), plugins.blaming_plugins():
+        1 / 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fedprofit.backbone.load import computes_bfloat16
+from fedprofit.backbone.device import computes_bfloat16
 
 _float32: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weight: its float32 copy
 

@@ -133,6 +133,11 @@ def where_of(component: type) -> str:
         return f"{component.__module__}.{component.__qualname__}"
 
 
+def located(component: "Component") -> str:
+    """Return the prefix of error messages about a component: "FILE:LINE: ", or nothing if it is built in."""
+    return "" if component.is_built_in() else f"{where_of(type(component))}: "
+
+
 class Component(Section):
     """Settings of one component. Subclasses with a `kind` are registered with their family."""
 

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from fedprofit.core.errors import printable
+from fedprofit.core.errors import UserError, printable
 from fedprofit.core.files import naming_place
 from fedprofit.core.terminal import Terminal
 
@@ -53,7 +54,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def logged(report: "Quiet") -> Iterator[None]:
-    """Forward warnings of the package's logger to the reporter."""
+    """Forward warnings of the package's logger to the reporter, and the traceback of an unexpected error."""
 
     class Forward(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -63,6 +64,11 @@ def logged(report: "Quiet") -> Iterator[None]:
     logger.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        if not isinstance(error, UserError):
+            for line in traceback.format_exception(error):
+                report.log(line.rstrip())
+        raise
     finally:
         logger.removeHandler(handler)
 

@@ -14,6 +14,7 @@ from fedprofit.core.places import ANEW, numba_folder
 from fedprofit.core.sealed import write_record
 from fedprofit.evaluate.results import to_frame, write_frame
 from fedprofit.evaluate.rules import METRICS
+from fedprofit.plugins import blaming_plugins
 from fedprofit.runs.bench import Bench, prepare
 from fedprofit.runs.environment import check_content, check_environment, environment, write_environment
 from fedprofit.runs.folder import (
@@ -57,7 +58,7 @@ def run(
                     claim_folder(folder, config)
         else:
             report = report or Quiet()
-            with logged(report):
+            with blaming_plugins(), logged(report):
                 _run(config, folder, report)
         return folder
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from fedprofit.algorithm.base import AlgorithmSettings, Context
+from fedprofit.algorithm.base import AlgorithmSettings
 from fedprofit.baseline.base import BaselineSettings
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.personalization.base import PersonalizationSettings
@@ -83,10 +83,9 @@ def _training(bench: Bench, sizes: cost.Sizes, trial: AlgorithmSettings) -> Stag
     spent = cost.of_training(bench, sizes, trial)
 
     def run(running: Running) -> list[Score]:
-        algorithm = trial.build(Context(bench.solver))
         a_round = spent / bench.config.training.rounds
         running.trained[trial.name] = train(
-            bench, algorithm, running.folder, running.report, a_round, running.watch
+            bench, trial, running.folder, running.report, a_round, running.watch
         )
         return []
 

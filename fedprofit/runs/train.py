@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedprofit.algorithm.base import Algorithm, Context, stacked
+from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, Context, stacked
+from fedprofit.config.component import located
 from fedprofit.core.errors import UserError
 from fedprofit.core.sealed import write_record
 from fedprofit.core.seeding import numpy_generator
@@ -50,7 +51,7 @@ class Trained:
 
 def train(
     bench: Bench,
-    algorithm: Algorithm,
+    method: AlgorithmSettings,
     folder: RunFolder,
     report: Reporter,
     work_a_round: float,
@@ -62,7 +63,9 @@ def train(
     killed at any moment repeats at most one round, to the same bits: cohort and batches depend on seed,
     round and client only.
     """
+    algorithm = method.build(Context(bench.solver))
     path, settings, name = folder.checkpoint(algorithm.name), bench.config.training, algorithm.name
+    what = f"{located(method)}algorithm {name!r}"
     if path.exists():
         state, best, facts = load_state(path, bench.engine.backbone.device)
     else:
@@ -77,7 +80,7 @@ def train(
         number = state.round + 1
         cohort = draw_cohort(clients, settings.cohort, bench.config.seed, number)
         began = time.monotonic()
-        with named_errors(f"algorithm {name!r}: round {number}"):
+        with named_errors(f"{what}: round {number}"):
             work = [client_work(bench, algorithm, client, number) for client in cohort]
             state, done = checked_round(algorithm, state, work, context.at(number))
         row: dict[str, Any] = {"round": number, **done.to_mapping(), "loss": _known(done.loss)}
@@ -102,17 +105,22 @@ def train(
     if not facts["best_round"]:
         # No validation clients, so nothing tells one round from another: the last one stands.
         best, facts["best_round"] = state.params, state.round
-    found = partial(_personal, bench, algorithm, state, context.at(state.round))
+    found = partial(_personal, bench, what, algorithm, state, context.at(state.round))
     personal = found if algorithm.personal else None
     return Trained(name, state.params, best, state.round, facts["best_round"], personal)
 
 
 def _personal(
-    bench: Bench, algorithm: Algorithm, state: ServerState, context: Context, clients: Sequence[ClientId]
+    bench: Bench,
+    what: str,
+    algorithm: Algorithm,
+    state: ServerState,
+    context: Context,
+    clients: Sequence[ClientId],
 ) -> Params:
     """Return the clients' personal parameters, checked; a new client's work is that of one more round."""
     assert algorithm.personal is not None
-    with named_errors(f"algorithm {algorithm.name!r}: personal parameters"):
+    with named_errors(f"{what}: personal parameters"):
         work = [client_work(bench, algorithm, client, context.round + 1) for client in clients]
         params = algorithm.personal(state, work, context)
         check_tensors("after the last round", params, stacked(state.params, len(work)), clients)

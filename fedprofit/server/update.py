@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from fedprofit.config.component import located
 from fedprofit.core.errors import UserError
 from fedprofit.core.types import ClientId, Params
 from fedprofit.server.check import check_tensors
@@ -127,7 +128,7 @@ def _first(params: Params, clients: Sequence[ClientId], examples: Sequence[float
 
 
 def _check(step: AggregationStep, sent: Sent, params: Params, reduced: bool, round: int) -> None:
-    what = f"aggregation step {step.kind!r}: round {round}"
+    what = f"{located(step)}aggregation step {step.kind!r}: round {round}"
     if not isinstance(sent, Sent):
         raise UserError(f"{what}: returned {type(sent).__name__}, expected Sent.")
     like = {key: tensor[0] for key, tensor in params.items()} if reduced else params

@@ -11,7 +11,7 @@ from tiny import tiny_folder, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaModel, T5Config, T5Model
 from transformers.utils import logging as transformers_logging
 
-from fedprofit.backbone import load
+from fedprofit.backbone import device, load
 from fedprofit.backbone.fingerprint import fingerprint_folder
 from fedprofit.backbone.load import load_backbone
 from fedprofit.core.errors import UserError
@@ -64,15 +64,15 @@ def test_load_backbone_uses_requested_dtype(dtype, folder):
     ],
 )
 def test_resolve_dtype_auto_depends_on_processor(flags, expected, monkeypatch):
-    monkeypatch.setattr(load, "_cpu_flags", lambda: frozenset(flags))
-    assert load.resolve_dtype("auto", torch.device("cpu")) == expected
+    monkeypatch.setattr(device, "_cpu_flags", lambda: frozenset(flags))
+    assert device.resolve_dtype("auto", torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_resolve_dtype_auto_depends_on_gpu(native, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     expected = torch.bfloat16 if native else torch.float32
-    assert load.resolve_dtype("auto", torch.device("cuda")) == expected
+    assert device.resolve_dtype("auto", torch.device("cuda")) == expected
 
 
 def test_load_backbone_reads_gguf_file(tmp_path):
