@@ -104,8 +104,8 @@ def _read(
     first = logits[(torch.cumsum(torch.tensor(lengths), 0) - torch.tensor(lengths)).to(device)]
     if not capture:
         return sums, first, None
-    cache = row_cache(packed, laid, device, fused)
-    cache.keep(torch.argsort(torch.tensor(packed.order)).to(device))
+    as_given = torch.argsort(torch.tensor(packed.order)).tolist()
+    cache = row_cache(packed, laid, as_given, [0] * len(laid), fused)
     return sums, first, cache
 
 

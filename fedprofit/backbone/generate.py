@@ -8,7 +8,7 @@ cache. Rows that are finished are dropped from the batch, so that late ones cost
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from fedprofit.backbone.batches import GROWTH, micro_batches
 from fedprofit.backbone.forward import (
     Packed,
     Row,
+    labels_of,
+    largest,
     pack,
     predict,
     predicted_at,
     row_inputs,
     single_logits,
-    target_losses,
+    summed,
 )
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.segments import AttentionRule, rounded
@@ -95,8 +97,9 @@ def packed_generate(
 ) -> tuple[Tensor, list[list[int]]]:
     """Continue each row greedily until end of sequence or `max_new_tokens`, and score its target.
 
-    A row with a target is read with it: the same reading gives the target's loss, and the keys and
-    values of what stands before the target, from which the row is continued.
+    A row with a target is read with it once. The logits at the target's positions give its loss, and verify
+    it as a draft of the answer: as long as the most probable token is the target's, the next position's
+    logits are those that greedy decoding would compute. Decoding continues from the first other token.
 
     Args:
         backbone: the frozen model.
@@ -107,87 +110,123 @@ def packed_generate(
         fused: whether layers that were prepared for it are computed fused (see `fused.py`).
 
     Returns:
-        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without; and
-        its new tokens, without the end-of-sequence token.
+        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without; and its
+        new tokens, without the end-of-sequence token.
     """
     losses = torch.full((len(rows),), torch.nan, device=backbone.device)
     outputs: list[list[int]] = [[] for _ in rows]
+    ending = Ending.of(backbone, max_new_tokens)
     with torch.no_grad():
         for batch in micro_batches(rows, prompts.shape[1], budget, max_new_tokens):
-            numbers, sums, logits, cache = _read(backbone, prompts, rows, batch, fused)
-            if sums is not None:
-                losses[numbers] = sums
-            for number, tokens in zip(
-                numbers, _continue(backbone, logits, cache, max_new_tokens), strict=True
-            ):
-                outputs[number] = tokens
+            members = [rows[number] for number in batch]
+            packed = pack(members, prompts.shape[1], backbone.device, capture=True, fused=fused)
+            laid = [members[number] for number in packed.order]
+            sums, answers, going = _read(backbone, prompts, packed, members, laid, ending)
+            if going:
+                cache = row_cache(packed, laid, going, [len(answer) - 1 for answer in answers], fused)
+                _continue(backbone, [answers[number] for number in going], cache, ending)
+            for position, answer, loss in zip(packed.order, answers, sums, strict=True):
+                outputs[batch[position]], losses[batch[position]] = answer, loss
     return losses, outputs
 
 
+@dataclass(frozen=True)
+class Ending:
+    """When an answer ends."""
+
+    stop: frozenset[int]  # tokens that end a text
+    context: int  # positions of the model
+    most: int  # tokens of an answer
+
+    @classmethod
+    def of(cls, backbone: Backbone, most: int) -> "Ending":
+        """Return when a model's answers of at most that many tokens end."""
+        return cls(frozenset(backbone.eos_token_ids), backbone.context_length or sys.maxsize, most)
+
+    def extend(self, answer: list[int], token: int, length: int) -> bool:
+        """Append a token that was chosen after `length` tokens, and return whether another one follows."""
+        if token in self.stop or length >= self.context:
+            return False
+        answer.append(token)
+        return len(answer) < self.most
+
+
 def _read(
-    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], batch: Sequence[int], fused: bool
-) -> tuple[list[int], Tensor | None, Tensor, RowCache]:
+    backbone: Backbone,
+    prompts: Tensor,
+    packed: Packed,
+    rows: Sequence[Row],
+    laid: Sequence[Row],
+    ending: Ending,
+) -> tuple[Tensor, list[list[int]], list[int]]:
     """Read a batch once.
 
-    Returns the rows' numbers as laid out; their targets' losses, NaN of a row without, None if all are; the
-    logits `[rows, vocabulary]` of the first token to generate; and the cache of what stands before it.
+    Returns, for the rows as laid out: their targets' losses, NaN of a row without; the tokens of their
+    answers that are known; and the numbers of those whose answers go on.
     """
-    device = backbone.device
-    members = [rows[number] for number in batch]
-    packed = pack(members, prompts.shape[1], device, capture=True, fused=fused)
-    laid = [members[j] for j in packed.order]
-    predictions = predict(backbone, prompts, packed, predicted_at(packed, members).to(device))
-    told = torch.tensor([row.target for row in laid])
-    count = torch.tensor([len(row.example.target) if row.target else 1 for row in laid])
-    first = torch.cumsum(count, 0) - count
-    sums = None
-    if told.any():
-        read = [row.example if row.target else replace(row.example, target=NOTHING) for row in laid]
-        sums = target_losses(predictions, read).where(told.to(device), torch.nan)
-    cache = row_cache(packed, laid, device, fused)
-    return [batch[j] for j in packed.order], sums, predictions.logits(first.to(device)), cache
+    predictions = predict(backbone, prompts, packed, predicted_at(packed, rows).to(backbone.device))
+    drafts = [row.example.target if row.target else NOTHING for row in laid]
+    found, best = predictions.losses_and_best(labels_of(drafts).to(backbone.device))
+    has_target = torch.tensor([row.target for row in laid], device=found.device)
+    sums = summed(found, drafts).where(has_target, torch.nan)
+    answers: list[list[int]] = [[] for _ in laid]
+    going = []
+    choices = torch.split(best, [len(draft) for draft in drafts])
+    for number, (row, draft, chosen) in enumerate(zip(laid, drafts, choices, strict=True)):
+        length = packed.row_prefixes[number][1] + len(row.example.source)
+        for token, drafted in zip(chosen.tolist(), draft.tolist(), strict=True):
+            goes_on = ending.extend(answers[number], token, length)
+            if not goes_on or token != drafted:
+                break
+            length += 1
+        if goes_on:
+            going.append(number)
+    return sums, answers, going
 
 
-def row_cache(packed: Packed, laid: Sequence[Row], device: torch.device, fused: bool) -> RowCache:
-    """Return the cache of what precedes each laid-out row's target, from a pass that captured it."""
-    ends = [start + len(row.example.source) for start, row in zip(packed.row_starts, laid, strict=True)]
-    gather, lengths = _gather(packed.row_prefixes, packed.row_starts, ends)
+def row_cache(
+    packed: Packed, laid: Sequence[Row], which: Sequence[int], read: Sequence[int], fused: bool
+) -> RowCache:
+    """Return the cache of some laid-out rows, from a pass that captured it.
+
+    Args:
+        packed: the batch.
+        laid: its rows as laid out.
+        which: the numbers of the rows to keep.
+        read: of each laid-out row, how many tokens of its target are kept after its source.
+        fused: as of the pass.
+    """
+    starts = [packed.row_starts[number] for number in which]
+    ends = [packed.row_starts[number] + len(laid[number].example.source) + read[number] for number in which]
+    gather, lengths = _gather([packed.row_prefixes[number] for number in which], starts, ends)
     assert packed.layout.captured is not None
+    device = packed.ids.device
     return RowCache(packed.layout.captured, gather.to(device), lengths.to(device), fused)
 
 
-def _continue(backbone: Backbone, logits: Tensor, cache: RowCache, max_new_tokens: int) -> list[list[int]]:
-    """Generate greedily from the first logits `[rows, vocabulary]` on; return each row's tokens."""
-    stop = set(backbone.eos_token_ids)
-    context = backbone.context_length or sys.maxsize
-    done: list[list[int]] = [[] for _ in range(len(logits))]
-    ended: set[int] = set()
-    active = list(range(len(done)))
-    for step in range(max_new_tokens):
-        chosen = logits.max(-1).indices  # as argmax does, which takes four times as long on a CPU in bfloat16
-        for row, token, length in zip(active, chosen.tolist(), cache.lengths.tolist(), strict=True):
-            if token in stop or length >= context:
-                ended.add(row)
-            elif row not in ended:
-                done[row].append(token)
-        if len(ended) == len(done) or step == max_new_tokens - 1:
-            break
-        going = [j for j, row in enumerate(active) if row not in ended]
-        fill = [j for j, row in enumerate(active) if row in ended]
-        going = sorted(going + fill[: rounded(len(going), TOGETHER) - len(going)])
-        if len(going) < len(active):
-            keep = torch.tensor(going, device=logits.device)
-            active, chosen = [active[j] for j in going], chosen[keep]
-            cache.keep(keep)
+def _continue(backbone: Backbone, answers: Sequence[list[int]], cache: RowCache, ending: Ending) -> None:
+    """Extend answers greedily; the cache has all that is before each one's last token."""
+    active = list(range(len(answers)))  # rows of the cache; some may have ended
+    going = set(active)
+    while going:
+        ended = [row for row in active if row not in going]
+        kept = going | set(ended[: rounded(len(going), TOGETHER) - len(going)])
+        if len(kept) < len(active):
+            places = [place for place, row in enumerate(active) if row in kept]
+            active = [active[place] for place in places]
+            cache.keep(torch.tensor(places, device=cache.lengths.device))
+        last = torch.tensor([answers[row][-1] for row in active], device=cache.lengths.device)
         logits = backbone.model(
-            inputs_embeds=backbone.embed(chosen).unsqueeze(0),
-            # Rows that ended at the end of the context go along for a while; nobody reads them.
-            position_ids=cache.lengths.clamp(max=context - 1).unsqueeze(0),
+            inputs_embeds=backbone.embed(last).unsqueeze(0),
+            # Rows that ended at the end of the context remain for a while; their logits are not read.
+            position_ids=cache.lengths.clamp(max=ending.context - 1).unsqueeze(0),
             use_cache=False,
             layout=cache,
         ).logits[0]
         cache.lengths = cache.lengths + 1
-    return done
+        for row, token, length in zip(active, largest(logits).tolist(), cache.lengths.tolist(), strict=True):
+            if row in going and not ending.extend(answers[row], token, length):
+                going.remove(row)
 
 
 def _gather(

@@ -1,5 +1,6 @@
 """Differentiable operations of decoder layers, packed attention and the head, built on `kernels.py`."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -66,6 +67,18 @@ def label_losses(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
     """
     losses: Tensor = _LabelLosses.apply(hidden, head, labels)  # type: ignore[no-untyped-call]
     return losses
+
+
+def label_losses_and_best(hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `label_losses` does, without gradient, and the label with the largest logit, `[n]`, int64.
+
+    Both come from the same logits, so that the vocabulary is multiplied once.
+    """
+    losses, best = torch.empty(len(hidden)), torch.empty(len(hidden), dtype=torch.long)
+    for part, logits in _logits(hidden, widened(head)):
+        best[part] = logits.max(-1).indices  # faster than argmax in bfloat16
+        kernels.cross_entropy(array(logits), array(labels[part]), array(losses[part]), False)
+    return losses, best
 
 
 class _Normed(Function):
@@ -145,17 +158,22 @@ def _buffer(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(rows, columns, dtype=dtype)
 
 
+def _logits(hidden: Tensor, head: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the logits `hidden @ head.T` in parts of `AT_ONCE` rows; each part overwrites the one before."""
+    buffer = _buffer(AT_ONCE, len(head), head.dtype)
+    for start in range(0, len(hidden), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        logits = torch.mm(hidden[part].to(head.dtype), head.T, out=buffer[: len(hidden) - start])
+        yield part, logits.to(hidden.dtype)
+
+
 class _LabelLosses(Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
         differentiate = ctx.needs_input_grad[0]
         losses, gradients = torch.empty(len(hidden)), torch.empty_like(hidden)
         head = widened(head)
-        buffer = _buffer(AT_ONCE, len(head), head.dtype)
-        for start in range(0, len(hidden), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            logits = torch.mm(hidden[part].to(head.dtype), head.T, out=buffer[: len(hidden) - start])
-            logits = logits.to(hidden.dtype)
+        for part, logits in _logits(hidden, head):
             kernels.cross_entropy(array(logits), array(labels[part]), array(losses[part]), differentiate)
             if differentiate:
                 gradients[part] = logits.to(head.dtype) @ head

@@ -22,12 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedprofit.backbone import paths
 from fedprofit.backbone.convert import quiet_transformers
-from fedprofit.backbone.forward import row_inputs, single_logits
+from fedprofit.backbone.forward import Row, row_inputs, single_logits
 from fedprofit.backbone.fused import fuse, unavailable, unfuse
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.probe import NEW, Probe
@@ -252,12 +253,32 @@ def _difference(backbone: Backbone, path: str, probe: Probe) -> str | None:
 
 
 def _wrong_answer(backbone: Backbone, path: str, probe: Probe) -> str | None:
-    """Check that each token of a path's answers is a greedy choice of the plain model."""
-    budget = sum(row.tokens for row in probe.rows) + 1
-    _, answers = paths.answer(backbone, path, probe.prompts, probe.rows, NEW, budget)
+    """Check that each token of a path's answers is a greedy choice of the plain model.
+
+    Targets are drafts of answers. Those of the probe are random; the second time they are the first answers.
+    """
+    rows = probe.rows
+    for _ in range(2):
+        budget = sum(row.tokens for row in rows) + 1
+        _, answers = paths.answer(backbone, path, probe.prompts, rows, NEW, budget)
+        why = _not_greedy(backbone, probe.prompts, rows, answers)
+        if why is not None:
+            return why
+        rows = [_with_target(row, answer, backbone) for row, answer in zip(rows, answers, strict=True)]
+    return None
+
+
+def _with_target(row: Row, answer: list[int], backbone: Backbone) -> Row:
+    target = np.array([*answer, backbone.eos_token_ids[0]][:NEW], np.int32)
+    return replace(row, example=replace(row.example, target=target))
+
+
+def _not_greedy(
+    backbone: Backbone, prompts: Tensor, rows: Sequence[Row], answers: Sequence[list[int]]
+) -> str | None:
     backbone.use_own_attention()
-    for row, answer in zip(probe.rows, answers, strict=True):
-        inputs = row_inputs(backbone, probe.prompts, row, target=False)
+    for row, answer in zip(rows, answers, strict=True):
+        inputs = row_inputs(backbone, prompts, row, target=False)
         # A model that processes longer texts differently must be checked token by token.
         if not any(_is_greedy(backbone, inputs, answer, together) for together in (True, False)):
             return f"answers differ after {inputs.shape[1]} tokens"

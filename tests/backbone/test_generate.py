@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from test_forward import PATHS, backbone_of, prompts_of, rows_of
 from tiny import tiny_backbone
 
-from fedprofit.backbone.forward import plain_losses
+from fedprofit.backbone import generate
+from fedprofit.backbone.forward import packed_losses, plain_losses
 from fedprofit.backbone.generate import packed_generate, plain_generate
 from fedprofit.backbone.packing import NAME
 
@@ -56,6 +58,54 @@ def test_generate_matches_manual_greedy_loop(family, fused, length, monkeypatch)
     scored = torch.tensor([row.target for row in mixed])
     assert sums[~scored].isnan().all()
     torch.testing.assert_close(sums[scored], losses[scored], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "fused"), [*PATHS, ("mistral", False), ("mistral", True)])
+def test_generate_verifies_targets_as_drafts(family, fused, monkeypatch):
+    backbone = backbone_of(family, fused)
+    stop = list(range(1, 300, 12))
+    monkeypatch.setattr(backbone.model.generation_config, "eos_token_id", stop)
+    prompts, rows = prompts_of(backbone, 3, 4), rows_of(3)
+    without = [dataclasses.replace(row, target=False) for row in rows]
+    _, expected = packed_generate(backbone, prompts, without, 20, 10_000, fused)
+    drafts = {
+        "the answer and its end": lambda answer: [*answer, stop[1]],
+        "the answer": lambda answer: answer or [2],
+        "its beginning": lambda answer: answer[: len(answer) // 2] or [2],
+        "a wrong token in it": lambda answer: [*answer[:2], 2, *answer[3:], stop[0]],
+        "more than the answer": lambda answer: [*answer, stop[1], 2, 3],
+    }
+    for name, draft in drafts.items():
+        targets = [np.array(draft(answer), np.int32) for answer in expected]
+        drafted = [
+            dataclasses.replace(row, example=dataclasses.replace(row.example, target=target))
+            for row, target in zip(rows, targets, strict=True)
+        ]
+        for budget in (10_000, 1):
+            sums, tokens = packed_generate(backbone, prompts, drafted, 20, budget, fused)
+            assert tokens == expected, name
+        losses = packed_losses(backbone, prompts, drafted, fused)
+        torch.testing.assert_close(sums, losses, rtol=1e-5, atol=1e-5)
+        assert packed_generate(backbone, prompts, drafted, 3, 300, fused)[1] == [
+            answer[:3] for answer in expected
+        ]
+
+
+def test_generate_reads_right_targets_only(monkeypatch):
+    backbone = tiny_backbone("llama")
+    prompts, rows = prompts_of(backbone, 2), rows_of(2)
+    without = [dataclasses.replace(row, target=False) for row in rows]
+    _, answers = packed_generate(backbone, prompts, without, 5, 10_000)
+    right = [
+        dataclasses.replace(row, example=dataclasses.replace(row.example, target=np.array(answer, np.int32)))
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+
+    def never(*_):
+        raise AssertionError("a known answer was decoded")
+
+    monkeypatch.setattr(generate, "_continue", never)
+    assert packed_generate(backbone, prompts, right, 5, 10_000)[1] == answers
 
 
 def test_generate_stops_at_context_length():
