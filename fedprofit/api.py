@@ -281,10 +281,10 @@ def plot(scores: "pl.DataFrame", title: str = "Trade-off", model: str = "") -> "
         A matplotlib figure, which a notebook shows inline.
     """
     from fedprofit.report.figure import tradeoff_figure
-    from fedprofit.report.overview import place_of_scores
+    from fedprofit.report.overview import summarize_cell
 
-    place = place_of_scores(scores)
-    figure = tradeoff_figure(title, model, [place])
-    below = ", ".join(filter(None, (model, f"{place.clients} scored clients")))
+    cell = summarize_cell(scores)
+    figure = tradeoff_figure(title, model, [cell])
+    below = ", ".join(filter(None, (model, f"{cell.clients} scored clients")))
     figure.suptitle(f"{title}\n{below}", x=0.01, ha="left", fontsize=11)
     return figure

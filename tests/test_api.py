@@ -11,6 +11,7 @@ from tiny_run import write_table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import fedprofit as fp
+from fedprofit.config.run import DEFAULT_BASELINES
 from fedprofit.core.errors import UserError
 
 COLUMNS = {"client": "who", "input": "ask", "target": "want", "task": "job"}
@@ -59,7 +60,7 @@ def test_api_scores_equal_those_of_a_run(folder, rows, bench, federated, persona
             "tuner": {"length": 3},
             "training": {"rounds": 2, "cohort": 2, "algorithms": [{"kind": "fedavg", "steps": 2}]},
             "personalization": [{"steps": 3, "evaluate_at": [1], "interpolation": [0.5]}],
-            "baselines": {"local": None, "central": None},
+            "baselines": dict.fromkeys(DEFAULT_BASELINES),
             "evaluation": SMALL["evaluation"],
         }
     )

@@ -13,7 +13,10 @@ from pydantic import BeforeValidator, Tag, model_validator
 from fedprofit.algorithm.base import AlgorithmSettings
 from fedprofit.backbone.settings import BackboneConfig
 from fedprofit.baseline.base import BaselineSettings
+from fedprofit.baseline.copy_input import CopyInput
+from fedprofit.baseline.in_context import InContext
 from fedprofit.baseline.local import Central, Local
+from fedprofit.baseline.majority import Majority
 from fedprofit.config.base import ONE, SEVERAL, Count, Name, OneOrSeveral, Positive, Section
 from fedprofit.core.files import content_hash
 from fedprofit.data.settings import DataConfig
@@ -59,6 +62,9 @@ Trials = Annotated[
 DEFAULT_BASELINES: dict[str, BaselineSettings | tuple[BaselineSettings, ...] | None] = {
     "local": Local(name="local", steps=40),
     "central": Central(name="central", steps=40, batch_size=32),
+    "majority": Majority(name="majority"),
+    "copy_input": CopyInput(name="copy_input"),
+    "in_context": InContext(name="in_context"),
 }
 
 

@@ -138,6 +138,11 @@ class FederatedDataset:
             found.append(("tokenized in parts", text))
         return found
 
+    def trained_tasks(self, client: ClientId) -> frozenset[str]:
+        """Return the tasks of a client's train examples."""
+        found = np.unique(self.store.task_of[self.examples(client, "train").rows])
+        return frozenset(self.tasks[number] for number in found)
+
     def task_counts(self) -> Any:
         """Count each client's train examples by task: a sparse array (scipy's), `[clients, tasks]`."""
         from scipy.sparse import coo_array  # here: a run needs it only at its end

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FIELD, CUE = "Input:", "\nOutput:"
+BETWEEN = "\n\n"  # between two examples in context
 PREFIX_END = "following example -\n"  # what every prefix ends with
 COMPARED = 64  # texts whose tokens are compared with those of the joined text
 
@@ -73,6 +74,15 @@ def prefix_text(definition: str, positives: Sequence[tuple[str, str]]) -> str:
     for number, (given, wanted) in enumerate(positives, 1):
         parts.append(f"Positive Example {number} -\nInput: {given.strip()}\nOutput: {wanted.strip()}")
     return "\n\n".join([*parts, f"Now complete the {PREFIX_END}"]) if parts else ""
+
+
+def input_of(source: str) -> str:
+    """Return the input in the text of a source.
+
+    >>> input_of("Input: Chad\\nOutput:")
+    'Chad'
+    """
+    return source.strip().removeprefix(FIELD).removesuffix(CUE.strip()).strip()
 
 
 class Template:

@@ -84,25 +84,3 @@ def without_names(examples: pl.DataFrame) -> pl.DataFrame:
     known = examples.filter(pl.col("example") >= 0).unique(keys, keep="first", maintain_order=True)
     others = examples.filter(pl.col("example") < 0)
     return pl.concat([known, others]).select(*EXAMPLES, *scores)
-
-
-def means_of(examples: pl.DataFrame, clients: Sequence[str]) -> pl.DataFrame:
-    """Compute scores from records: the loss per target token, and each metric's mean over examples.
-
-    Args:
-        examples: of `without_names`, of one run.
-        clients: its scored clients. What they share counts for each of them.
-
-    Returns:
-        Columns `setting_id`, `step`, `alpha`, `client`, `scope`, `metric` and `value`.
-    """
-    everyone = pl.DataFrame({"client": list(clients)}, schema={"client": pl.String})
-    shared = examples.filter(pl.col("client") == "").drop("client").join(everyone, how="cross")
-    every = pl.concat([examples.filter(pl.col("client") != ""), shared], how="diagonal")
-    keys = [SETTING_ID, *POINT, "client", "scope"]
-    names = [name for name in every.columns if name.startswith(SCORE) and name != f"{SCORE}loss"]
-    means = every.group_by(keys, maintain_order=True).agg(
-        (pl.col("loss").sum() / pl.col("tokens").sum()).alias(f"{SCORE}loss"), pl.col(names).mean()
-    )
-    long = means.unpivot([f"{SCORE}loss", *names], index=keys, variable_name="metric", value_name="value")
-    return long.drop_nulls("value").with_columns(pl.col("metric").str.strip_prefix(SCORE))

@@ -16,6 +16,9 @@ from fedprofit.core.files import atomic
 from fedprofit.core.reading import read_parquet
 from fedprofit.core.sealed import facts_text, seal_file
 
+# What a row is scored on; TASK ends the scope of one task's part: local_task, others_task, unseen_task.
+LOCAL, GLOBAL, OTHERS, UNSEEN, VALIDATION = "local", "global", "others", "unseen", "validation"
+TASK = "_task"
 AXIS = "axis."  # begins the name of a column that holds the values of a study's axis
 SETTING_ID = "setting_id"
 
@@ -29,10 +32,10 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "alpha": pl.Float64,  # interpolation weight of the personal parameters
     "step": pl.Int64,  # local steps; for federated: the round
     "client": pl.String,
-    "scope": pl.String,  # local, global, unseen, validation; task: one task's part of global or unseen
-    "task": pl.String,  # for scope task: which, else ""
+    "scope": pl.String,  # local, global, others, unseen, validation; local_task, …: one task's part of it
+    "task": pl.String,  # for one task's part: which, else ""
     "metric": pl.String,  # see `metric.py`; one that it does not know is shown too
-    "value": pl.Float64,
+    "value": pl.Float64,  # mean over examples, then over tasks, unless the metric says otherwise
     "count": pl.Int64,  # target tokens (loss) or examples (else) behind the value
     "note": pl.String,  # why a client stopped, else ""
 }

@@ -29,10 +29,12 @@ class JobScores:
     """The scores of a job.
 
     Attributes:
-        records: one an example, in the order of the job's examples.
+        answers: what was scored, in the order of the job's examples.
+        records: one for each answer.
         values: by name of the metric, the accumulator of the whole set, computed from the records.
     """
 
+    answers: Sequence[Answer]
     records: Sequence[Record]
     values: Mapping[str, Accumulator]
 
@@ -67,7 +69,7 @@ def score(
 def judge(answers: Iterable[Answer], metrics: Sequence[Metric]) -> JobScores:
     """Score the answers of one set by each metric."""
     values = {metric.name: guarded(metric, "an empty set", metric.start) for metric in metrics}
-    records = []
+    answers, records = list(answers), []
     for answer in answers:
         scores: dict[str, float] = {}
         for metric in metrics:
@@ -77,7 +79,7 @@ def judge(answers: Iterable[Answer], metrics: Sequence[Metric]) -> JobScores:
                 scores[metric.name] = one
         example = answer.example
         records.append(Record(example.row, example.task, answer.loss, answer.tokens, answer.text, scores))
-    return JobScores(records, values)
+    return JobScores(answers, records, values)
 
 
 def _need_text(metrics: Sequence[Metric]) -> bool:

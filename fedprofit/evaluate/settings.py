@@ -9,6 +9,7 @@ from fedprofit.evaluate.metrics.base import Metric
 from fedprofit.evaluate.metrics.exact_match import ExactMatch
 from fedprofit.evaluate.metrics.loss import Loss
 from fedprofit.evaluate.metrics.rouge_l import RougeL
+from fedprofit.evaluate.metrics.token_loss import TokenLoss
 
 MOVED = {  # keys of earlier versions: the metric and its field that they are now
     "rouge_tokenizer": ("rouge_l", "tokenizer"),
@@ -35,7 +36,7 @@ def with_metric_settings(evaluation: dict[str, Any]) -> dict[str, Any]:
 class EvaluationConfig(Section):
     """What is scored, and on how much."""
 
-    metrics: tuple[Metric, ...] = (Loss(), RougeL(), ExactMatch())
+    metrics: tuple[Metric, ...] = (Loss(), TokenLoss(), RougeL(), ExactMatch())
     """The metrics; a name stands for the metric of that kind with its defaults."""
     regime: Literal["new", "participating"] = "new"
     """Who is scored. new: the test clients, which took no part in training. participating: train clients, on

@@ -1,1 +1,1 @@
-"""Tables and pictures of a run."""
+"""Reports of runs and studies: tables, pictures and an HTML page."""

@@ -1,4 +1,4 @@
-"""The examples on which the methods do worst, with each answer: on the terminal, in Markdown, on the page."""
+"""The examples with the worst scores, with the answer of each method: terminal, Markdown and page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ from rich.text import Text
 from fedprofit.analyze.tables import Tables, place_of
 from fedprofit.analyze.tradeoff import label
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.report.table import cell, markdown
+from fedprofit.report.table import format_score, markdown_table
 from fedprofit.studies.ledger import RUN
 
-SHOWN = 8  # on the page and in worst.md
-PRINTED = 2  # on the terminal
-LONGEST = 240  # characters of a text
+MOST_SHOWN = 8  # examples on the page and in worst.md
+MOST_PRINTED = 2  # examples on the terminal
+LONGEST_TEXT = 240  # characters
 EXPLANATION = (
-    "The test clients' own examples with the worst mean over the personalized methods. Each method answers "
-    "at its last step."
+    "The test clients' own examples with the worst mean score over the personalized methods. Answers are "
+    "from each method's last step."
 )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one method makes of an example."""
+    """The answer of one method to an example."""
 
     method: str
-    value: str  # by the metric, as tables write it
-    text: str  # "" where nothing was generated
+    value: str  # formatted score
+    text: str  # "" if nothing was generated
 
 
 @dataclass(frozen=True)
 class WorstExample:
-    """An example, and what every method makes of it."""
+    """An example with the answers of all methods."""
 
-    place: str  # on the axes, "" for a run
+    place: str  # grid cell; "" for a run
     client: str
     seed: int
     task: str
@@ -48,13 +48,13 @@ class WorstExample:
 
     @property
     def title(self) -> str:
-        """Name the example."""
+        """The example's grid cell, client, task and row."""
         row = f"row {self.row}" if self.row >= 0 else "row unknown"
         return ", ".join(filter(None, [self.place, f"client {self.client}", f"task {self.task}", row]))
 
 
-def worst_of(tables: Tables, most: int = SHOWN) -> list[WorstExample]:
-    """Return the worst examples of a run, or of all runs of a study, the worst first."""
+def worst_examples(tables: Tables, most: int = MOST_SHOWN) -> list[WorstExample]:
+    """Return the worst examples of a run, or of all runs of a study, in order from the worst."""
     if tables.worst is None or tables.worst.is_empty():
         return []
     key = [RUN, "client", "example"]
@@ -62,18 +62,18 @@ def worst_of(tables: Tables, most: int = SHOWN) -> list[WorstExample]:
     means = tables.worst.select(*key, "mean", "rank").unique(maintain_order=True)
     worst_first = sign * pl.col("mean").fill_nan(-sign * float("inf"))
     ranked = means.sort(worst_first, "rank", maintain_order=True).head(most).select(key)
-    own = ranked.join(tables.worst, on=key, how="left", maintain_order="left_right")
-    return [_example(tables, rows) for _, rows in own.group_by(key, maintain_order=True)]
+    answers = ranked.join(tables.worst, on=key, how="left", maintain_order="left_right")
+    return [_example(tables, rows) for _, rows in answers.group_by(key, maintain_order=True)]
 
 
 def _example(tables: Tables, rows: pl.DataFrame) -> WorstExample:
     first = rows.row(0, named=True)
     answers = [
-        Answer(label(row), cell(row["value"], row["metric"]), _short(row["answer"]))
+        Answer(label(row), format_score(row["value"], row["metric"]), _truncate(row["answer"]))
         for row in rows.iter_rows(named=True)
     ]
     place = place_of(first, tables.axes)
-    texts = (_short(first["input"]), _short(first["reference"]))
+    texts = (_truncate(first["input"]), _truncate(first["reference"]))
     return WorstExample(
         place,
         first["client"],
@@ -86,19 +86,21 @@ def _example(tables: Tables, rows: pl.DataFrame) -> WorstExample:
     )
 
 
-def _short(text: str | None) -> str:
-    """Cut a long text; its end says how many characters are left out.
+def _truncate(text: str | None) -> str:
+    """Truncate a long text and append the number of omitted characters.
 
-    >>> _short("x" * 250)[-24:]
-    'xx ... (10 more letters)'
+    >>> _truncate("x" * 250)[-27:]
+    'xx ... (10 more characters)'
     """
     text = text or ""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} ... ({len(text) - LONGEST} more letters)"
+    if len(text) <= LONGEST_TEXT:
+        return text
+    return f"{text[:LONGEST_TEXT]} ... ({len(text) - LONGEST_TEXT} more characters)"
 
 
 def print_worst(console: Console, found: Sequence[WorstExample]) -> None:
-    """Print the very worst examples."""
-    for one in found[:PRINTED]:
+    """Print the worst of the examples."""
+    for one in found[:MOST_PRINTED]:
         table = Table(
             title=Text(f"Worst examples: {one.title}"),
             title_justify="left",
@@ -115,11 +117,11 @@ def print_worst(console: Console, found: Sequence[WorstExample]) -> None:
         console.print(table)
 
 
-def written_worst(found: Sequence[WorstExample]) -> str:
-    """Write worst examples as Markdown."""
+def worst_markdown(found: Sequence[WorstExample]) -> str:
+    """Return the worst examples as Markdown."""
     pages = [f"# Worst examples\n\n{EXPLANATION}"]
     for one in found:
         rows = [("input", "", one.input), ("reference", "", one.reference)]
         rows += [(answer.method, answer.value, answer.text) for answer in one.answers]
-        pages.append(markdown(one.title, ("method", metric_of(one.metric).title, "answer"), rows))
+        pages.append(markdown_table(one.title, ("method", metric_of(one.metric).title, "answer"), rows))
     return "\n\n".join(pages) + "\n"

@@ -1,4 +1,4 @@
-"""What stands under every table: how text was scored, and which metrics are not shown."""
+"""Notes below every table: how text was scored, and which metrics are not shown."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,62 +14,62 @@ from fedprofit.studies.ledger import RUN
 
 
 def print_notes(console: Console, *notes: str) -> None:
-    """Print notes as one paragraph; nothing without any."""
+    """Print notes as one paragraph. Without notes, print nothing."""
     if notes:
         console.print(" ".join(notes), style="dim", highlight=False)
 
 
 def scoring_notes(tables: Tables) -> list[str]:
-    """Say which variants of the metrics the runs used, and which metrics have no local scores to show.
+    """Return notes on the metric variants that the runs used, and on metrics without local scores.
 
-    Where runs of a study differ in a variant, each is named with the places that have it.
+    If the runs of a study used several variants, each is listed with its grid cells.
     """
     return [*_variants(tables), *_without_local(tables)]
 
 
 def _variants(tables: Tables) -> Iterable[str]:
-    places = {
+    cells = {
         str(row[RUN]): place_of(row, tables.axes)
         for row in tables.results.select(RUN, *map(axis_column, tables.axes))
         .unique(maintain_order=True)
         .to_dicts()
     }
-    known = {run: recorded_facts(tables.environments[run]) for run in places if run in tables.environments}
+    known = {run: recorded_facts(tables.environments[run]) for run in cells if run in tables.environments}
     for metric in tables.metrics:
         variants = {run: facts[metric].variant for run, facts in known.items() if metric in facts}
         found: dict[str, list[str]] = {}  # runs by variant
         for run, variant in variants.items():
             found.setdefault(variant.name, []).append(run)
         found.pop("", None)
-        said = [_described([variants[run] for run in runs]) for runs in found.values()]
+        texts = [_describe([variants[run] for run in runs]) for runs in found.values()]
         if len(found) > 1:
-            at = [" and at ".join(dict.fromkeys(places[run] for run in runs)) for runs in found.values()]
-            said = [f"{what} at {where}" for what, where in zip(said, at, strict=True)]
-            yield f"{'; '.join(said)}: these scores do not compare."
+            used_at = [" and at ".join(dict.fromkeys(cells[run] for run in runs)) for runs in found.values()]
+            texts = [f"{text} at {names}" for text, names in zip(texts, used_at, strict=True)]
+            yield f"{'; '.join(texts)}: these scores are not comparable."
         elif found:
-            yield f"{said[0]}."
+            yield f"{texts[0]}."
 
 
-def _described(variants: Sequence[Variant]) -> str:
+def _describe(variants: Sequence[Variant]) -> str:
     """Describe runs of one variant by the run with the largest share of affected targets."""
-    worst = max(variants, key=lambda its: its.affected / max(1, its.targets))
-    return worst.describe(at_most=len({its.affected for its in variants}) > 1)
+    worst = max(variants, key=lambda variant: variant.affected / max(1, variant.targets))
+    return worst.describe(at_most=len({variant.affected for variant in variants}) > 1)
 
 
 def _without_local(tables: Tables) -> Iterable[str]:
     frames = [frame for frame in (tables.results, tables.validation) if frame is not None]
-    # Losses of scope validation choose the best step; they are no scores to show.
+    # Losses of scope validation only select the best step; reports do not show them.
     scored = [frame.filter(pl.col("scope") != "validation")["metric"].unique() for frame in frames]
     hidden = in_order({name for names in scored for name in names} - {*tables.metrics})
     if hidden:
-        yield f"Not shown, for want of local scores: {titles(hidden)} (results.parquet)."
+        yield f"Not shown, no local scores: {titles(hidden)} (results.parquet)."
 
 
-def left_out(names: Iterable[str], where: str) -> list[str]:
-    """Name the metrics that a picture or table leaves out, and where they stand; nothing if there are none.
+def omitted_metrics(names: Iterable[str], location: str) -> list[str]:
+    """Return a note that names omitted metrics and where to find them; no note without omitted metrics.
 
-    >>> left_out(["exact_match"], "table.md")
+    >>> omitted_metrics(["exact_match"], "table.md")
     ['Not shown here: Exact match (table.md).']
     """
-    named = titles(names)
-    return [f"Not shown here: {named} ({where})."] if named else []
+    omitted = titles(names)
+    return [f"Not shown here: {omitted} ({location})."] if omitted else []

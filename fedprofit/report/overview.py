@@ -1,4 +1,4 @@
-"""What reports show, the same for a run and for a study: conditions and their means, place by place."""
+"""Summaries for all reports: the conditions and their mean scores in each grid cell of a study."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -21,69 +21,70 @@ DIFFERENCES = ("gain", "forgetting")
 
 
 @dataclass(frozen=True)
-class Place:
-    """One place on a study's axes, seeds aside; a run has one."""
+class GridCell:
+    """One cell of a study's grid, over all seeds. A run has one cell."""
 
     title: str  # "" for a run
-    axes: dict[str, str]
+    axes: dict[str, str]  # values by axis
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
-    # Of `averaged`, with hyperparameters (FACTS), `front`, `knee`, `curve` (whether it is a point of its
-    # setting's curve), the ends of the intervals of DIFFERENCES, and `worst`, the forgetting of the tenth of
-    # the clients that forget most, with its own.
+    # Rows of `averaged` with hyperparameters (FACTS), `front`, `knee`, `curve` (whether the row is a point of
+    # its setting's curve), and interval ends of DIFFERENCES. `worst` is the mean forgetting over the tenth of
+    # the clients that forget most, with its interval.
     rows: list[Means]
     units: pl.DataFrame  # of `units_of`
 
-    def of(self, metric: str) -> list[Means]:
-        """Return the conditions by one metric."""
+    def rows_by(self, metric: str) -> list[Means]:
+        """Return the rows of one metric."""
         return [row for row in self.rows if row["metric"] == metric]
 
-    def within(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows of a table that lie at this place."""
+    def select(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of a table that belong to this cell."""
         return frame.filter(*(pl.col(axis_column(axis)) == value for axis, value in self.axes.items()))
 
 
-def places(tables: Tables) -> list[Place]:
-    """Return the places of a run or study, the most heterogeneous first."""
-    found = []
+def grid_cells(tables: Tables) -> list[GridCell]:
+    """Return the grid cells of a run or study, the most heterogeneous first."""
+    cells = []
     columns = [axis_column(axis) for axis in tables.axes]
     groups = tables.results.group_by(columns, maintain_order=True) if columns else [((), tables.results)]
-    for _, own in groups:
-        first = own.row(0, named=True)
+    for _, scores in groups:
+        first = scores.row(0, named=True)
         axes = {axis: str(first[axis_column(axis)]) for axis in tables.axes}
-        tv = float(np.mean(own["tv"].to_numpy()))
-        found.append(place_of_scores(own, place_of(first, tables.axes), axes, tv))
-    return sorted(found, key=lambda place: (-place.heterogeneity, place.title))
+        tv = float(np.mean(scores["tv"].to_numpy()))
+        cells.append(summarize_cell(scores, place_of(first, tables.axes), axes, tv))
+    return sorted(cells, key=lambda cell: (-cell.heterogeneity, cell.title))
 
 
-def place_of_scores(
+def summarize_cell(
     scores: pl.DataFrame,
     title: str = "",
     axes: dict[str, str] | None = None,
     heterogeneity: float = float("nan"),
-) -> Place:
-    """Summarize the scores of one place."""
+) -> GridCell:
+    """Summarize the scores of one grid cell."""
     units = units_of(scores)
     clients, seeds = len(units.select("seed", "client").unique()), scores["seed"].n_unique()
-    rows = _rows(units, agreed(scores).to_dicts())
-    return Place(title, axes or {}, heterogeneity, clients, seeds, rows, units)
+    rows = _condition_rows(units, agreed(scores).to_dicts())
+    return GridCell(title, axes or {}, heterogeneity, clients, seeds, rows, units)
 
 
-def _rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Means]:
+def _condition_rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Means]:
     known = {tuple(one[name] for name in SETTING_NAMES): {fact: one[fact] for fact in FACTS} for one in facts}
     unknown = dict.fromkeys(FACTS)
     rows = [
         {**row, **known.get(tuple(row[name] for name in SETTING_NAMES), unknown)}
-        for row in _of_all_seeds(averaged(units).to_dicts())
+        for row in _drop_partial(averaged(units).to_dicts())
     ]
-    return [_with_intervals(row, units) for row in _marked(_on_curves(rows))]
+    return [_add_intervals(row, units) for row in _mark_fronts(_mark_curves(rows))]
 
 
-def _on_curves(rows: list[Means]) -> list[Means]:
-    """Mark the points of each setting's curve: its steps, and the best one where there is but the last.
+def _mark_curves(rows: list[Means]) -> list[Means]:
+    """Mark the points of each setting's curve.
 
-    Where there are more, the best step is one of them, of each run another.
+    These are its numbered steps. If only the last step was scored, the best step is a point too; otherwise
+    it is one of the numbered steps, a different one in each run.
     """
     keys = ("metric", "algorithm", "setting", "start")
 
@@ -101,38 +102,38 @@ def _on_curves(rows: list[Means]) -> list[Means]:
     return [row | {"curve": is_point(row)} for row in rows]
 
 
-def _of_all_seeds(rows: list[Means]) -> list[Means]:
-    """Leave out what only some of the seeds have: text at a step that is best in them alone."""
+def _drop_partial(rows: list[Means]) -> list[Means]:
+    """Drop conditions that only some seeds have, such as text at the best step of only those seeds."""
     most: dict[str, int] = {}
     for row in rows:
         most[row["metric"]] = max(most.get(row["metric"], 0), row["clients"])
     return [row for row in rows if row["clients"] == most[row["metric"]]]
 
 
-def _marked(rows: list[Means]) -> list[Means]:
-    """Mark, by metric, the rows that no other beats on both axes, and the knee of that front."""
+def _mark_fronts(rows: list[Means]) -> list[Means]:
+    """Mark the Pareto front of each metric over both scores, and its knee."""
     for metric in {row["metric"] for row in rows}:
         sign = metric_of(metric).sign
-        own = [row for row in rows if row["metric"] == metric and row["algorithm"]]
-        best, middle = front_of(own, sign)
-        for number, row in enumerate(own):
+        candidates = [row for row in rows if row["metric"] == metric and row["algorithm"]]
+        best, middle = front_of(candidates, sign)
+        for number, row in enumerate(candidates):
             row |= {"front": number in best, "knee": number == middle}
     return [{"front": False, "knee": False} | row for row in rows]
 
 
-def _with_intervals(row: Means, units: pl.DataFrame) -> Means:
-    """Add the ends of the intervals of what is gained and forgotten, and what those forget who forget most.
+def _add_intervals(row: Means, units: pl.DataFrame) -> Means:
+    """Add the interval ends of gain and forgetting, and `worst` with its interval; None if undefined.
 
-    None where there is none; the last, with its interval, is of the tenth of the clients that forget most.
+    `worst` is the mean forgetting over the tenth of the clients that forget most.
     """
-    own, ends = _behind(row, units), dict[str, float | None]()
+    members, ends = _units_of_row(row, units), dict[str, float | None]()
     for name in DIFFERENCES:
-        values, low, high = own[name].to_numpy(), None, None
-        if own[name].null_count() == 0 and np.isfinite(values).all():
-            found = mean_of(values, own["seed"].to_list())
-            low, high = found.low, found.high
+        values, low, high = members[name].to_numpy(), None, None
+        if members[name].null_count() == 0 and np.isfinite(values).all():
+            estimate = mean_of(values, members["seed"].to_list())
+            low, high = estimate.low, estimate.high
         ends |= {f"{name}_low": low, f"{name}_high": high}
-    lost = own.filter(pl.col("forgetting").is_not_null())
+    lost = members.filter(pl.col("forgetting").is_not_null())
     worst = dict[str, float | None](worst=None, worst_low=None, worst_high=None)
     if len(lost) and np.isfinite(lost["forgetting"].to_numpy()).all():
         most = worst_tenth(lost["forgetting"].to_numpy(), lost["seed"].to_list())
@@ -140,18 +141,18 @@ def _with_intervals(row: Means, units: pl.DataFrame) -> Means:
     return {**row, **ends, **worst}
 
 
-def _behind(row: Means, units: pl.DataFrame) -> pl.DataFrame:
-    """Return the units whose mean a row is."""
+def _units_of_row(row: Means, units: pl.DataFrame) -> pl.DataFrame:
+    """Return the units that a row averages."""
     keys = ("algorithm", "condition", "setting", "start", "alpha", "step", "metric")
     return units.filter(
         *(pl.col(key).is_null() if row[key] is None else pl.col(key) == row[key] for key in keys)
     )
 
 
-def plain(value: Any) -> Any:
-    """Round a number for showing; JSON knows no NaN.
+def json_value(value: Any) -> Any:
+    """Round a number to four decimals; return None for NaN and infinity, which JSON cannot hold.
 
-    >>> plain(1.23456), plain(float("nan")), plain("text")
+    >>> json_value(1.23456), json_value(float("nan")), json_value("text")
     (1.2346, None, 'text')
     """
     if isinstance(value, float):

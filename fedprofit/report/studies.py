@@ -1,4 +1,4 @@
-"""What a study says on the terminal, and the files that say the same: plan, outcome, claims."""
+"""Output of study commands, on the terminal and in files: plan, outcome and claims."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from fedprofit.data.federated import check_sources
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.report.fronts import write_fronts
 from fedprofit.report.notes import scoring_notes
-from fedprofit.report.table import in_markdown, markdown
+from fedprofit.report.table import escape_markdown, markdown_table
 from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.libraries import load_libraries
 from fedprofit.runs.progress import duration
@@ -25,7 +25,7 @@ from fedprofit.studies.many import Progress
 from fedprofit.studies.spec import describe, load_study
 from fedprofit.studies.watch import share_left
 
-MARKS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
+VERDICT_COLORS = {"supported": "green", "contradicted": "red", "not shown": "yellow", "not tested": "dim"}
 
 
 def show_plan(
@@ -37,33 +37,33 @@ def show_plan(
     only: Sequence[str] = (),
     yes: bool = False,
 ) -> None:
-    """Print a study's runs, which of them are done, and how long the others may take.
+    """Print a study's runs, their states, and an estimate of the remaining time.
 
-    Raises UserError for what would keep them out of the table that is there.
+    Raises UserError if the runs do not fit the study's existing table.
     """
     study, runs = load_study(path, overrides, only, yes)
     folder = StudyFolder(out or Path("runs") / study.name)
     is_of(folder, study)
     runs = admit(folder, study, runs)
-    left = missing(folder, runs)
+    remaining = missing(folder, runs)
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
     for title in ("run", "axes", "state"):
         table.add_column(title, overflow="fold")
     for planned in runs:
-        table.add_row(planned.key, describe(planned.axes), "to do" if planned in left else "done")
+        table.add_row(planned.key, describe(planned.axes), "to do" if planned in remaining else "done")
     console.print(table)
-    if left:
-        check_sources(planned.config.data for planned in left)
+    if remaining:
+        check_sources(planned.config.data for planned in remaining)
         load_libraries()
         from fedprofit.studies.estimate import study_seconds
 
-        shares = [share_left(RunFolder(folder.run(planned.key))) for planned in left]
-        seconds = study_seconds(left, workers, shares)
-        console.print(f"about {duration(seconds)} with {workers} at a time, measured on this machine")
+        shares = [share_left(RunFolder(folder.run(planned.key))) for planned in remaining]
+        seconds = study_seconds(remaining, workers, shares)
+        console.print(f"about {duration(seconds)} with {workers} workers, measured on this machine")
 
 
 def print_study(folder: StudyFolder, progress: Progress, console: Console) -> None:
-    """Print what a study's run left."""
+    """Print the outcome of running a study."""
     rows = 0
     if folder.results.exists():
         rows = len(read_table(folder))
@@ -82,65 +82,65 @@ def write_claims(path: Path, console: Console) -> None:
     """Check the paper's claims on a study's table; print them, and write claims.md and claims.json."""
     tables = open_tables(path)
     if not tables.is_study:
-        raise UserError(f"{path}: is a run, and the claims compare runs. Give the folder of a study.")
+        raise UserError(f"{path}: is a run, but claims need a study. Give the folder of a study.")
     findings = {metric: check_claims(tables.results, tables.axes, metric) for metric in tables.metrics}
     for metric, found in findings.items():
-        console.print(_table(metric, found))
-    console.print(_overview(findings))
+        console.print(_claims_table(metric, found))
+    console.print(_verdict_table(findings))
     console.print(
-        "Effects: how much more of the global score is kept at the same local score, with 95% intervals; "
-        "paired bootstrap over seeds and clients, widened where seeds are few. Curves without a local "
-        "score in common are not counted.",
+        "Effects: difference in retained global score at the same local score, with 95% intervals of a "
+        "paired bootstrap over seeds and clients, widened if seeds are few. Curves without a common local "
+        "score are not counted.",
         style="dim",
         highlight=False,
     )
-    said = list(filter(None, (" ".join(scoring_notes(tables)), *caveats(tables))))
-    for caveat in said:
-        console.print(caveat, style="dim", highlight=False)
+    notes = list(filter(None, (" ".join(scoring_notes(tables)), *caveats(tables))))
+    for note in notes:
+        console.print(note, style="dim", highlight=False)
     pages = [
-        _overview_markdown(findings),
-        *map(in_markdown, said),
-        *(_markdown(*item) for item in findings.items()),
+        _verdict_markdown(findings),
+        *map(escape_markdown, notes),
+        *(_claims_markdown(*item) for item in findings.items()),
     ]
     write_text(path / "claims.md", "\n\n".join(pages) + "\n")
-    write_json(path / "claims.json", [_plain(one) for found in findings.values() for one in found])
+    write_json(path / "claims.json", [_to_json(one) for found in findings.values() for one in found])
     console.print(f"claims   {path / 'claims.md'}", soft_wrap=True, highlight=False)
 
 
-def _overview(findings: Mapping[str, Sequence[Finding]]) -> Table:
+def _verdict_table(findings: Mapping[str, Sequence[Finding]]) -> Table:
     table = Table(title="Verdicts", title_justify="left", title_style="bold", pad_edge=False)
     for title in ("claim", *(metric_of(name).named for name in findings)):
         table.add_column(title, overflow="fold")
     for same in zip(*findings.values(), strict=True):
-        table.add_row(same[0].claim, *(Text(one.verdict, MARKS[one.verdict]) for one in same))
+        table.add_row(same[0].claim, *(Text(one.verdict, VERDICT_COLORS[one.verdict]) for one in same))
     return table
 
 
-def _overview_markdown(findings: Mapping[str, Sequence[Finding]]) -> str:
+def _verdict_markdown(findings: Mapping[str, Sequence[Finding]]) -> str:
     rows = [
         (f"{same[0].claim}: {SAYS[same[0].claim]}", *(one.verdict for one in same))
         for same in zip(*findings.values(), strict=True)
     ]
-    return markdown("Verdicts", ("claim", *(metric_of(name).named for name in findings)), rows)
+    return markdown_table("Verdicts", ("claim", *(metric_of(name).named for name in findings)), rows)
 
 
-def _table(metric: str, findings: Sequence[Finding]) -> Table:
+def _claims_table(metric: str, findings: Sequence[Finding]) -> Table:
     table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("claim")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("what, effect [95% interval], what is behind it", overflow="fold")
+    table.add_column("comparison, effect [95% interval], sample size", overflow="fold")
     for one in findings:
-        verdict = Text(one.verdict, MARKS[one.verdict])
+        verdict = Text(one.verdict, VERDICT_COLORS[one.verdict])
         table.add_row(one.claim, verdict, "\n".join(map(str, one.comparisons)) or one.reason)
     return table
 
 
-def _markdown(metric: str, findings: Sequence[Finding]) -> str:
+def _claims_markdown(metric: str, findings: Sequence[Finding]) -> str:
     rows = [(one.claim, one.verdict, "; ".join([one.reason, *map(str, one.comparisons)])) for one in findings]
-    return markdown(metric_of(metric).heading, ("claim", "verdict", "why"), rows)
+    return markdown_table(metric_of(metric).heading, ("claim", "verdict", "why"), rows)
 
 
-def _plain(one: Finding) -> dict[str, object]:
+def _to_json(one: Finding) -> dict[str, object]:
     comparisons = [
         {
             "what": c.what,

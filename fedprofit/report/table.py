@@ -1,4 +1,4 @@
-"""The trade-off as a table: for the terminal, and in Markdown and LaTeX for documents."""
+"""The trade-off as a table for the terminal, and in Markdown and LaTeX."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,31 +14,32 @@ from fedprofit.analyze.tradeoff import label
 from fedprofit.core.errors import printable
 from fedprofit.evaluate.metric import metric_of
 
-Means = dict[str, Any]  # of a condition by one metric: its names, mean scores and intervals
-FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # how a text begins that a spreadsheet computes
+Means = dict[str, Any]  # a condition by one metric: its names, mean scores and intervals
+FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # start of a text that spreadsheets evaluate
 COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
-WRITTEN = {**{name: name for name in COLUMNS}, "worst": "worst tenth"}  # where there is room for more
+FILE_COLUMNS = {**{name: name for name in COLUMNS}, "worst": "worst tenth"}  # files have no width limit
 EXPLANATION = (
-    "local: on a client's own test examples; global: on all test clients' pool; unseen: on tasks no client "
-    "has. gain and forget: what personalization adds locally and loses globally, against the federated "
-    "prompt it started from. best step: of each run, where the clients' own validation loss is least. Means "
-    f"over test clients; 95% intervals, where there are {LEAST_SEEDS} seeds and {LEAST_CLIENTS} clients, by "
-    "a bootstrap over both."
+    "local: on a client's own test examples; global: on the pooled test examples of all test clients; "
+    "unseen: on tasks that no client has. gain: local improvement by personalization; forget: global "
+    "decline; both relative to the federated prompt that it started from. best step: each run's step with "
+    "the lowest loss on the clients' own validation examples. Scores are means over test clients. 95% "
+    f"intervals are bootstrapped over seeds and clients; they need at least {LEAST_SEEDS} seeds and "
+    f"{LEAST_CLIENTS} clients."
 )
-WRITTEN_EXPLANATION = (
-    f"{EXPLANATION} worst tenth: the mean of what the tenth of the clients that forget most lose, with the "
-    "like interval."
+FILE_EXPLANATION = (
+    f"{EXPLANATION} worst tenth: mean forgetting of the tenth of the clients that forget most, with its 95% "
+    "interval."
 )
 
 
-def rows_of(conditions: Sequence[Means], metric: str) -> list[Means]:
-    """Return the conditions worth a line: every one at its last and at its best step, each once.
+def table_rows(conditions: Sequence[Means], metric: str) -> list[Means]:
+    """Return each condition at its last step and at its best step.
 
-    The best-on-validation prompt is left out where it is the last round's.
+    The federated prompt of the best round is omitted if that is the last round.
     """
     rows = [row for row in conditions if row["metric"] == metric]
     last: dict[tuple[Any, ...], int] = {}
-    federated = {r["algorithm"]: r["step"] for r in rows if _is(r, "federated", "last")}
+    federated = {r["algorithm"]: r["step"] for r in rows if _has_setting(r, "federated", "last")}
     for row in rows:
         key = (row["algorithm"], row["condition"], row["setting"])
         last[key] = max(last.get(key, 0), row["step"] or 0)
@@ -46,18 +47,18 @@ def rows_of(conditions: Sequence[Means], metric: str) -> list[Means]:
         row
         for row in rows
         if row["step"] in (None, last[row["algorithm"], row["condition"], row["setting"]])
-        and not (_is(row, "federated", "best") and row["step"] == federated[row["algorithm"]])
+        and not (_has_setting(row, "federated", "best") and row["step"] == federated[row["algorithm"]])
     ]
 
 
-def _is(row: Means, condition: str, setting: str) -> bool:
+def _has_setting(row: Means, condition: str, setting: str) -> bool:
     return bool(row["condition"] == condition and row["setting"] == setting)
 
 
-def cell(value: float | None, metric: str) -> str:
-    """Write a number for a table; what is absent or not finite as a dash.
+def format_score(value: float | None, metric: str) -> str:
+    """Format a score for a table; None, NaN and infinity as a dash.
 
-    >>> cell(12.345, "rouge_l"), cell(1.2345, "loss"), cell(None, "loss")
+    >>> format_score(12.345, "rouge_l"), format_score(1.2345, "loss"), format_score(None, "loss")
     ('12.3', '1.23', '-')
     """
     if value is None or not isfinite(value):
@@ -65,61 +66,64 @@ def cell(value: float | None, metric: str) -> str:
     return f"{value:.{metric_of(metric).digits}f}"
 
 
-def ranged(row: Means, key: str, metric: str) -> str:
-    """Write a row's number with its 95% interval, if it has one.
+def format_row_score(row: Means, key: str, metric: str) -> str:
+    """Format a row's score with its 95% interval, if it has one.
 
-    >>> ranged({"gain": 1.25, "gain_low": -0.5, "gain_high": 3.0}, "gain", "loss")
+    >>> format_row_score({"gain": 1.25, "gain_low": -0.5, "gain_high": 3.0}, "gain", "loss")
     '1.25 [-0.50, 3.00]'
     """
-    return bounded(row[key], row.get(f"{key}_low"), row.get(f"{key}_high"), metric)
+    return format_interval(row[key], row.get(f"{key}_low"), row.get(f"{key}_high"), metric)
 
 
-def bounded(value: float | None, low: float | None, high: float | None, metric: str) -> str:
-    """Write a number with the ends of its interval, if it has one.
+def format_interval(value: float | None, low: float | None, high: float | None, metric: str) -> str:
+    """Format a score with its interval, if both ends are known.
 
-    >>> bounded(12.34, 10.0, 14.0, "rouge_l")
+    >>> format_interval(12.34, 10.0, 14.0, "rouge_l")
     '12.3 [10.0, 14.0]'
     """
-    ends = "" if low is None or high is None else f" [{cell(low, metric)}, {cell(high, metric)}]"
-    return cell(value, metric) + ends
+    if low is None or high is None:
+        return format_score(value, metric)
+    return f"{format_score(value, metric)} [{format_score(low, metric)}, {format_score(high, metric)}]"
 
 
 def terminal_table(conditions: Sequence[Means], metric: str) -> Table:
-    """Lay one metric out for a terminal of 80 columns."""
+    """Return the table of one metric for a terminal of 80 columns."""
     table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
     table.add_column("method", overflow="fold", max_width=37)
     for name in COLUMNS.values():
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
-    for row in rows_of(conditions, metric):
+    for row in table_rows(conditions, metric):
         group = row["algorithm"] or row["condition"]
         if previous is not None and group != previous and row["algorithm"] != previous:
             table.add_section()
         previous = group
-        table.add_row(_name(row), *(cell(row[key], metric) for key in COLUMNS))
+        table.add_row(_method_name(row), *(format_score(row[key], metric) for key in COLUMNS))
     return table
 
 
-def _name(row: Means) -> str:
+def _method_name(row: Means) -> str:
     stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
     return label(row) + stopped
 
 
-def markdown(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Lay rows out as a Markdown table with its heading; the last `numbers` columns are set to the right."""
+def markdown_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0
+) -> str:
+    """Return a Markdown table with a heading. The last `numbers` columns are aligned right."""
     marks = ["---"] * (len(columns) - numbers) + ["---:"] * numbers
     lines = [
-        f"### {in_markdown(title)}",
+        f"### {escape_markdown(title)}",
         "",
-        *(f"| {' | '.join(map(in_markdown, row))} |" for row in (columns, *rows)),
+        *(f"| {' | '.join(map(escape_markdown, row))} |" for row in (columns, *rows)),
     ]
     return "\n".join([*lines[:3], "|" + "|".join(marks) + "|", *lines[3:]])
 
 
-def in_markdown(text: str) -> str:
-    r"""Write a text so that Markdown shows it as it is, on one line: in a heading, a list or a cell.
+def escape_markdown(text: str) -> str:
+    r"""Escape a text for a heading, list or table cell in Markdown. Line breaks become spaces.
 
-    >>> print(in_markdown("a|b <i>`c`</i> [d](http://e) tune_1 [0.5, 1.0]"))
+    >>> print(escape_markdown("a|b <i>`c`</i> [d](http://e) tune_1 [0.5, 1.0]"))
     a\|b &lt;i>\`c\`&lt;/i> [d]\(http\://e) tune_1 [0.5, 1.0]
     """
     one_line = re.sub(r"\s*\n\s*", " ", printable(text))
@@ -127,31 +131,31 @@ def in_markdown(text: str) -> str:
     return re.sub(r"&(?=[\w#]+;)", "&amp;", marked).replace("<", "&lt;")
 
 
-def in_spreadsheet(table: pl.DataFrame) -> pl.DataFrame:
-    """Return a table whose texts no spreadsheet takes for formulas: these get an apostrophe before them.
+def escape_formulas(table: pl.DataFrame) -> pl.DataFrame:
+    """Prefix texts and column names that spreadsheets evaluate as formulas with an apostrophe.
 
-    Numbers, and texts that are numbers, stay as they are. So stand the names of columns.
+    Numbers, and texts that are numbers, are unchanged.
 
-    >>> in_spreadsheet(pl.DataFrame({"name": ["=1+1", "-1.5", "a=b"], "n": [-1, 0, 1]}))["name"].to_list()
+    >>> escape_formulas(pl.DataFrame({"name": ["=1+1", "-1.5", "a=b"], "n": [-1, 0, 1]}))["name"].to_list()
     ["'=1+1", '-1.5', 'a=b']
     """
 
-    def marked(text: pl.Expr) -> pl.Expr:
+    def escaped(text: pl.Expr) -> pl.Expr:
         formula = text.str.contains(FORMULA) & text.str.strip_chars().cast(pl.Float64, strict=False).is_null()
         return pl.when(formula).then("'" + text).otherwise(text)
 
-    named = table.rename(lambda name: pl.select(marked(pl.lit(name))).item())
-    return named.with_columns(marked(cs.string()).name.keep())
+    renamed = table.rename(lambda name: pl.select(escaped(pl.lit(name))).item())
+    return renamed.with_columns(escaped(cs.string()).name.keep())
 
 
-def latex(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
-    """Lay rows out as a LaTeX table with its caption, for the package booktabs."""
+def latex_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """Return a LaTeX table with a caption, for the package booktabs."""
     marks = "l" * (len(columns) - numbers) + "r" * numbers
-    lines = [" & ".join(map(in_latex, row)) + r" \\" for row in (columns, *rows)]
+    lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in (columns, *rows)]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{in_latex(title)}}}",
+            rf"\caption{{{escape_latex(title)}}}",
             rf"\begin{{tabular}}{{{marks}}}",
             r"\toprule",
             lines[0],
@@ -164,10 +168,10 @@ def latex(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], num
     )
 
 
-def in_latex(text: str) -> str:
-    r"""Write a text so that LaTeX shows it as it is.
+def escape_latex(text: str) -> str:
+    r"""Escape a text for LaTeX.
 
-    >>> print(in_latex("tune_1, α=0.5 & 50%"))
+    >>> print(escape_latex("tune_1, α=0.5 & 50%"))
     tune\_1, $\alpha$=0.5 \& 50\%
     """
     return "".join(LATEX.get(character, character) for character in printable(text))
@@ -184,12 +188,13 @@ LATEX = {
 }
 
 
-def written_table(
-    conditions: Sequence[Means], metric: str, place: str, write: Callable[..., str] = markdown
+def file_table(
+    conditions: Sequence[Means], metric: str, cell: str, write: Callable[..., str] = markdown_table
 ) -> str:
-    """Lay one metric out at one place on a study's axes ("" for a run), as Markdown or LaTeX."""
-    title = ": ".join(filter(None, [place, metric_of(metric).heading]))
+    """Return the table of one metric in one grid cell of a study ("" for a run), in Markdown or LaTeX."""
+    title = ": ".join(filter(None, [cell, metric_of(metric).heading]))
     rows = [
-        [_name(row), *(ranged(row, key, metric) for key in WRITTEN)] for row in rows_of(conditions, metric)
+        [_method_name(row), *(format_row_score(row, key, metric) for key in FILE_COLUMNS)]
+        for row in table_rows(conditions, metric)
     ]
-    return write(title, ["method", *WRITTEN.values()], rows, numbers=len(WRITTEN))
+    return write(title, ["method", *FILE_COLUMNS.values()], rows, numbers=len(FILE_COLUMNS))

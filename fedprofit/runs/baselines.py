@@ -12,11 +12,12 @@ from math import isfinite
 from fedprofit.baseline.base import BaselineContext, BaselineSettings
 from fedprofit.core.files import write_with
 from fedprofit.core.sealed import write_record
+from fedprofit.evaluate.clients import score_texts
 from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.results import Condition, Score
 from fedprofit.evaluate.score import Job, score as score_jobs
 from fedprofit.personalization.base import stopped_before
-from fedprofit.runs.bench import Bench
+from fedprofit.runs.bench import Bench, longest_row
 from fedprofit.runs.conditions import (
     load_points,
     metrics_at,
@@ -31,7 +32,17 @@ from fedprofit.runs.folder import TRY, RunFolder
 def context_of(bench: Bench) -> BaselineContext:
     """Return what a run gives to its baselines."""
     pool = bench.dataset.pooled("train", "train")
-    return BaselineContext(bench.solver, bench.start, bench.train_examples, pool, bench.config.seed)
+    length = bench.engine.backbone.context_length
+    return BaselineContext(
+        bench.engine,
+        bench.tuner,
+        bench.solver,
+        bench.start,
+        bench.train_examples,
+        pool,
+        None if length is None else length - longest_row(bench.config, bench.dataset),
+        bench.config.seed,
+    )
 
 
 def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
@@ -68,11 +79,22 @@ def score(bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, t
     selected other trials are still compared.
     """
     what = Condition(name, setting=name if tried else entry.name)
+    if not entry.is_trained:
+        return _score_untrained(bench, entry, what)
     if entry.is_shared:
         return _score_shared(bench, folder, name, entry, tried, what)
     tuned = entry.train(context_of(bench), bench.sets.clients)
     save_points(folder.prompts(name), tuned, bench.tuner)
     return score_points(bench, bench.start, tuned, entry, what)
+
+
+def _score_untrained(bench: Bench, entry: BaselineSettings, what: Condition) -> list[Score]:
+    context, clients = context_of(bench), bench.sets.clients
+    if not entry.answers_without_model:
+        return score_prompts(bench, entry.predictor(context, clients), what, metrics_at(bench, generate=True))
+    found = score_texts(entry.answer(context, clients), bench.sets, what, bench.scoring.metrics)
+    bench.records.add(found.records)
+    return list(found.scores)
 
 
 def _score_shared(

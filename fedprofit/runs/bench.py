@@ -81,7 +81,9 @@ def prepare(config: Config, dtype: str | None = None, backbone: Backbone | None 
     backbone = backbone or load_backbone(settings.name, settings.dtype, settings.device)
     dataset = open_dataset(config.data, backbone, config.seed)
     _check_context(config, backbone, dataset)
-    reach = config.tuner.tokens + dataset.store.longest() + config.evaluation.max_new_tokens
+    untrained = [trials[0] for trials in config.baseline_trials.values() if not trials[0].is_trained]
+    extra = max((one.extra_tokens(dataset.store.longest()) for one in untrained), default=0)
+    reach = longest_row(config, dataset) + extra
     path = SINGLE if settings.engine == "reference" else settings.attention
     engine = make_engine(backbone, path, settings.token_budget, settings.workers, reach)
     _check_clients(config, dataset)
@@ -95,6 +97,11 @@ def prepare(config: Config, dtype: str | None = None, backbone: Backbone | None 
     rehearse(scoring.metrics, [dataset.store[0]])
     sets = draw_sets(dataset, scored_group(config), config)
     return Bench(config, engine, dataset, start, sets, validation, scoring)
+
+
+def longest_row(config: Config, dataset: FederatedDataset) -> int:
+    """Return the tokens of the longest row, with the tuner's and the generated ones."""
+    return config.tuner.tokens + dataset.store.longest() + config.evaluation.max_new_tokens
 
 
 def scored_group(config: Config) -> Group:
@@ -127,6 +134,7 @@ def draw_sets(dataset: FederatedDataset, group: Group, config: Config) -> Sets:
         local={client: dataset.examples(client, "test") for client in clients},
         validation={client: dataset.examples(client, "validation") for client in clients},
         shared=shared,
+        trained={client: dataset.trained_tasks(client) for client in clients},
     )
 
 

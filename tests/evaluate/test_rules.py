@@ -101,7 +101,7 @@ def test_notes_name_the_variants_and_where_they_differ():
     (note,) = scoring_notes(study(task=record("unicode")))
     assert "tokenizer unicode at heterogeneity task" in note
     assert "tokenizer rouge-score at heterogeneity iid" in note
-    assert note.endswith("do not compare.")
+    assert note.endswith("are not comparable.")
 
 
 def test_scores_of_other_variants_are_not_compared():

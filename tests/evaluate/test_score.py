@@ -17,6 +17,7 @@ from fedprofit.evaluate.accumulate import Mean
 from fedprofit.evaluate.metrics.exact_match import ExactMatch
 from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.metrics.rouge_l import RougeL
+from fedprofit.evaluate.metrics.token_loss import TokenLoss
 from fedprofit.evaluate.score import Job, score
 from fedprofit.evaluate.text import exact_match, rouge_l
 
@@ -41,19 +42,21 @@ def jobs():
 
 
 @pytest.mark.parametrize("budget", [4096, 40])
-def test_loss_is_that_of_plain_losses_per_target_token(backbone, prompts, budget):
-    found = score(Engine(backbone, "packed", budget), prompts, jobs(), [LOSS])
+def test_losses_equal_plain_losses(backbone, prompts, budget):
+    found = score(Engine(backbone, "packed", budget), prompts, jobs(), [LOSS, TokenLoss()])
     for job, scored in zip(jobs(), found, strict=True):
         result = scored.values
-        assert result.keys() == {"loss"}
         sums = [plain_losses(backbone, prompts, [Row(job.owner, e)]).item() for e in job.examples]
-        tokens = sum(len(example.target) for example in job.examples)
-        assert result["loss"].count == tokens
-        assert result["loss"].total == pytest.approx(sum(sums), rel=1e-5)
-        if tokens:
-            assert result["loss"].value == pytest.approx(sum(sums) / tokens, rel=1e-5)
+        lengths = [len(example.target) for example in job.examples]
+        assert result["loss"].count == len(lengths)
+        assert result["token_loss"].count == sum(lengths)
+        if lengths:
+            means = [total / length for total, length in zip(sums, lengths, strict=True)]
+            assert result["loss"].value == pytest.approx(np.mean(means), rel=1e-5)
+            assert result["token_loss"].value == pytest.approx(sum(sums) / sum(lengths), rel=1e-5)
         else:
             assert math.isnan(result["loss"].value)
+            assert math.isnan(result["token_loss"].value)
 
 
 def test_generation_metrics_are_those_of_plain_generation(backbone, prompts):
@@ -82,7 +85,7 @@ def test_generation_metrics_are_those_of_plain_generation(backbone, prompts):
         for name, metric in (("rouge_l", rouge_l), ("exact_match", exact_match)):
             values = [metric(t, e.references) for t, e in zip(texts, job.examples, strict=True)]
             assert result[name].count == len(values)
-            assert result[name].total == pytest.approx(sum(values))
+            assert result[name].value == pytest.approx(np.mean(values) if values else math.nan, nan_ok=True)
             assert [record.scores[name] for record in scored.records] == values
             seen.update(values)
     assert {0.0, 100.0} < seen, "right, wrong and half right answers should be among them"
@@ -104,7 +107,7 @@ def test_no_jobs_and_empty_sets(backbone, prompts):
     assert score(engine, prompts, [], METRICS) == []
     (result,) = score(engine, prompts, [Job(0, ())], METRICS)
     assert result.records == []
-    assert all(mean == Mean(0.0, 0) for mean in result.values.values())
+    assert all(one.count == 0 and math.isnan(one.value) for one in result.values.values())
 
 
 def test_means_merge_in_any_grouping():

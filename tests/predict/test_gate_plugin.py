@@ -1,6 +1,7 @@
 """The example gate rule, through YAML: trained, scored and reported as a condition of its own."""
 
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import polars as pl
@@ -72,13 +73,14 @@ def test_gate_plugin_equals_a_plain_loop(tmp_path, loaded):
     answered = {True: 0, False: 0}
     for position, client in enumerate(facts["clients"]):
         for scope, examples in {"local": bench.sets.local[client], **bench.sets.shared}.items():
-            total = 0.0
+            by_task = {}
             for example in examples:
                 near = is_near(bench.engine, bench.train_examples(client), Row(0, example), 2, 0.4)
                 answered[bool(near)] += 1
                 prompt = tensors["step-3.prompt"][position] if near else shared["last.prompt"]
-                total += float(bench.engine.score(prompt[None], [Row(0, example)]))
-            expected = total / sum(len(example.target) for example in examples)
+                loss = float(bench.engine.score(prompt[None], [Row(0, example)])) / len(example.target)
+                by_task.setdefault(example.task, []).append(loss)
+            expected = fmean(map(fmean, by_task.values()))
             found = served.filter(setting="tune.near", client=client, scope=scope, metric="loss", task="")[
                 "value"
             ].item()

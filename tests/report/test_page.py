@@ -1,4 +1,4 @@
-"""The page in a real browser: no network, no errors, filters that work, text that stays text."""
+"""The page in a browser: content, filters, escaping, and no errors or network requests."""
 
 import json
 import os
@@ -24,7 +24,7 @@ MARKUP = "<img src=x onerror='window.hacked=1'>"
 ENDING = "</script><script>window.hacked=2</script>"
 
 
-# Of two methods' three rates, the validation clients chose the largest and the middle one.
+# Three rates for each of two methods; the largest and the middle one are selected.
 TRIALS = pl.DataFrame(
     [
         (name, f"{name}-rate{rate}", rate == chosen, abs(rate - chosen), abs(rate - chosen), 100)
@@ -38,7 +38,7 @@ TRIALS = pl.DataFrame(
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium; where there is none the tests are skipped, but not in CI."""
+    """A headless Chromium. Without one the tests are skipped, except in CI."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         if os.environ.get("CI"):
@@ -54,34 +54,34 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """Open a page and keep what it asks for and complains of."""
+    """Open a page and record its requests and errors in `problems`."""
     pages = []
 
-    def at(path: Path, width=1200, height=900, scheme="light"):
+    def open_page(path: Path, width=1200, height=900, scheme="light"):
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-        page.troubles = []
-        page.on("console", lambda m: page.troubles.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: page.troubles.append(str(error)))
-        page.on("request", lambda r: page.troubles.append(r.url) if not r.url.startswith("file:") else None)
+        page.problems = []
+        page.on("console", lambda m: page.problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: page.problems.append(str(error)))
+        page.on("request", lambda r: page.problems.append(r.url) if not r.url.startswith("file:") else None)
         page.goto(path.as_uri())
         page.wait_for_selector("#tradeoff-chart .plot-container")
         pages.append(page)
         return page
 
-    yield at
+    yield open_page
     for page in pages:
         page.close()
 
 
-def without_data(troubles):
-    """Leave out the page's own icon and downloads, which are inside it."""
-    return [text for text in troubles if not text.startswith(("data:", "blob:"))]
+def without_data(problems):
+    """Drop the page's embedded icon and downloads."""
+    return [text for text in problems if not text.startswith(("data:", "blob:"))]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """The report of a made-up study: two levels, two algorithms, two rates, three seeds."""
-    place = tmp_path_factory.mktemp("study")
+    """The report of a synthetic study: two levels, two algorithms, two rates, three seeds."""
+    folder = tmp_path_factory.mktemp("study")
     results = table(plain(lambda level, algorithm, rate: 4 + 3 * (rate > 0.05) + (level == "task")))
     base = results.filter(pl.col("condition") == "federated", pl.col("algorithm") == "fedsgd").with_columns(
         condition=pl.lit("base"), algorithm=pl.lit(""), setting=pl.lit(""), step=pl.lit(None, pl.Int64),
@@ -92,28 +92,28 @@ def study(tmp_path_factory):
     made = pl.concat([both, losses]).with_columns(
         version=pl.lit("0"), model=pl.lit("m"), dtype=pl.lit("float32"), task=pl.lit("")
     )
-    # Without a table of settings: as an earlier version wrote it.
+    # The format of an earlier version, without a table of settings.
     old = made.rename({"personalization.client.rate": "rate", "personalization.proximal": "pull"})
-    write_frame(place / "results.parquet", old.drop(FACTS, strict=False))
+    write_frame(folder / "results.parquet", old.drop(FACTS, strict=False))
     runs = made.select("run", "axis.heterogeneity", "seed").unique(maintain_order=True)
-    write_frame(place / "trials.parquet", runs.join(TRIALS, how="cross"))
-    (place / "study.json").write_text(json.dumps({"name": "made-up", "axes": ["seed", "heterogeneity"]}))
-    tables = open_tables(place)
-    write_page(tables, place / "report.html")
+    write_frame(folder / "trials.parquet", runs.join(TRIALS, how="cross"))
+    (folder / "study.json").write_text(json.dumps({"name": "made-up", "axes": ["seed", "heterogeneity"]}))
+    tables = open_tables(folder)
+    write_page(tables, folder / "report.html")
     return tables
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """The report of a run whose clients and tasks are named by somebody who means harm."""
-    place = tmp_path_factory.mktemp("run")
-    config = tiny_config(place)
+    """The report of a run whose client and task names contain markup."""
+    base = tmp_path_factory.mktemp("run")
+    config = tiny_config(base)
     path = Path(config["data"]["source"]["path"])
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     renamed = [line | {"who": MARKUP + line["who"], "job": ENDING + line["job"]} for line in lines]
     path.write_text("\n".join(map(json.dumps, renamed)))
     config["data"]["unseen_tasks"] = 0
-    folder = fedprofit.run(fedprofit.from_mapping(config), out=place / "out").path
+    folder = fedprofit.run(fedprofit.from_mapping(config), out=base / "out").path
     write_page(open_tables(folder), folder / "report.html")
     return folder
 
@@ -133,7 +133,7 @@ def front_shown(page):
 
 
 def best_of(page, metric, algorithms=("fedavg-adam", "fedsgd")):
-    """Find what none beats on both axes, at the chosen place, by a metric that is better where lower."""
+    """Return the Pareto front of the selected grid cell by a metric that is better if lower."""
     rows = page.evaluate("page.conditions.filter(row => row.place === 1)")
     rows = [row for row in rows if row["metric"] == metric and row["algorithm"] in algorithms]
     points = {(row["global"], row["local"]) for row in rows}
@@ -141,7 +141,7 @@ def best_of(page, metric, algorithms=("fedavg-adam", "fedsgd")):
     return {f"{x:g} {y:g}" for x, y in better}
 
 
-def test_a_study_is_shown_as_it_is(study, opened):
+def test_page_shows_the_scores_of_a_study(study, opened):
     page = opened(study.path / "report.html")
     assert page.locator("h1").text_content() == "made-up"
     task = study.results.filter(pl.col("axis.heterogeneity") == "task")
@@ -152,26 +152,26 @@ def test_a_study_is_shown_as_it_is(study, opened):
     }
     found = {row[0]: row for row in cells(page, "tradeoff")}
     for (algorithm, setting, step), row in means.items():
-        local, kept = found[f"{algorithm}, {setting}, step {step}"][1:3]
+        local, shared = found[f"{algorithm}, {setting}, step {step}"][1:3]
         assert float(local) == pytest.approx(row["local"], rel=1e-3)
-        assert float(kept) == pytest.approx(row["global"], rel=1e-3)
+        assert float(shared) == pytest.approx(row["global"], rel=1e-3)
     most = page.locator("#summary tr:visible", has_text="best local score").first
-    _, _, gained, forgotten = (cell.inner_text().split("\n") for cell in most.locator("td").all())
-    assert gained == ["10.0", "[10.0, 10.0]"], "no noise, no width"
-    low, high = map(float, forgotten[1].strip("[]").split(", "))
-    assert low < float(forgotten[0]) < high
+    _, _, gain, forgetting = (cell.inner_text().split("\n") for cell in most.locator("td").all())
+    assert gain == ["10.0", "[10.0, 10.0]"], "without noise, the interval has no width"
+    low, high = map(float, forgetting[1].strip("[]").split(", "))
+    assert low < float(forgetting[0]) < high
     worst = found["fedsgd, rate0.1, step 4"][6]
     value, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", worst).groups())
     assert low < value < high
-    assert found["base model, no prompt"][6] == "–", "nothing to forget, and no interval of it"
+    assert found["base model, no prompt"][6] == "–", "the base model has no forgetting"
     verdicts = [one.text_content() for one in page.locator("#claims tr:visible .verdict").all()]
     assert len(verdicts) == 5
-    assert verdicts[0] == "supported", "the small rate was made to keep more"
+    assert verdicts[0] == "supported", "by construction, the small rate retains more"
     assert "nothing is corrected for their number" in page.locator("#claims").text_content()
-    assert without_data(page.troubles) == []
+    assert without_data(page.problems) == []
 
 
-def test_all_machines_of_a_study_are_named(study, opened, tmp_path):
+def test_page_names_all_machines_of_a_study(study, opened, tmp_path):
     processors = {"one": "Epyc", "two": "Xeon", "three": "Epyc"}
     environments = {
         run: {"machine": {"processor": name}, "model": {"name": "m"}, "seed": seed}
@@ -185,7 +185,7 @@ def test_all_machines_of_a_study_are_named(study, opened, tmp_path):
     assert runs == [{"one": {"seed": 0}, "three": {"seed": 2}}, {"two": {"seed": 1}}]
 
 
-def test_all_trials_stand_there_and_a_choice_at_the_edge_says_so(study, opened):
+def test_page_lists_trials_and_marks_edge_selections(study, opened):
     page = opened(study.path / "report.html")
     rows = [row.locator("th, td").all_text_contents() for row in page.locator("#learning tbody tr").all()]
     rows = [row[1:] for row in rows if row[0].startswith("heterogeneity")]
@@ -193,16 +193,16 @@ def test_all_trials_stand_there_and_a_choice_at_the_edge_says_so(study, opened):
     assert {row[1]: row[-1].strip() for row in rows} == {
         "fedavg-adam-rate0.01": "",
         "fedavg-adam-rate0.03": "",
-        "fedavg-adam-rate0.1": "chosen, at the edge",
+        "fedavg-adam-rate0.1": "selected, at the edge of the grid",
         "fedsgd-rate0.01": "",
-        "fedsgd-rate0.03": "chosen",
+        "fedsgd-rate0.03": "selected",
         "fedsgd-rate0.1": "",
     }
-    assert "At the edge: 6 of the 12 chosen" in page.locator("#learning").text_content()
-    assert without_data(page.troubles) == []
+    assert "At the edge of the grid: 6 of the 12 selected" in page.locator("#learning").text_content()
+    assert without_data(page.problems) == []
 
 
-def test_filters_change_what_is_shown(study, opened):
+def test_filters_update_charts_and_tables(study, opened):
     page = opened(study.path / "report.html")
     before = cells(page, "tradeoff")
     page.select_option("#axis-0", "iid")
@@ -212,7 +212,7 @@ def test_filters_change_what_is_shown(study, opened):
     page.select_option("#metric", "loss")
     assert float(cells(page, "tradeoff")[0][1]) == pytest.approx(4.0), "the base model's loss"
     first, last = page.evaluate("document.getElementById('tradeoff-chart')._fullLayout.xaxis.range")
-    assert first > last, "a loss is better where it is lower: to the right"
+    assert first > last, "the loss axis is inverted"
     assert "fedsgd, federated" in traces(page, "tradeoff")
     assert front_shown(page) == best_of(page, "loss")
     page.get_by_label("fedsgd").uncheck()
@@ -225,10 +225,10 @@ def test_filters_change_what_is_shown(study, opened):
     assert page.locator("#forgetting-chart .empty").is_visible()
     page.get_by_label("fedavg-adam").check()
     assert len(traces(page, "forgetting")) == 2
-    assert without_data(page.troubles) == []
+    assert without_data(page.problems) == []
 
 
-def test_the_line_of_equal_scores_lies_among_the_points(study, opened):
+def test_equality_line_lies_within_the_points(study, opened):
     page = opened(study.path / "report.html")
     for metric in ("rouge_l", "loss"):
         page.select_option("#metric", metric)
@@ -240,17 +240,17 @@ def test_the_line_of_equal_scores_lies_among_the_points(study, opened):
         for axis in (1, 2):
             values = [value for trace in others for value in trace[axis]]
             assert min(values) <= line[axis][0] < line[axis][1] <= max(values)
-    assert without_data(page.troubles) == []
+    assert without_data(page.problems) == []
 
 
-def test_nothing_offers_to_send_the_data_away(study, opened):
+def test_toolbar_has_no_sharing_buttons(study, opened):
     page = opened(study.path / "report.html")
     titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
     assert "Download plot as a PNG" in titles
     assert not [title for title in titles if re.search("share|cloud|studio", title, re.IGNORECASE)]
 
 
-def test_it_is_used_by_keyboard_in_the_dark_and_on_a_phone(study, opened):
+def test_page_works_by_keyboard_on_dark_phone(study, opened):
     page = opened(study.path / "report.html", 390, 844, "dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.locator("html").get_attribute("data-theme") == "dark"
@@ -265,10 +265,10 @@ def test_it_is_used_by_keyboard_in_the_dark_and_on_a_phone(study, opened):
     page.focus("#tradeoff summary")
     page.keyboard.press("Enter")
     assert page.locator("#tradeoff-table").is_visible()
-    assert without_data(page.troubles) == []
+    assert without_data(page.problems) == []
 
 
-def test_the_rows_download_as_csv(study, opened, tmp_path):
+def test_rows_download_as_csv(study, opened, tmp_path):
     page = opened(study.path / "report.html")
     page.locator("#tradeoff summary").click()
     with page.expect_download() as download:
@@ -284,7 +284,7 @@ def test_the_rows_download_as_csv(study, opened, tmp_path):
     assert (tmp_path / "results.parquet").read_bytes() == (study.path / "results.parquet").read_bytes()
 
 
-def test_texts_of_users_stay_texts(hostile, opened):
+def test_user_texts_are_escaped(hostile, opened):
     page = opened(hostile / "report.html")
     page.wait_for_selector("#transfer-chart .plot-container")
     assert page.evaluate("window.hacked === undefined")
@@ -298,16 +298,16 @@ def test_texts_of_users_stay_texts(hostile, opened):
         "[...document.querySelectorAll('#transfer-chart .ytick text')].map(t => t.textContent)"
     )
     assert any(name.startswith(MARKUP[:20]) for name in drawn)
-    assert without_data(page.troubles) == []
+    assert without_data(page.problems) == []
 
 
-def test_training_and_partition_have_their_numbers_below(hostile, opened):
+def test_training_and_partition_tables_match_results(hostile, opened):
     page = opened(hostile / "report.html")
     tables = open_tables(hostile)
     learned = cells(page, "learning")
     assert [row[:2] for row in learned] == [[name, str(n)] for name in ("avg", "sgd") for n in (1, 2, 3)]
-    wanted = [float(value) for value in tables.rounds["validation_loss"]]
-    assert [float(row[3]) for row in learned] == pytest.approx(wanted, rel=1e-3)
+    expected = [float(value) for value in tables.rounds["validation_loss"]]
+    assert [float(row[3]) for row in learned] == pytest.approx(expected, rel=1e-3)
     heads = [cell.text_content() for cell in page.locator("#partition-table thead th").all()][2:]
     shown = {
         (row[0], task): int(count)
@@ -320,11 +320,11 @@ def test_training_and_partition_have_their_numbers_below(hostile, opened):
     }
 
 
-def test_the_transfer_matrix_is_what_the_table_says(hostile, opened):
+def test_transfer_table_matches_results(hostile, opened):
     page = opened(hostile / "report.html")
     page.select_option("#metric", "loss")
     results = fedprofit.read_results(hostile).filter(
-        pl.col("metric") == "loss", pl.col("scope") == "task", pl.col("algorithm") == "avg"
+        pl.col("metric") == "loss", pl.col("scope").str.ends_with("_task"), pl.col("algorithm") == "avg"
     )
     tuned = results.filter(pl.col("condition") == "personalized", pl.col("alpha") == 1.0, pl.col("step") == 3)
     before = results.filter(pl.col("condition") == "federated", pl.col("setting") == "last")
@@ -334,6 +334,7 @@ def test_the_transfer_matrix_is_what_the_table_says(hostile, opened):
         (row[0], task): value
         for row in cells(page, "transfer")
         for task, value in zip(heads[1:], row[1:], strict=True)
+        if value != "–"  # a task of the client without own examples
     }
     assert len(shown) == len(joined) > 0
     for row in joined.to_dicts():

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from statistics import fmean
 
 import polars as pl
 import pytest
@@ -17,9 +18,9 @@ import fedprofit
 from fedprofit.analyze.tables import open_tables
 from fedprofit.backbone.load import load_backbone
 from fedprofit.cli import main
+from fedprofit.config.run import DEFAULT_BASELINES
 from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError
-from fedprofit.evaluate.examples import means_of
 from fedprofit.evaluate.results import SCHEMA
 from fedprofit.runs import bench
 from fedprofit.runs.folder import RunFolder, default_folder, read_timing
@@ -75,11 +76,16 @@ def test_results_have_one_row_per_score(folder):
     assert results["value"].is_finite().all()
     assert results["client"].n_unique() == 2
     last = results.filter(pl.col("condition") == "personalized", pl.col("step") == 3)
-    # 2 algorithms x 2 alphas x 2 clients x ((3 scopes + 4 tasks) x 3 metrics + validation loss)
-    assert len(last) == 2 * 2 * 2 * 22
+    for _, rows in last.group_by("algorithm", "alpha", "client"):
+        scopes = dict(rows.group_by("scope").len().rows())
+        # Each client trains on all tasks that are in the global set, so that none has others.
+        assert scopes.keys() == {"local", "local_task", "global", "unseen", "unseen_task", "validation"}
+        assert scopes["local"] == scopes["global"] == scopes["unseen"] == scopes["unseen_task"] == 4
+        assert (scopes["local_task"] % 4, scopes["validation"]) == (0, 1)
     first = results.filter(pl.col("condition") == "personalized", pl.col("step") == 1)
-    assert set(first["metric"]) == {"loss"}
-    assert set(results["condition"]) == {"base", "federated", "personalized", "local", "central"}
+    assert set(first["metric"]) == {"loss", "token_loss"}
+    baselines = {"local", "central", "majority", "copy_input", "in_context"}
+    assert set(results["condition"]) == {"base", "federated", "personalized", *baselines}
 
 
 def test_settings_hold_every_id_of_the_results(folder):
@@ -93,14 +99,32 @@ def test_settings_hold_every_id_of_the_results(folder):
     assert tuned["algorithm.kind"].to_list() == ["fedavg", "fedsgd"]
 
 
-def test_every_mean_is_recomputed_from_examples(folder):
+def test_scores_are_recomputed_from_examples(folder):
     results, examples = fedprofit.read_results(folder), pl.read_parquet(folder / "examples.parquet")
-    keys = ["setting_id", "step", "alpha", "client", "scope", "metric"]
-    shown = results.filter(pl.col("scope") != "task").select(*keys, "value")
-    means = means_of(examples, results["client"].unique().to_list())
-    both = shown.join(means, on=keys, how="full", nulls_equal=True, coalesce=True)
-    assert len(both) == len(shown) == len(means)
-    assert both["value_right"].to_list() == pytest.approx(both["value"].to_list(), rel=1e-12)
+    parts = {"local_task": "local", "others_task": "global", "unseen_task": "unseen", "others": "global"}
+    records = {}
+    for row in examples.iter_rows(named=True):
+        key = (row["setting_id"], row["step"], row["alpha"], row["client"], row["scope"])
+        records.setdefault(key, []).append(row)
+    for row in results.iter_rows(named=True):
+        scope = parts.get(row["scope"], row["scope"])
+        key = (row["setting_id"], row["step"], row["alpha"])
+        found = records.get((*key, row["client"], scope)) or records[*key, "", scope]
+        found = [one for one in found if row["task"] in ("", one["task"])]
+        if row["metric"] == "token_loss":
+            expected = sum(one["loss"] for one in found) / sum(one["tokens"] for one in found)
+        else:
+            by_task = {}
+            for one in found:
+                by_task.setdefault(one["task"], []).append(one[f"score.{row['metric']}"])
+            expected = fmean(
+                fmean(filter_known(values)) for values in by_task.values() if filter_known(values)
+            )
+        assert row["value"] == pytest.approx(expected, rel=1e-12)
+
+
+def filter_known(values):
+    return [value for value in values if value is not None]
 
 
 def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder):
@@ -336,10 +360,10 @@ def test_report_prints_tables_and_writes_pictures(folder, tmp_path):
     assert "| base model, no prompt |" in (folder / "table.md").read_text()
     assert (folder / "tradeoff.pdf").read_bytes().startswith(b"%PDF")
     latex = (folder / "table.tex").read_text()
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3, "one table per metric"
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4, "one table per metric"
     assert not re.search(r"(?<!\\)[%_#]", latex), "special characters of LaTeX are escaped"
     rows = pl.read_csv(folder / "table.csv")
-    assert set(rows["metric"]) == {"rouge_l", "exact_match", "loss"}
+    assert set(rows["metric"]) == {"rouge_l", "exact_match", "loss", "token_loss"}
     assert {"local", "global", "gain", "forgetting", "forgetting_low", "worst"} <= set(rows.columns)
 
 
@@ -372,7 +396,7 @@ def test_user_error_is_one_paragraph_and_status_2(tmp_path, change, words, monke
 
 
 def test_run_works_without_validation_clients_or_baselines(tmp_path):
-    config = tiny_config(tmp_path, baselines={"local": None, "central": None})
+    config = tiny_config(tmp_path, baselines=dict.fromkeys(DEFAULT_BASELINES))
     config["data"] |= {"clients": {"train": 4, "validation": 0, "test": 2}, "unseen_tasks": 0}
     folder = fedprofit.run(fedprofit.from_mapping(config), out=tmp_path / "out").path
     results = fedprofit.read_results(folder)

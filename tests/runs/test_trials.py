@@ -1,6 +1,7 @@
 """Trials of a method are selected on validation clients, which are personalized if requested."""
 
 import json
+from statistics import fmean
 
 import polars as pl
 import pytest
@@ -86,20 +87,20 @@ def test_baselines_are_selected_on_validation_clients(run):
     trials = json.loads(folder.summary.read_text())["trials"]
     clients, results = bench.dataset.clients("validation"), fedprofit.read_results(folder.path)
     settings = pl.read_parquet(folder.settings)
-    for name, entries in config.baseline_trials.items():
-        losses = {}
+    for name in ("local", "central"):
+        losses, entries = {}, config.baseline_trials[name]
         for entry in entries:
             if name == "central":
                 tuned = entry.train(context_of(bench), ["pool"])
                 losses[entry.name] = mean_loss(bench.engine, tuned.points[2][KEY][0], bench.validation)
                 continue
-            sums = []
-            for client in clients:  # separately, weighted by their target tokens
+            by_task = {}
+            for client in clients:  # separately
                 tuned = entry.train(context_of(bench), [client])
-                own = bench.dataset.examples(client, "validation")
-                tokens = sum(len(example.target) for example in own)
-                sums.append((mean_loss(bench.engine, tuned.points[2][KEY][0], own) * tokens, tokens))
-            losses[entry.name] = sum(total for total, _ in sums) / sum(tokens for _, tokens in sums)
+                for example in bench.dataset.examples(client, "validation"):
+                    one = mean_loss(bench.engine, tuned.points[2][KEY][0], [example])
+                    by_task.setdefault(example.task, []).append(one)
+            losses[entry.name] = fmean(map(fmean, by_task.values()))
         assert {one["trial"]: one["loss"] for one in trials if one["method"] == name} == pytest.approx(
             losses, rel=1e-5
         )
@@ -156,16 +157,16 @@ def test_validation_table_contains_only_validation_clients(run):
     assert ours.equals(tuned.filter(pl.col("metric") == "loss").select(same).unique().sort(same))
 
 
-def test_task_scores_add_up_to_global_score(run):
-    results = fedprofit.read_results(run[1].path).filter(pl.col("condition") == "personalized")
-    keys = ["algorithm", "setting", "step", "alpha", "client", "metric"]
-    parts = results.filter(pl.col("scope") == "task", pl.col("task") != "job3")  # job3 is unseen
-    assert parts["task"].n_unique() == 3
-    added = parts.group_by(keys).agg(
-        total=(pl.col("value") * pl.col("count")).sum() / pl.col("count").sum(), counted=pl.col("count").sum()
+@pytest.mark.parametrize("scope", ["local", "unseen"])
+def test_scope_is_the_mean_over_its_tasks(run, scope):
+    results = fedprofit.read_results(run[1].path).filter(
+        pl.col("condition") == "personalized", pl.col("metric") != "token_loss"
     )
-    whole = results.filter(pl.col("scope") == "global").join(added, on=keys)
-    assert len(whole) == len(added)
+    keys = ["algorithm", "setting", "step", "alpha", "client", "metric"]
+    parts = results.filter(pl.col("scope") == f"{scope}_task")
+    added = parts.group_by(keys).agg(total=pl.col("value").mean(), counted=pl.col("count").sum())
+    whole = results.filter(pl.col("scope") == scope).join(added, on=keys)
+    assert len(whole) == len(added) > 0
     assert whole["total"].to_list() == pytest.approx(whole["value"].to_list())
     assert whole["counted"].to_list() == whole["count"].to_list()
 
@@ -237,5 +238,6 @@ def test_pick_keeps_name_when_it_has_one_value(tmp_path):
         "avg": ["avg"],
         "sgd": ["sgd"],
     }
-    for name, (trial,) in settings.baseline_trials.items():
+    for name in ("local", "central"):
+        (trial,) = settings.baseline_trials[name]
         assert (trial.name, trial.client.rate) == (name, 0.1)

@@ -46,7 +46,7 @@ def test_each_size_compares_what_the_claims_need(name):
         assert all((one.steps, one.client) == (few.steps, few.client) for one in proximal)
         assert few.steps < min(entry.steps for entry in tuned)
         assert list(config.training.methods) == ["fedavg-adam", "fedavg-sgd", "fedsgd"]
-        assert set(config.baseline_trials) == {"local", "central"}
+        assert {"local", "central", "majority", "copy_input", "in_context"} == set(config.baseline_trials)
         assert config.data.clients.test >= clients
         assert config.evaluation.global_examples >= examples
         assert {metric.name for metric in config.evaluation.metrics} == {"loss", "rouge_l", "exact_match"}
@@ -65,7 +65,7 @@ def test_methods_take_equal_budgets_and_trials(name):
             examples.add(config.training.rounds * config.training.cohort * steps * entry.batch_size)
     for entry in config.baseline_trials["central"]:
         examples.add(entry.steps * entry.batch_size)
-    assert all(len(trials) == 3 for trials in config.baseline_trials.values())
+    assert all(len(config.baseline_trials[name]) == 3 for name in ("local", "central"))
     assert len(examples) == 1
 
 

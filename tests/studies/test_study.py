@@ -18,7 +18,7 @@ from fedprofit.core import yaml_text
 from fedprofit.core.errors import UserError
 from fedprofit.core.reading import read_json
 from fedprofit.evaluate.results import SCHEMA, write_frame
-from fedprofit.report.overview import places
+from fedprofit.report.overview import grid_cells
 from fedprofit.report.studies import show_plan
 from fedprofit.studies.ledger import StudyFolder, done, read_table
 from fedprofit.studies.many import run_study
@@ -334,7 +334,7 @@ def test_claims_are_printed_and_written(finished, tmp_path):
     page = (folder.path / "claims.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| C")]
     overview, lines = rows[:5], rows[5:]
-    assert [row[0] for row in lines] == ["C1", "C2", "C3", "C4", "C5"] * 3, "a table for each metric"
+    assert [row[0] for row in lines] == ["C1", "C2", "C3", "C4", "C5"] * 4, "a table for each metric"
     assert {row[1] for row in lines} <= {"supported", "not shown", "contradicted", "not tested"}
     written = json.loads((folder.path / "claims.json").read_text())
     assert [one["verdict"] for one in written] == [row[1] for row in lines]
@@ -354,8 +354,8 @@ def test_a_study_over_seeds_alone_is_one_place(finished, tmp_path):
     facts = read_json(copy / "study.json", "")
     (copy / "study.json").write_text(json.dumps(facts | {"axes": ["seed"]}))
     tables = open_tables(copy)
-    (place,) = places(tables)
-    assert (place.seeds, place.clients) == (2, 4)
+    (cell,) = grid_cells(tables)
+    assert (cell.seeds, cell.clients) == (2, 4)
     # What a kill left in the other tables of runs that are not in the results counts for nothing.
     assert set(tables.rounds["run"]) == set(mixed["run"])
 
@@ -369,7 +369,7 @@ def test_text_at_steps_that_only_some_seeds_have_is_left_out(finished, tmp_path)
     shutil.copytree(folder.path, copy, ignore=shutil.ignore_patterns("runs"))
     write_frame(copy / "results.parquet", pl.concat([table, early]))
     more, less = open_tables(copy), open_tables(folder.path)
-    for with_early, without in zip(places(more), places(less), strict=True):
+    for with_early, without in zip(grid_cells(more), grid_cells(less), strict=True):
         assert with_early.rows == without.rows
     metric = "rouge_l"
     assert list(fronts(more.results, more.axes, metric)) == list(fronts(less.results, less.axes, metric))

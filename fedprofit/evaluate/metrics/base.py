@@ -62,7 +62,7 @@ class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metr
 
     name: Name = ""
     """What results call it; by default its kind."""
-    average: Literal["examples", "tasks"] = "examples"
+    average: Literal["examples", "tasks"] = "tasks"
     """What a score is a mean over. tasks: the macro average, in which each task has the same weight."""
 
     @classmethod
@@ -118,8 +118,9 @@ class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metr
     @property
     def full_title(self) -> str:
         """The title, and what tells the metric from others of its kind."""
-        macro = "mean over tasks" if self.average == "tasks" else ""
-        what = ", ".join(filter(None, (self.name if self.name != self.kind else "", macro)))
+        standard = type(self).model_fields["average"].default
+        unusual = f"mean over {self.average}" if self.average != standard else ""
+        what = ", ".join(filter(None, (self.name if self.name != self.kind else "", unusual)))
         return f"{self.title} ({what})" if what else self.title
 
     def start(self) -> Accumulator:
@@ -129,4 +130,4 @@ class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metr
     def add(self, answer: Answer, score: float | None) -> Accumulator:
         """Return the accumulator of a set of one example, over examples or tasks."""
         one = self.accumulate(answer, score)
-        return OverTasks({answer.example.task: one}) if self.average == "tasks" else one
+        return OverTasks({answer.example.task: self.empty().merge(one)}) if self.average == "tasks" else one

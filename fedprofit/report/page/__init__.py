@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing from the network."""
+"""The report as one self-contained HTML page."""
 
 import json
 from functools import cache
@@ -18,54 +18,53 @@ from fedprofit.runs.environment import package_version
 def write_page(tables: Tables, path: Path) -> None:
     """Write the page of a run or study.
 
-    Everything is inside: styles, scripts (Plotly's with them), and the data. Text of users is put into
-    the page by the template, which escapes it, and by the script, as text and never as markup.
+    The page contains its styles, scripts (including Plotly) and data. The template escapes users' text; the
+    script inserts it as text, never as markup.
     """
     write_text(path, render(tables))
 
 
 def render(tables: Tables) -> str:
-    """Return the page."""
+    """Return the HTML of the page."""
     environment = Environment(
         loader=PackageLoader("fedprofit.report.page", "."), autoescape=True, undefined=StrictUndefined
     )
-    found = shown(page_data(tables))
+    found = escape_controls(page_data(tables))
     return environment.get_template("page.html").render(
         page=found,
-        data=embedded(
-            {name: value for name, value in found.items() if name != "downloads"}
-        ),  # once is enough
-        style=_own("page.css"),
-        script=_own("page.js"),
+        # The template already contains the downloads, so the script's data does not.
+        data=script_json({name: value for name, value in found.items() if name != "downloads"}),
+        style=_read_asset("page.css"),
+        script=_read_asset("page.js"),
         plotly=_plotly(),
         version=package_version("fedprofit"),
     )
 
 
-def shown(value: Any) -> Any:
-    r"""Return a JSON-like value with the control characters of all its texts escaped.
+def escape_controls(value: Any) -> Any:
+    r"""Escape the control characters of all texts in a JSON-like value.
 
-    >>> shown({"clients": ["a\u202eb", 1]})
+    >>> escape_controls({"clients": ["a\u202eb", 1]})
     {'clients': ['a\\u202eb', 1]}
     """
     if isinstance(value, dict):
-        return {shown(key): shown(held) for key, held in value.items()}
+        return {escape_controls(key): escape_controls(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [shown(held) for held in value]
+        return [escape_controls(item) for item in value]
     return printable(value) if isinstance(value, str) else value
 
 
-def embedded(value: object) -> str:
-    r"""Return JSON that may stand inside a script element, whatever texts it holds.
+def script_json(value: object) -> str:
+    r"""Return JSON that is safe inside a script element, whatever texts it contains.
 
-    >>> print(embedded("</script><!--"))
+    >>> print(script_json("</script><!--"))
     "\u003c/script\u003e\u003c!--"
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _own(name: str) -> str:
+def _read_asset(name: str) -> str:
     return (files(__name__) / name).read_text(encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 "use strict";
-// Draws the page from the data in it. Texts of users go into the document as text, and into Plotly escaped,
-// since Plotly reads a few tags in labels.
+// Draws the page from its embedded data. Users' texts are inserted into the document as text. For Plotly they
+// are escaped, because it interprets some tags in labels.
 
 const page = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -8,40 +8,40 @@ const safe = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&l
 const unique = (values) => [...new Set(values)];
 const shown = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(+value.toPrecision(4)) : String(value));
 
-// After Okabe and Ito's colours, which every common colour vision tells apart; brighter ones on dark ground.
-const COLOURS = {
+// Based on Okabe and Ito's palette, distinguishable with common color vision deficiencies; brighter in dark mode.
+const COLORS = {
   light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B07D00", "#3B8FC2", "#444444"],
   dark: ["#56B4E9", "#F58A42", "#2FC79A", "#E6A0C8", "#E69F00", "#9AD4F7", "#CCCCCC"],
 };
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "x", "star-triangle-up"];
-// Names are names, also where they look like numbers or dates.
+// Show names as categories, even if they look like numbers or dates.
 const NAMED = {
   xaxis: { type: "category", tickangle: -40, automargin: true },
   yaxis: { type: "category", automargin: true, autorange: "reversed" },
 };
 const LINES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-const BASELINES = { base: ["star", "base model"], local: ["cross", "each client alone"], central: ["x", "central training"] };
+const BASELINES = { base: ["star", "base model"], local: ["cross", "local only"], central: ["x", "central training"] };
 
 const algorithms = unique(page.conditions.map((row) => row.algorithm)).filter(Boolean);
 const settings = unique(page.conditions.filter((row) => row.condition === "personalized").map((row) => row.setting));
-const state = { metric: page.metrics[0].key, place: 0, algorithms: new Set(algorithms) };
+const state = { metric: page.metrics[0].key, cell: 0, algorithms: new Set(algorithms) };
 
 const dark = () => document.documentElement.dataset.theme === "dark";
-const colour = (algorithm) => COLOURS[dark() ? "dark" : "light"][algorithms.indexOf(algorithm) % 7];
+const colorOf = (algorithm) => COLORS[dark() ? "dark" : "light"][algorithms.indexOf(algorithm) % 7];
 const cssValue = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const metricNow = () => page.metrics.find((one) => one.key === state.metric);
-const inView = (row) => row.place === state.place && row.metric === state.metric && state.algorithms.has(row.algorithm);
+const inView = (row) => row.place === state.cell && row.metric === state.metric && state.algorithms.has(row.algorithm);
 
 function element(tag, text, attributes = {}) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
+  const created = document.createElement(tag);
+  if (text !== undefined) created.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) created.setAttribute(name, value);
+  return created;
 }
 
-function fill(select, options, chosen) {
+function fill(select, options, selected) {
   select.replaceChildren(...options.map(([value, text]) => element("option", text, { value })));
-  if (chosen !== undefined && options.some(([value]) => String(value) === String(chosen))) select.value = chosen;
+  if (selected !== undefined && options.some(([value]) => String(value) === String(selected))) select.value = selected;
 }
 
 function layout(x, y, more = {}) {
@@ -57,15 +57,15 @@ function layout(x, y, more = {}) {
   };
 }
 
-function draw(id, traces, plan) {
-  const place = byId(id);
+function draw(id, traces, chartLayout) {
+  const chart = byId(id);
   if (!traces.length) {
-    Plotly.purge(place);
-    place.replaceChildren(element("p", "Nothing of this was measured, or nothing is chosen above.", { class: "empty" }));
+    Plotly.purge(chart);
+    chart.replaceChildren(element("p", "Not measured, or nothing is selected above.", { class: "empty" }));
     return;
   }
-  if (place.querySelector(".empty")) place.replaceChildren();
-  Plotly.react(place, traces, plan, { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+  if (chart.querySelector(".empty")) chart.replaceChildren();
+  Plotly.react(chart, traces, chartLayout, { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
 }
 
 function table(id, columns, rows) {
@@ -76,15 +76,15 @@ function table(id, columns, rows) {
     row.forEach((value, number) => line.append(element(number ? "td" : "th", shown(value), number ? {} : { scope: "row" })));
     return line;
   });
-  const made = element("table"), top = element("thead"), rest = element("tbody");
+  const created = element("table"), top = element("thead"), rest = element("tbody");
   top.append(head);
   rest.append(...body);
-  made.append(top, rest);
-  byId(id).replaceChildren(made);
+  created.append(top, rest);
+  byId(id).replaceChildren(created);
 }
 
-/** A difference with its 95% interval, if it has one. */
-function ranged(row, name) {
+/** Format a difference with its 95% interval, if it has one. */
+function formatDifference(row, name) {
   const [low, high] = [row[`${name}_low`], row[`${name}_high`]];
   return low == null ? shown(row[name]) : `${shown(row[name])} [${shown(low)}, ${shown(high)}]`;
 }
@@ -93,8 +93,8 @@ function hover(row) {
   const facts = [`<b>${safe(row.label)}</b>`];
   if (row.rate !== null) facts.push(`rate ${row.rate}${row.proximal ? `, λ ${row.proximal}` : ""}`);
   facts.push(`local ${shown(row.local)}, global ${shown(row.global)}`);
-  if (row.gain !== null) facts.push(`gained ${ranged(row, "gain")}, forgotten ${ranged(row, "forgetting")}`);
-  if (row.worst !== null) facts.push(`the worst tenth forget ${ranged(row, "worst")}`);
+  if (row.gain !== null) facts.push(`gain ${formatDifference(row, "gain")}, forgetting ${formatDifference(row, "forgetting")}`);
+  if (row.worst !== null) facts.push(`forgetting of the worst tenth ${formatDifference(row, "worst")}`);
   if (row.stopped) facts.push(`${row.stopped} of ${row.clients} clients stopped: not finite`);
   return facts.join("<br>");
 }
@@ -106,7 +106,7 @@ function points(rows, more) {
   };
 }
 
-/** Of the rows that are shown those that none beats on both axes. */
+/** Return the Pareto front of the visible rows. */
 function frontOf(rows) {
   const sign = metricNow().lower ? -1 : 1;
   const finite = rows.filter((row) => row.local !== null && row.global !== null);
@@ -117,7 +117,7 @@ function frontOf(rows) {
   return finite.filter((row) => !finite.some((other) => beats(other, row)));
 }
 
-/** The ends of the line on which local equals global, as far as it lies among the points. */
+/** Return the ends of the line local = global within the range of the points. */
 function diagonal(rows) {
   const ends = ["global", "local"].map((scope) => rows.map((row) => row[scope]).filter((value) => value !== null));
   const from = Math.max(...ends.map((values) => Math.min(...values)));
@@ -126,57 +126,57 @@ function diagonal(rows) {
 }
 
 function drawTradeoff() {
-  const rows = page.conditions.filter((row) => row.place === state.place && row.metric === state.metric);
-  const own = rows.filter(inView), traces = [];
+  const rows = page.conditions.filter((row) => row.place === state.cell && row.metric === state.metric);
+  const visible = rows.filter(inView), traces = [];
   for (const algorithm of algorithms.filter((name) => state.algorithms.has(name))) {
-    const mine = own.filter((row) => row.algorithm === algorithm);
+    const ofAlgorithm = visible.filter((row) => row.algorithm === algorithm);
     settings.forEach((setting, number) => {
-      const tuned = mine.filter((row) => row.condition === "personalized" && row.setting === setting);
+      const tuned = ofAlgorithm.filter((row) => row.condition === "personalized" && row.setting === setting);
       if (!tuned.length) return;
-      const start = mine.filter((row) => row.condition === "federated" && row.setting === tuned[0].start);
-      // A best step without number lies on the way to the last.
+      const start = ofAlgorithm.filter((row) => row.condition === "federated" && row.setting === tuned[0].start);
+      // A best step without a number precedes the last step.
       const along = tuned.filter((row) => row.curve).sort((a, b) => (a.step === null ? -1 : b.step === null ? 1 : a.step - b.step));
       const best = tuned.filter((row) => row.step === null && !row.curve);
       const sizes = [...start.map(() => 0), ...along.map(() => 9)];
       traces.push(points([...start, ...along], {
         mode: "lines+markers", name: safe(`${algorithm}, ${setting}`),
-        line: { color: colour(algorithm), dash: LINES[number % LINES.length], width: 2 },
-        marker: { symbol: SYMBOLS[number % SYMBOLS.length], size: sizes, color: colour(algorithm) },
+        line: { color: colorOf(algorithm), dash: LINES[number % LINES.length], width: 2 },
+        marker: { symbol: SYMBOLS[number % SYMBOLS.length], size: sizes, color: colorOf(algorithm) },
       }));
       if (best.length) traces.push(points(best, {
         mode: "markers", showlegend: false,
-        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open-dot`, size: 11, color: colour(algorithm) },
+        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open-dot`, size: 11, color: colorOf(algorithm) },
       }));
       const mixed = tuned.filter((row) => row.alpha !== 1);
       if (mixed.length && byId("mixes").checked) traces.push(points(mixed, {
         mode: "markers", showlegend: false,
-        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open`, size: 8, color: colour(algorithm) },
+        marker: { symbol: `${SYMBOLS[number % SYMBOLS.length]}-open`, size: 8, color: colorOf(algorithm) },
       }));
     });
-    const last = mine.filter((row) => row.condition === "federated" && row.setting === "last");
+    const last = ofAlgorithm.filter((row) => row.condition === "federated" && row.setting === "last");
     traces.push(points(last, {
       mode: "markers", name: safe(`${algorithm}, federated`),
-      marker: { symbol: "circle-open", size: 17, color: colour(algorithm), line: { width: 3 } },
+      marker: { symbol: "circle-open", size: 17, color: colorOf(algorithm), line: { width: 3 } },
     }));
-    const earlier = mine.filter((row) => row.condition === "federated" && row.step !== last[0]?.step);
+    const earlier = ofAlgorithm.filter((row) => row.condition === "federated" && row.step !== last[0]?.step);
     if (earlier.length) traces.push(points(earlier, {
       mode: "markers", name: safe(`${algorithm}, federated, best round`),
-      marker: { symbol: "circle-open-dot", size: 13, color: colour(algorithm), line: { width: 2 } },
+      marker: { symbol: "circle-open-dot", size: 13, color: colorOf(algorithm), line: { width: 2 } },
     }));
   }
   for (const [condition, [symbol, name]] of Object.entries(BASELINES)) {
-    // A best step without number, and steps on the way, are smaller than the last.
+    // The markers of earlier steps, and of a best step without a number, are smaller than the last one.
     const found = rows.filter((row) => row.condition === condition).sort((a, b) => a.step - b.step);
     const sizes = found.map((row, number) => (number === found.length - 1 ? 13 : 8));
     if (found.length) traces.push(points(found, { mode: "markers", name, marker: { symbol, size: sizes, color: cssValue("--soft") } }));
   }
   if (byId("front").checked) {
-    const front = frontOf(own).sort((a, b) => a.global - b.global);
+    const front = frontOf(visible).sort((a, b) => a.global - b.global);
     if (front.length) traces.unshift(points(front, {
       mode: "lines", name: "front", hoverinfo: "skip", hovertemplate: null,
       line: { color: cssValue("--soft"), dash: "dash", width: 1.5 },
     }));
-    // It was found on the front of all algorithms, and is no knee of another.
+    // The knee was computed on the front of all algorithms, so it is hidden if some are not selected.
     const knee = state.algorithms.size === algorithms.length ? rows.filter((row) => row.knee) : [];
     if (knee.length) traces.push(points(knee, {
       mode: "markers", name: "knee of the front",
@@ -189,52 +189,52 @@ function drawTradeoff() {
     line: { color: cssValue("--soft"), dash: "dot", width: 1 },
   });
   const lower = metricNow().lower ? "reversed" : true, unit = safe(metricNow().short);
-  const plan = layout(`global ${unit}`, `local ${unit}`);
-  plan.xaxis.autorange = plan.yaxis.autorange = lower;
-  // Beside the plane the legend shall not scroll; below it, on a phone, it takes the room it needs.
+  const chartLayout = layout(`global ${unit}`, `local ${unit}`);
+  chartLayout.xaxis.autorange = chartLayout.yaxis.autorange = lower;
+  // A legend next to the plot must not scroll; below the plot, on a phone, its height adapts.
   const named = traces.filter((trace) => trace.showlegend !== false).length;
-  byId("tradeoff-chart").style.height = plan.legend.orientation === "h" ? "" : `max(34rem, ${1.2 * named + 6}rem)`;
-  draw("tradeoff-chart", traces, plan);
+  byId("tradeoff-chart").style.height = chartLayout.legend.orientation === "h" ? "" : `max(34rem, ${1.2 * named + 6}rem)`;
+  draw("tradeoff-chart", traces, chartLayout);
   const base = rows.filter((row) => !row.algorithm);
-  table("tradeoff-table", ["condition", "local", "global", "unseen", "gained", "forgotten", "worst tenth", "clients"],
-    [...base, ...own].map((row) => [row.label, row.local, row.global, row.unseen, ranged(row, "gain"), ranged(row, "forgetting"), ranged(row, "worst"), row.clients]));
+  table("tradeoff-table", ["condition", "local", "global", "unseen", "gain", "forgetting", "worst tenth", "clients"],
+    [...base, ...visible].map((row) => [row.label, row.local, row.global, row.unseen, formatDifference(row, "gain"), formatDifference(row, "forgetting"), formatDifference(row, "worst"), row.clients]));
 }
 
 function drawForgetting() {
-  const own = page.clients.filter(inView);
+  const visible = page.clients.filter(inView);
   const name = (one) => `${one.algorithm}, ${one.setting}, step ${one.step}`;
-  draw("forgetting-chart", own.map((one) => ({
-    type: "box", name: safe(name(one)), y: one.forgetting, text: one.names.map((client, number) => `${safe(client)}<br>gained ${shown(one.gain[number])}`),
-    boxpoints: "all", jitter: 0.4, pointpos: 0, marker: { color: colour(one.algorithm), size: 5 }, line: { width: 1 },
-    fillcolor: "rgba(128,128,128,0.12)", hovertemplate: "%{text}, forgot %{y:.3g}<extra></extra>", showlegend: false,
-  })), layout("", "forgotten", { xaxis: { tickangle: -40, automargin: true } }));
-  table("forgetting-table", ["client", "setting", "gained", "forgotten"],
-    own.flatMap((one) => one.names.map((client, number) => [client, name(one), one.gain[number], one.forgetting[number]])));
+  draw("forgetting-chart", visible.map((one) => ({
+    type: "box", name: safe(name(one)), y: one.forgetting, text: one.names.map((client, number) => `${safe(client)}<br>gain ${shown(one.gain[number])}`),
+    boxpoints: "all", jitter: 0.4, pointpos: 0, marker: { color: colorOf(one.algorithm), size: 5 }, line: { width: 1 },
+    fillcolor: "rgba(128,128,128,0.12)", hovertemplate: "%{text}, forgetting %{y:.3g}<extra></extra>", showlegend: false,
+  })), layout("", "forgetting", { xaxis: { tickangle: -40, automargin: true } }));
+  table("forgetting-table", ["client", "setting", "gain", "forgetting"],
+    visible.flatMap((one) => one.names.map((client, number) => [client, name(one), one.gain[number], one.forgetting[number]])));
 }
 
 function drawTransfer() {
-  const own = page.transfer.filter(inView);
+  const visible = page.transfer.filter(inView);
   const name = (one) => `${one.algorithm}, ${one.setting}`;
-  fill(byId("setting"), unique(own.map(name)).map((text) => [text, text]), byId("setting").value);
-  const seeds = unique(own.filter((one) => name(one) === byId("setting").value).map((one) => one.seed));
+  fill(byId("setting"), unique(visible.map(name)).map((text) => [text, text]), byId("setting").value);
+  const seeds = unique(visible.filter((one) => name(one) === byId("setting").value).map((one) => one.seed));
   fill(byId("seed"), seeds.map((seed) => [seed, seed]), byId("seed").value);
-  const one = own.find((found) => name(found) === byId("setting").value && String(found.seed) === byId("seed").value);
+  const one = visible.find((found) => name(found) === byId("setting").value && String(found.seed) === byId("seed").value);
   if (!one) {
     byId("transfer-table").replaceChildren();
     return draw("transfer-chart", [], {});
   }
   const sign = metricNow().lower ? -1 : 1;
-  const better = one.after.map((line) => line.map((value, j) => {
-    const before = one.before[j];
+  const better = one.after.map((line, i) => line.map((value, j) => {
+    const before = one.before[i][j];
     return value === null || before === null || before === undefined ? null : sign * (value - before);
   }));
   const most = Math.max(1e-9, ...better.flat().filter((value) => value !== null).map(Math.abs));
-  const holds = page.partition.find((found) => found.place === one.place && found.seed === one.seed);
+  const partition = page.partition.find((found) => found.place === one.place && found.seed === one.seed);
   const dots = one.clients.map((client) => one.tasks.map((task) => {
-    const row = holds ? holds.clients.indexOf(client) : -1, column = holds ? holds.tasks.indexOf(task) : -1;
-    return row >= 0 && column >= 0 && holds.counts[row][column] ? "●" : "";
+    const row = partition ? partition.clients.indexOf(client) : -1, column = partition ? partition.tasks.indexOf(task) : -1;
+    return row >= 0 && column >= 0 && partition.counts[row][column] ? "●" : "";
   }));
-  const details = one.after.map((line) => line.map((value, j) => `${shown(one.before[j])} → ${shown(value)}`));
+  const details = one.after.map((line, i) => line.map((value, j) => `${shown(one.before[i][j])} → ${shown(value)}`));
   draw("transfer-chart", [{
     type: "heatmap", x: one.tasks.map(safe), y: one.clients.map(safe), z: better, text: dots, customdata: details,
     texttemplate: "%{text}", hovertemplate: "%{y} on %{x}: %{customdata}<extra></extra>", zmin: -most, zmax: most,
@@ -245,26 +245,26 @@ function drawTransfer() {
 }
 
 function drawLearning() {
-  const own = page.rounds.filter((one) => one.place === state.place && state.algorithms.has(one.algorithm));
-  draw("learning-chart", own.flatMap((one) => [
-    { x: one.round, y: one.loss, mode: "lines", name: safe(`${one.algorithm}, cohort`), line: { color: colour(one.algorithm), width: 2 } },
-    { x: one.round, y: one.validation, mode: "markers", name: safe(`${one.algorithm}, validation clients`), marker: { color: colour(one.algorithm), size: 9, symbol: "diamond" } },
+  const visible = page.rounds.filter((one) => one.place === state.cell && state.algorithms.has(one.algorithm));
+  draw("learning-chart", visible.flatMap((one) => [
+    { x: one.round, y: one.loss, mode: "lines", name: safe(`${one.algorithm}, cohort`), line: { color: colorOf(one.algorithm), width: 2 } },
+    { x: one.round, y: one.validation, mode: "markers", name: safe(`${one.algorithm}, validation clients`), marker: { color: colorOf(one.algorithm), size: 9, symbol: "diamond" } },
   ]), layout("round", "nats per target token"));
   table("learning-table", ["algorithm", "round", "cohort's loss", "validation clients' loss"],
-    own.flatMap((one) => one.round.map((round, number) => [one.algorithm, round, one.loss[number], one.validation[number]])));
+    visible.flatMap((one) => one.round.map((round, number) => [one.algorithm, round, one.loss[number], one.validation[number]])));
 }
 
 function drawPartition() {
-  const own = page.partition.filter((one) => one.place === state.place), one = own[0];
-  const facts = page.places[state.place];
+  const one = page.partition.find((found) => found.place === state.cell);
+  const facts = page.places[state.cell];
   byId("partition-table").replaceChildren();
   if (!facts) {
-    byId("partition-text").textContent = "No run is done at this place.";
+    byId("partition-text").textContent = "No run of this grid cell is complete.";
     return draw("partition-chart", [], {});
   }
   byId("partition-text").textContent = `Share of each client's train examples by task${one ? `, seed ${one.seed}` : ""}. Heterogeneity ${shown(facts.heterogeneity)}: ` +
-    "the mean distance of a client's task mix from the pool's, 0 where all are alike." +
-    (one && one.clients.length < one.of ? ` Shown are ${one.clients.length} of ${one.of} clients: all test clients, and some of the others.` : "");
+    "the mean distance between a client's task mix and the pooled one; 0 if all mixes are equal." +
+    (one && one.clients.length < one.of ? ` Shown are ${one.clients.length} of ${one.of} clients: all test clients and a sample of the others.` : "");
   if (!one) return draw("partition-chart", [], {});
   const share = one.counts.map((line) => {
     const total = Math.max(1, line.reduce((sum, count) => sum + count, 0));
@@ -280,7 +280,7 @@ function drawPartition() {
 
 function drawAll() {
   for (const part of document.querySelectorAll("[data-metric]")) part.hidden = part.dataset.metric !== state.metric;
-  for (const swatch of document.querySelectorAll(".swatch")) swatch.style.background = colour(swatch.dataset.algorithm);
+  for (const swatch of document.querySelectorAll(".swatch")) swatch.style.background = colorOf(swatch.dataset.algorithm);
   drawTradeoff();
   drawForgetting();
   drawTransfer();
@@ -288,9 +288,9 @@ function drawAll() {
   drawPartition();
 }
 
-function choosePlace() {
-  const wanted = page.axes.map((axis) => byId(`axis-${page.axes.indexOf(axis)}`).value);
-  state.place = page.places.findIndex((place) => page.axes.every((axis, number) => place.axes[axis] === wanted[number]));
+function selectCell() {
+  const values = page.axes.map((axis) => byId(`axis-${page.axes.indexOf(axis)}`).value);
+  state.cell = page.places.findIndex((cell) => page.axes.every((axis, number) => cell.axes[axis] === values[number]));
   drawAll();
 }
 
@@ -300,7 +300,7 @@ function setTheme(theme) {
   byId("theme").setAttribute("aria-pressed", String(theme === "dark"));
 }
 
-// Every row of the page, whatever is chosen above.
+// Download all rows of the page, regardless of the filters.
 function downloadRows() {
   const keys = ["place", ...Object.keys(page.conditions[0]).filter((key) => key !== "place")];
   const quoted = (value) => `"${String(value === null ? "" : value).replaceAll('"', '""')}"`;
@@ -314,8 +314,8 @@ function begin() {
   fill(byId("metric"), page.metrics.map((one) => [one.key, one.title]));
   page.axes.forEach((axis, number) => {
     const label = element("label", `${axis} `), select = element("select", undefined, { id: `axis-${number}` });
-    fill(select, unique(page.places.map((place) => place.axes[axis])).map((value) => [value, value]));
-    select.addEventListener("change", choosePlace);
+    fill(select, unique(page.places.map((cell) => cell.axes[axis])).map((value) => [value, value]));
+    select.addEventListener("change", selectCell);
     label.append(select);
     byId("axes").append(label);
   });
