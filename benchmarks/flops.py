@@ -14,10 +14,10 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, by_segment, count_tokens, share_beginnings
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.workers import shared_workers
-from fedprofit.core.types import ClientWork
+from fedprofit.core.types import ClientBatches
 
 
-def training_flops(backbone: Backbone, clients: Sequence[ClientWork], length: int) -> int:
+def training_flops(backbone: Backbone, clients: Sequence[ClientBatches], length: int) -> int:
     """Count the FLOPs, two per multiply-add, of forward and backward passes over all batches."""
     total = 0
     for client in clients:

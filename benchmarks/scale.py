@@ -30,7 +30,7 @@ from fedprofit.data.sources import read_source
 from fedprofit.data.sources.lexicon import LexiconSource
 from fedprofit.doctor import peak_bytes
 from fedprofit.runs.bench import prepare
-from fedprofit.runs.train import client_work
+from fedprofit.runs.train import client_batches
 from fedprofit.server.cohort import draw_cohort
 
 BASE = {"population": 1000, "cohort": 8, "length": 20, "threads": 2, "rows": 3}
@@ -88,7 +88,7 @@ def take_rounds(
     for number, _ in enumerate(wanted, 1):
         begin = time.perf_counter()
         cohort = draw_cohort(bench.dataset.clients("train"), point["cohort"], 0, number)
-        work = [client_work(bench, method, client, number) for client in cohort]
+        work = [client_batches(bench, method, client, number) for client in cohort]
         state, report = method.round(state, work, context.at(number))
         yield {
             "seconds": time.perf_counter() - begin,

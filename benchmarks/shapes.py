@@ -26,7 +26,7 @@ from work import Settings, Work
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.workers import shared_workers
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.core.types import ClientWork, Example
+from fedprofit.core.types import ClientBatches, Example
 
 # name -> width, inner width, layers, heads, key-value heads, vocabulary, tied embeddings
 SHAPES = {
@@ -44,7 +44,7 @@ class RandomWork(Work):
     """Random rows for a random model."""
 
     @cached_property
-    def clients(self) -> list[ClientWork]:
+    def clients(self) -> list[ClientBatches]:
         """The batches of each client: one definition and distinct rows."""
         return [self._client(number) for number in range(self.settings.clients)]
 
@@ -54,7 +54,7 @@ class RandomWork(Work):
         ids = torch.tensor(self._tokens(numpy_generator(0, "start"), self.settings.length))
         return self.backbone.embed(ids.long().to(self.backbone.device)).float()
 
-    def _client(self, number: int) -> ClientWork:
+    def _client(self, number: int) -> ClientBatches:
         draw = numpy_generator(self.settings.seed, "benchmark", number)
         size = {
             name: lambda m=m, s=s: 1 + int(m * np.exp(s * draw.standard_normal()))
@@ -74,7 +74,7 @@ class RandomWork(Work):
             ]
             for _ in range(self.settings.steps)
         ]
-        return ClientWork(f"client-{number}", batches, 1.0)
+        return ClientBatches(f"client-{number}", batches, 1.0)
 
     def _tokens(self, draw: np.random.Generator, count: int) -> np.ndarray:
         return draw.integers(0, self.backbone.vocabulary_size, count).astype(np.int32)

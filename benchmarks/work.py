@@ -13,7 +13,7 @@ from fedprofit.backbone.engine import Engine, make_engine
 from fedprofit.backbone.load import Backbone, load_backbone
 from fedprofit.core.errors import UserError
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.core.types import ClientWork, Example
+from fedprofit.core.types import ClientBatches, Example
 from fedprofit.data.settings import TemplateConfig
 from fedprofit.data.sources import read_source
 from fedprofit.data.sources.lexicon import LexiconSource
@@ -69,7 +69,7 @@ class Work:
     backbone: Backbone
 
     @cached_property
-    def clients(self) -> list[ClientWork]:
+    def clients(self) -> list[ClientBatches]:
         """The batches of each client."""
         return make_clients(self.settings, self.backbone)
 
@@ -106,7 +106,7 @@ def sni_table() -> Path:
     return root / os.environ.get("FEDPROFIT_DATA", "../shared/data") / "sni" / "sni_english.parquet"
 
 
-def make_clients(settings: Settings, backbone: Backbone) -> list[ClientWork]:
+def make_clients(settings: Settings, backbone: Backbone) -> list[ClientBatches]:
     """Make the batches of each client: one task per client, drawn by seed from tasks with enough rows."""
     count = settings.rows * settings.steps
     by_task = read_tasks(settings.data, count, settings.seed)
@@ -124,7 +124,7 @@ def make_clients(settings: Settings, backbone: Backbone) -> list[ClientWork]:
     for task in chosen:
         examples = [Example(*parts, task, ()) for parts in template.encode(by_task[task][:count])]
         batches = [examples[at : at + settings.rows] for at in range(0, count, settings.rows)]
-        clients.append(ClientWork(task, batches, count))
+        clients.append(ClientBatches(task, batches, count))
     return clients
 
 

@@ -8,16 +8,16 @@ package measures that trade-off. Its packages, from the bottom up:
     config           typed configurations; components, which a configuration names by kind
     data             a source, a template and a partition become a federated data set
     backbone         a frozen language model, computed for many clients in one pass
-    tuner            what a client trains: a soft prompt
-    local            many clients trained at once; the sequential reference beside it
+    tuner            parameters that a client trains: a soft prompt
+    local            training of many clients at once; the sequential reference
     server           cohort, aggregation steps, server optimizers, client store
-    algorithm        FedAvg and FedSGD, one file a paper
-    predict          what is scored: one set of parameters, a mixture, an ensemble, a gate
+    algorithm        FedAvg and FedSGD, one file per paper
+    predict          predictors: one set of parameters, a mixture, an ensemble, a gate
     personalization  fine-tuning by client
-    baseline         what federated training is compared with
+    baseline         methods without federated training, for comparison
     evaluate         metrics; local, global and unseen-task scores; records of every example
     runs             one run: stages, checkpoints, folder
-    studies          many runs, side by side
+    studies          many runs, in parallel
     analyze          trade-offs, claims, recommendations, with intervals
     report           tables, pictures and the page
 
@@ -31,7 +31,7 @@ From Python, for a notebook (`fedprofit.api`):
     scores = fp.score(bench, federated, personal)
     fp.plot(scores)
 
-and for whole runs:
+and for complete runs:
 
     config = fp.load_config("configs/quickstart.yaml", ["training.rounds=3"])
     folder = fp.run(config, out="runs/mine")

@@ -11,7 +11,7 @@
     fp.answer(bench, personal, ["3 + 3"], client="ann")
 
 `score` returns a polars table with a row per client, condition, scope and metric; `fp.summarize` averages it.
-Whole grids, with checkpoints and a report, are `fp.run` and `fp.study`.
+`fp.run` and `fp.study` compute complete grids, with checkpoints and a report.
 """
 
 import tempfile
@@ -42,7 +42,7 @@ class Personal:
     """Clients' personal parameters.
 
     Attributes:
-        settings: how they were trained.
+        settings: settings of their training.
         start: the federated parameters that they started from.
         tuned: the clients' parameters after each evaluation step.
     """
@@ -62,17 +62,17 @@ def open_bench(
     seed: int = 0,
     **sections: Any,
 ) -> "Bench":
-    """Load a model and data, make the clients, and draw what they are scored on.
+    """Load a model and data, make the clients, and draw their test sets.
 
     Args:
         data: a data source, such as `fp.TableSource(path="mine.csv")`, or data in memory: see
             `fedprofit.data.memory.dataset`.
         model: the name of a backbone, a folder, a `.gguf` file or a hub id; or a pair of a transformers model
             and its tokenizer. By default SmolLM2-135M-Instruct.
-        columns: which column of data in memory is what, where names are not the usual ones.
-        clients: how many clients are for train, validation and test.
-        tuner: what clients train; by default a soft prompt.
-        seed: all draws come from it.
+        columns: columns of data in memory by role, if their names are not the usual ones.
+        clients: numbers of train, validation and test clients.
+        tuner: parameters that clients train; by default a soft prompt.
+        seed: seed of all draws.
         **sections: further sections of a configuration, `data`, `backbone` and `evaluation`, as mappings.
 
     Raises:
@@ -138,10 +138,9 @@ def train(
         bench: of `open_bench`.
         algorithm: such as `fp.FedAvg(steps=4)`.
         rounds: of training.
-        cohort: clients a round; all of them where there are fewer.
+        cohort: clients per round; all of them if there are fewer.
         evaluate_every: rounds between two validation losses.
-        folder: where checkpoints are kept; training that was interrupted is resumed from there. By default
-            nothing is kept.
+        folder: folder of checkpoints, from which interrupted training is resumed. By default there are none.
         progress: whether to show a progress bar.
     """
     from fedprofit.config.run import TrainingConfig
@@ -160,7 +159,7 @@ def train(
         report.plan(None, rounds)
         report.begin(algorithm.name)
         found = training.train(bench, algorithm, place, report, 1.0, Stopwatch(place))
-    if temporary is not None:  # it holds the clients' states, which `found.personal` reads
+    if temporary is not None:  # it has the clients' states, which `found.personal` reads
         weakref.finalize(found, temporary.cleanup)
     return found
 

@@ -95,7 +95,7 @@ def verify() -> tuple[Table, bool]:
         files = [file for file in folder.rglob("*") if file.is_file()]
         size = sum(file.stat().st_size for file in files)
         reason = damage(folder, everything=True)
-        state = f"{reason} It is created again when it is next used." if reason else "intact"
+        state = f"{reason} It is recreated at its next use." if reason else "intact"
         name = str(folder.relative_to(cache_folder()))
         table.add_row(name, str(len(files)), f"{size / 1e6:.1f} MB", state)
         intact = intact and not reason

@@ -150,7 +150,7 @@ def blaming_plugins() -> Iterator[None]:
     """Turn an exception of a plug-in's code into a UserError with file, line and function.
 
     The innermost frame outside of libraries decides: an exception that this package raises for a call of a
-    plug-in remains as it is.
+    plug-in remains unchanged.
     """
     try:
         yield
@@ -220,7 +220,7 @@ def _origin(kind: type[Component]) -> str:
 def code_of(kind: type[Component]) -> str:
     """Hash the compiled methods of a component that is not built in.
 
-    It changes when a class is defined again, as in a notebook, where there is no file to hash.
+    It changes when a class is redefined, as in a notebook, where there is no file to hash.
     """
     classes = (one for one in kind.__mro__ if issubclass(one, Component) and not one.is_built_in())
     codes = [value.__code__ for one in classes for value in vars(one).values() if hasattr(value, "__code__")]

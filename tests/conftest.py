@@ -7,7 +7,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The loops are compiled once for all tests, not again for each session's cache.
+# The loops are compiled once for all tests, not for each session's cache.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".pytest_cache" / "numba"))
 
 
@@ -28,7 +28,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of the shared data sets; tests that need it are skipped where it is absent."""
+    """The folder of the shared data sets; tests that need it are skipped if it is missing."""
     folder = ROOT / os.environ.get("FEDPROFIT_DATA", "../shared/data")
     if not folder.is_dir():
         pytest.skip(f"needs shared data, and {folder} is absent: name its folder with FEDPROFIT_DATA")
@@ -36,5 +36,5 @@ def shared_data() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest test, so that no worker is left alone with it at the end."""
+    """Run the longest test first, so that no worker is still busy with it at the end."""
     items.sort(key=lambda item: "test_resume" not in item.nodeid)

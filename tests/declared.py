@@ -40,7 +40,7 @@ def declared(extras: tuple[str, ...]) -> dict[str, Distribution]:
 def make_environment(folder: Path, extras: tuple[str, ...]) -> Path:
     """Make a virtual environment in a folder; return its Python.
 
-    Raises PackageNotFoundError where a declared package is not installed here.
+    Raises PackageNotFoundError if a declared package is not installed here.
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")

@@ -1,4 +1,4 @@
-"""Run by tests/test_declared.py in an environment of exactly the declared packages: takes every path.
+"""Run by tests/test_declared.py in an environment with exactly the declared packages; uses every feature.
 
 Usage: declared_paths.py FOLDER CHECK..., where FOLDER has what `test_declared.py` wrote there.
 """
@@ -53,7 +53,7 @@ def check_sni() -> None:
 
 
 def check_lexicon() -> None:
-    """Every embedded task: each package that one takes its facts from."""
+    """Every embedded task, which needs all packages with facts."""
     opened({"kind": "lexicon", "instances": 20})
 
 

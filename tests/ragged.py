@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedprofit.backbone.load import Backbone
-from fedprofit.core.types import Batch, ClientWork, Example, Params
+from fedprofit.core.types import Batch, ClientBatches, Example, Params
 from fedprofit.local.base import Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
 from fedprofit.local.reference import Sequential
@@ -29,11 +29,11 @@ def ragged_batch(seed: int, rows: int, size: int = 300, prefixes: int = 2) -> Ba
     return [example(draw, size, shared[int(draw.integers(len(shared)))]) for _ in range(rows)]
 
 
-def ragged_work(seed: int = 0) -> list[ClientWork]:
+def ragged_cohort(seed: int = 0) -> list[ClientBatches]:
     """Four clients: three steps, one step, none at all, two steps; batches of one to five rows."""
     plan = [[3, 5, 1], [2], [], [4, 2]]
     return [
-        ClientWork(
+        ClientBatches(
             f"c{k}", [ragged_batch(100 * seed + 10 * k + s, n) for s, n in enumerate(sizes)], sum(sizes)
         )
         for k, sizes in enumerate(plan)
@@ -43,11 +43,11 @@ def ragged_work(seed: int = 0) -> list[ClientWork]:
 def solve_one(
     backbone: Backbone,
     params: Params,
-    work: ClientWork,
+    one: ClientBatches,
     optimizer: ClientOptimizerSettings,
     terms: Sequence[Term] = (),
 ) -> tuple[Params, list[float]]:
     """Train one client by the sequential reference, from unstacked parameters; return them and its losses."""
     start = {key: tensor[None] for key, tensor in params.items()}
-    result, _ = Sequential(backbone).solve(start, [work], optimizer, terms)
+    result, _ = Sequential(backbone).solve(start, [one], optimizer, terms)
     return {key: tensor[0] for key, tensor in result.params.items()}, result.losses[0]

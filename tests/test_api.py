@@ -79,9 +79,9 @@ def test_model_in_memory_equals_its_folder(folder, rows, bench, federated):
 
 def test_training_resumes_in_a_folder(tmp_path, bench, federated):
     fp.train(bench, fp.FedAvg(steps=2), rounds=1, cohort=2, folder=tmp_path, progress=False)
-    whole = fp.train(bench, fp.FedAvg(steps=2), rounds=2, cohort=2, folder=tmp_path, progress=False)
-    assert whole.rounds == 2
-    assert all(torch.equal(whole.last[key], federated.last[key]) for key in federated.last)
+    stored = fp.train(bench, fp.FedAvg(steps=2), rounds=2, cohort=2, folder=tmp_path, progress=False)
+    assert stored.rounds == 2
+    assert all(torch.equal(stored.last[key], federated.last[key]) for key in federated.last)
 
 
 def test_answers_are_those_of_the_parameters(bench, federated, personal):

@@ -29,7 +29,7 @@ from fedprofit.backbone.forward import Row, count_tokens, packed_losses, share_b
 from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.segments import FLAT
 from fedprofit.core.errors import UserError
-from fedprofit.core.types import ClientWork, Example
+from fedprofit.core.types import ClientBatches, Example
 from fedprofit.local.solver import solve
 from fedprofit.tuner.prompt import KEY
 
@@ -97,7 +97,7 @@ def test_training_flops_match_torch_flop_counter():
     assert counted[torch.ops.aten.mm] == 2 * (linear + head)
     assert counted[torch.ops.aten.bmm] >= 3 * attention > 0
     linear, head, attention = forward_flops(backbone, share_beginnings(rows), 17)
-    work = [ClientWork("client", [[row.example for row in rows]], 4)]
+    work = [ClientBatches("client", [[row.example for row in rows]], 4)]
     assert training_flops(backbone, work, 17) == 2 * (linear + head) + 3 * attention
 
 

@@ -16,7 +16,7 @@ from tiny import tiny_backbone, tiny_folder
 from fedprofit.algorithm.base import Context
 from fedprofit.algorithm.fedavg import FedAvg
 from fedprofit.backbone.engine import Engine
-from fedprofit.core.types import ClientWork, Example
+from fedprofit.core.types import ClientBatches, Example
 from fedprofit.local.optimizer import Adam
 from fedprofit.local.solver import Vectorized
 
@@ -65,11 +65,11 @@ def test_fedavg_plain_matches_package(plain):
     settings = FedAvg(name="f", steps=2, client=Adam(rate=0.03))
     context = Context(Vectorized(Engine(backbone, "packed")))
     algorithm = settings.build(context)
-    work = [
-        ClientWork(str(k), [[ours(e) for e in batch] for batch in batches], sum(map(len, batches)))
+    cohort = [
+        ClientBatches(str(k), [[ours(e) for e in batch] for batch in batches], sum(map(len, batches)))
         for k, batches in enumerate(clients)
     ]
-    state, _ = algorithm.round(algorithm.init({"prompt": start}), work, context.at(1))
+    state, _ = algorithm.round(algorithm.init({"prompt": start}), cohort, context.at(1))
 
     backbone.model.set_attn_implementation("sdpa")  # restore the model's default attention
     ends = [plain.train(backbone, start, batches, 0.03) for batches in clients]

@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from fedprofit.core import files
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import (
-    alone_in,
     atomic,
     cache_folder,
     content_hash,
+    exclusive_lock,
     expanded,
     file_hash,
     write_figure,
@@ -130,41 +130,41 @@ def short_patience(monkeypatch):
 HOLD = """
 import sys, time
 from pathlib import Path
-from fedprofit.core.files import alone_in
-with alone_in(Path(sys.argv[1])):
+from fedprofit.core.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)
 """
 
 
-def test_alone_in_locks_folder_until_process_ends(tmp_path, short_patience):
+def test_exclusive_lock_locks_folder_until_process_ends(tmp_path, short_patience):
     place = tmp_path / "new" / "folder"
     other = subprocess.Popen([sys.executable, "-c", HOLD, str(place)], stdout=subprocess.PIPE)
     assert other.stdout.readline() == b"in\n"
-    with pytest.raises(UserError, match="another process is using this folder"), alone_in(place):
+    with pytest.raises(UserError, match="another process is using this folder"), exclusive_lock(place):
         pass
     other.kill()
     other.wait()
-    with alone_in(place):
+    with exclusive_lock(place):
         assert place.is_dir()
 
 
-def test_alone_in_releases_lock_despite_forked_worker(tmp_path, short_patience):
-    with alone_in(tmp_path):
+def test_exclusive_lock_releases_lock_despite_forked_worker(tmp_path, short_patience):
+    with exclusive_lock(tmp_path):
         worker = get_context("fork").Process(target=time.sleep, args=(60,))
         worker.start()
     try:
-        with alone_in(tmp_path):
+        with exclusive_lock(tmp_path):
             assert worker.is_alive()
     finally:
         worker.kill()
 
 
-def test_alone_in_refuses_folder_below_file(tmp_path):
+def test_exclusive_lock_refuses_folder_below_file(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match=r"file/below: cannot be written .* --out"),
-        alone_in(tmp_path / "file/below"),
+        exclusive_lock(tmp_path / "file/below"),
     ):
         pass
 
@@ -211,7 +211,7 @@ def test_unwritable_folder_raises_user_error(read_only, monkeypatch, write):
         write_with(read_only / "below" / "note.txt", write)
     with (
         pytest.raises(UserError, match=r"given/run: cannot be written .*denied"),
-        alone_in(read_only / "run"),
+        exclusive_lock(read_only / "run"),
     ):
         pass
     assert not usable(read_only / "new" / "folder")

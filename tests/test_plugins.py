@@ -69,8 +69,8 @@ class Explodes(FedAvg, kind="explodes"):
 
         inner = super().build(context)
 
-        def round(state, work, context):
-            after, done = inner.round(state, work, context)
+        def round(state, cohort, context):
+            after, done = inner.round(state, cohort, context)
             params = {key: value * float("nan") for key, value in after.params.items()}
             return replace(after, params=params), done
 
@@ -214,7 +214,7 @@ def test_class_replaces_itself_when_defined_again():
     assert FAMILIES["algorithm"].find("again")().number == 2
 
 
-def test_section_without_kind_has_the_kind_of_the_default(tmp_path):
+def test_section_without_kind_has_default_kind(tmp_path):
     source = (
         GOOD
         + """
@@ -245,7 +245,7 @@ class Half(FineTune, kind="half"):
     assert config.personalization[0].client.rate == 0.1
 
 
-def test_plugin_that_takes_a_builtin_kind_is_named_first(tmp_path, monkeypatch):
+def test_plugin_with_builtin_kind_is_named_first(tmp_path, monkeypatch):
     family = FAMILIES["client optimizer"]
     path = write(tmp_path, GOOD.replace("halved", "adam"))
     with pytest.raises(UserError) as caught:

@@ -57,7 +57,7 @@ def test_file_without_checksum_is_accepted(tmp_path):
     assert read_rows(tmp_path / "a.json", "") == [{"round": 1}]
 
 
-@pytest.mark.parametrize("folder", ["paper", "paper-long", "quickstart", "sni"])
+@pytest.mark.parametrize("folder", ["quickstart", "sni"])
 def test_results_of_earlier_versions_are_readable(folder):
     from fedprofit.analyze.tables import open_tables
 

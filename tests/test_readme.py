@@ -106,7 +106,7 @@ def test_plugins_page_example_runs(folder):
     for arguments in (run, ["components", "trimmed", "--plugin", "trimmed.py"]):
         done = call(*arguments, cwd=folder)
         assert done.returncode == 0, done.stderr
-    assert "How many clients are left out" in " ".join(done.stdout.split())
+    assert "Number of clients dropped" in " ".join(done.stdout.split())
 
 
 def test_links_are_valid():

@@ -26,6 +26,6 @@ def test_modules_import_each_other_without_cycles():
         name = ".".join(("fedprofit", *path.relative_to(ROOT).with_suffix("").parts))
         modules[name.removesuffix(".__init__")] = path
     graph = {name: imports_of(path, modules) for name, path in modules.items()}
-    del graph["fedprofit"]  # it hands on public names, which are imported when they are used
+    del graph["fedprofit"]  # it exports public names, which are imported at first use
     assert sum(map(len, graph.values())) > 300, "imports were found"
     TopologicalSorter({name: used - {"fedprofit", name} for name, used in graph.items()}).prepare()

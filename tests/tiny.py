@@ -1,4 +1,4 @@
-"""Tiny random models and a byte-level tokenizer, made on the spot: no test needs the network."""
+"""Tiny random models and a byte-level tokenizer, created locally: no test needs the network."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A whole run on a tiny random model and a small table, for the tests of runs."""
+"""A complete run on a tiny random model and a small table, for the tests of runs."""
 
 import json
 import multiprocessing.process
@@ -22,7 +22,7 @@ WORDS = ["red", "green", "blue", "grey", "pink", "gold", "teal", "navy", "plum",
 
 
 def write_table(path: Path, clients: int = 6, rows: int = 20) -> Path:
-    """Each client has a task of its own over the same kind of inputs."""
+    """Each client has its own task on the same kind of inputs."""
     draw = np.random.default_rng(0)
     lines = []
     for client in range(clients):
@@ -44,7 +44,7 @@ def write_table(path: Path, clients: int = 6, rows: int = 20) -> Path:
 
 
 def tiny_config(folder: Path, **changes: Any) -> dict[str, Any]:
-    """Return a run of a few seconds; `changes` replace whole sections."""
+    """Return a run of a few seconds; `changes` replace complete sections."""
     columns = {"client": "who", "input": "ask", "target": "want", "task": "job", "definition": "rule"}
     table = write_table(folder / "table.jsonl")
     config = {
@@ -88,9 +88,9 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def begin(
     *arguments: str | Path, cwd: Path, prints: tuple[str, str] = (os.devnull, os.devnull)
 ) -> multiprocessing.process.BaseProcess:
-    """Begin the command line in a process of its own that need not import the libraries first.
+    """Start the command line in a separate process that has the libraries already imported.
 
-    What it prints goes to the two files of `prints`.
+    Its output goes to the two files of `prints`.
     """
     given = (list(map(str, arguments)), cwd, surroundings(), prints)
     process = fresh_processes().Process(target=_main, args=given)
@@ -107,7 +107,7 @@ def _main(arguments: list[str], cwd: Path, environment: dict[str, str], prints: 
     os.chdir(cwd)
     torch.set_num_threads(1)
     sys.argv = ["fedprofit", *arguments]
-    from fedprofit.__main__ import main  # now: its console is as wide as the environment says
+    from fedprofit.__main__ import main  # now: the width of its console depends on the environment
 
     main()
 
@@ -123,7 +123,7 @@ def surroundings() -> dict[str, str]:
 
 
 def call(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end, as `begin` does."""
+    """Run the command line to its end, started by `begin`."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
         process = begin(*arguments, cwd=cwd, prints=(str(out), str(err)))
@@ -133,7 +133,7 @@ def call(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def processes_of(tag: str) -> list[int]:
-    """Return the processes that were begun with TAG=tag in their environment, and all that they began."""
+    """Return the processes with TAG=tag in their environment, including descendants."""
     found = []
     for folder in Path("/proc").iterdir():
         with suppress(OSError):

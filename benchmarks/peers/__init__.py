@@ -1,1 +1,1 @@
-"""Other systems doing the same work, each set up as its own documentation advises."""
+"""Peer libraries with the same training task, configured as their documentation recommends."""

@@ -1,18 +1,19 @@
-"""The same clients in Flower: its FedAvg strategy and its simulation on Ray, the model of peft.
+"""FedAvg of the same clients with Flower's simulation on Ray and the peft model.
 
-The apps are written as those of Flower's example for language models
-(https://github.com/adap/flower, examples/flowertune-llm): the adapter's state dict travels, the client
-trains, and the server averages by the number of examples. An actor has one core. What the example makes
-anew for every message, the model and the data, an actor here makes once and keeps. `run_simulation` is
-deprecated in favour of `flwr run`, which starts the same simulation after packing the app and starting a
-server of its own: work that is not counted here.
+The apps follow Flower's example for language models (https://github.com/adap/flower,
+examples/flowertune-llm): the server sends the adapter's state dict, the client trains it, and the server
+averages by the number of examples. Each actor has one core. The example makes the model and the data for
+every message; here, an actor makes them once.
+
+`run_simulation` is deprecated in favour of `flwr run`, which packages the app, starts a server, and then runs
+the same simulation. The time of these steps is not included here.
 """
 
 import os
 from functools import lru_cache
 from typing import Any
 
-# Read when flwr and ray are imported, and by the actors, which inherit them.
+# flwr and ray read these variables when they are imported; the actors inherit them.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -31,8 +32,8 @@ client_app = ClientApp()
 
 
 @lru_cache(maxsize=1)
-def actor_side(settings: Settings) -> tuple[Work, Any]:
-    """Make what an actor keeps: the work and the peft model, on the one core that it has."""
+def actor_state(settings: Settings) -> tuple[Work, Any]:
+    """Make the batches and the peft model of an actor, once; use one thread."""
     torch.set_num_threads(1)
     work = prepare(settings)
     return work, peft_model(work)
@@ -43,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
     """Train one client from the server's prompt."""
     names = Settings.__dataclass_fields__
     config = message.content["config"]
-    work, model = actor_side(Settings(**{name: config[name] for name in names}))
+    work, model = actor_state(Settings(**{name: config[name] for name in names}))
     set_peft_model_state_dict(model, message.content["arrays"].to_torch_state_dict())
     client = work.clients[int(context.node_config["partition-id"])]
     losses = train_client(model, client, work.backbone.device)
@@ -56,14 +57,14 @@ def train(message: Message, context: Context) -> Message:
 
 
 def flower_rounds(settings: Settings, rounds: int) -> list[float]:
-    """Run whole rounds on as many actors as there are threads; return the mean loss of each."""
+    """Run rounds with one actor per thread; return the mean loss of each round."""
     server_app, losses = ServerApp(), []
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         start = get_peft_model_state_dict(peft_model(prepare(settings)))  # the server reads no data
-        everyone = {"min_train_nodes": settings.clients, "min_available_nodes": settings.clients}
-        result = FedAvg(fraction_evaluate=0.0, **everyone).start(
+        all_clients = {"min_train_nodes": settings.clients, "min_available_nodes": settings.clients}
+        result = FedAvg(fraction_evaluate=0.0, **all_clients).start(
             grid, ArrayRecord(start), num_rounds=rounds, train_config=ConfigRecord(dict(vars(settings)))
         )
         records = result.train_metrics_clientapp

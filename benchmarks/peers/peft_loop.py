@@ -1,6 +1,6 @@
-"""The loop that one would write with peft: a client at a time, padded rows, the model's own loss.
+"""A plain training loop with peft: one client at a time, padded rows, the loss of the model.
 
-https://huggingface.co/docs/peft/main/en/task_guides/prompt_based_methods
+It follows https://huggingface.co/docs/peft/main/en/task_guides/prompt_based_methods
 """
 
 from typing import Any
@@ -9,11 +9,11 @@ import torch
 from peft import PromptTuningConfig, get_peft_model
 from work import ADAM, Losses, Method, Work, padded
 
-from fedprofit.core.types import ClientWork
+from fedprofit.core.types import ClientBatches
 
 
 def peft_model(work: Work) -> Any:
-    """Wrap the backbone with a soft prompt of peft, at the common start."""
+    """Wrap the backbone with peft's soft prompt, set to the common initial prompt."""
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(work.start))
     model: Any = get_peft_model(work.backbone.model, settings)
     prompt_of(model).data.copy_(work.start)
@@ -21,13 +21,13 @@ def peft_model(work: Work) -> Any:
 
 
 def prompt_of(model: Any) -> torch.nn.Parameter:
-    """Return the trained prompt of a peft model, `[length, width]`; peft keeps it in float32."""
+    """Return the prompt of a peft model, `[length, width]`, which peft stores in float32."""
     weight: torch.nn.Parameter = model.prompt_encoder["default"].embedding.weight
     return weight
 
 
-def train_client(model: Any, client: ClientWork, device: torch.device) -> list[float]:
-    """Train the prompt where it is, one step of a fresh Adam a batch; return the loss of each step."""
+def train_client(model: Any, client: ClientBatches, device: torch.device) -> list[float]:
+    """Train the prompt in place with a new Adam, one step per batch; return the loss of each step."""
     optimizer = torch.optim.Adam([prompt_of(model)], lr=ADAM.rate)
     losses = []
     for batch in client.batches:
@@ -40,11 +40,11 @@ def train_client(model: Any, client: ClientWork, device: torch.device) -> list[f
 
 
 def peft_loop(work: Work) -> Method:
-    """Build the method: every client from the same start."""
+    """Build the method, which trains every client from the same initial prompt."""
     model = peft_model(work)
 
     def run() -> Losses:
-        # The engine, which has the same model, leaves an attention of its own behind.
+        # The engine shares the model and changes its attention.
         work.backbone.model.set_attn_implementation("sdpa")
         losses = []
         for client in work.clients:

@@ -1,9 +1,9 @@
-"""The same clients in pfl-research: its FederatedAveraging on a SimulatedBackend, the model of peft.
+"""FedAvg of the same clients with pfl-research's FederatedAveraging, its SimulatedBackend and the peft model.
 
-Set up as its benchmark for language models is (https://github.com/apple/pfl-research, benchmarks/llm):
-the peft model gets `loss` and `metrics`; the central optimizer is SGD of rate 1, so that the round ends in
-the average weighted by examples. Each user's data are in memory, and each batch is padded to its own
-longest row. To use several processes, start rounds.py with torchrun: pfl then shares out the users.
+The setup follows pfl's benchmark for language models (https://github.com/apple/pfl-research, benchmarks/llm).
+The peft model gets the methods `loss` and `metrics`. The central optimizer is SGD with rate 1, so that a
+round computes the average weighted by examples. Each user's data are in memory, and each batch is padded to
+its longest row. With several processes, started by torchrun, pfl divides the users among them.
 """
 
 import functools
@@ -20,7 +20,7 @@ from peers.peft_loop import peft_model, prompt_of
 
 def pfl_model(work: Work, losses: list[float]) -> Any:
     """Make pfl's model from peft's; each training loss is appended to `losses`."""
-    # pfl takes a GPU wherever there is one, unless told otherwise.
+    # By default, pfl uses a GPU if there is one.
     os.environ["PFL_PYTORCH_DEVICE"] = str(work.backbone.device)
     from pfl.model.pytorch import PyTorchModel
 
@@ -33,7 +33,7 @@ def pfl_model(work: Work, losses: list[float]) -> Any:
 
     def metrics(self: Any, **batch: torch.Tensor) -> dict[str, Any]:
         # pfl evaluates every user before and after training in its first iteration. The other methods
-        # evaluate nothing, so that it must cost nothing here.
+        # evaluate nothing, so this must take no time.
         return {}
 
     model.loss, model.metrics = types.MethodType(loss, model), types.MethodType(metrics, model)
@@ -42,7 +42,7 @@ def pfl_model(work: Work, losses: list[float]) -> Any:
 
 
 def make_backend(work: Work) -> Any:
-    """Make the simulation: every client is a user, and every round takes all of them in order."""
+    """Make the simulation: each client is a user, and each round has all users in order."""
     from pfl.aggregate.simulate import SimulatedBackend
     from pfl.aggregate.weighting import WeightByDatapoints
     from pfl.data.federated_dataset import FederatedDataset
@@ -86,7 +86,7 @@ def simulate(work: Work, model: Any, rounds: int) -> None:
 
 
 def pfl_simulation(work: Work) -> Method:
-    """Build the method: one round of all clients."""
+    """Build the method, which runs one round over all clients."""
     losses: list[float] = []
     model = pfl_model(work, losses)
 
@@ -102,8 +102,8 @@ def pfl_simulation(work: Work) -> Method:
 
 
 def pfl_rounds(settings: Settings, rounds: int) -> list[float]:
-    """Run whole rounds; return the mean loss of each. All of torchrun's processes return the same."""
-    np.random.seed(settings.seed)  # pfl draws from the global generator, alike in every process
+    """Run rounds; return the mean loss of each, which is the same in all processes of torchrun."""
+    np.random.seed(settings.seed)  # pfl draws from the global generator, which must be equal in all processes
     losses: list[float] = []
     work = prepare(settings)
     simulate(work, pfl_model(work, losses), rounds)
@@ -111,7 +111,7 @@ def pfl_rounds(settings: Settings, rounds: int) -> list[float]:
     sums = torch.stack([by_round.sum(1), torch.full((rounds,), float(by_round.shape[1]))])
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
-        # pfl leaves its group open; a process that ends with it was seen to abort at its very end.
+        # pfl does not close its process group; a process may then abort when it exits.
         torch.distributed.destroy_process_group()
     means: list[float] = (sums[0] / sums[1]).tolist()
     return means

@@ -27,27 +27,27 @@ class Ditto(LocalSteps, WithServer, AlgorithmSettings, kind="ditto", paper=PAPER
         """Build Ditto from its parts."""
         server = self.build_server()
 
-        def tune(state, work, context):
-            personal = context.clients.get("personal", [one.client for one in work], state.params)
-            terms = [Proximal(self.weight, stacked(state.params, len(work)))]
-            return context.solver.solve(personal, work, self.client, terms)[0]
+        def tune(state, cohort, context):
+            personal = context.clients.get("personal", [one.client for one in cohort], state.params)
+            terms = [Proximal(self.weight, stacked(state.params, len(cohort)))]
+            return context.solver.solve(personal, cohort, self.client, terms)[0]
 
-        def one_round(state, work, context):
-            tuned = tune(state, work, context)
-            here = [place for place, count in enumerate(examples_of(work, tuned)) if count]
+        def one_round(state, cohort, context):
+            tuned = tune(state, cohort, context)
+            here = [place for place, count in enumerate(examples_of(cohort, tuned)) if count]
             kept = {key: tensor[here] for key, tensor in tuned.params.items()}
-            context.clients.put("personal", [work[place].client for place in here], kept)
-            start = stacked(state.params, len(work))
-            result, _ = context.solver.solve(start, work, self.client)
+            context.clients.put("personal", [cohort[place].client for place in here], kept)
+            start = stacked(state.params, len(cohort))
+            result, _ = context.solver.solve(start, cohort, self.client)
             deltas = {key: result.params[key] - start[key] for key in start}
-            return server.step(state, work, result, deltas, context)
+            return server.step(state, cohort, result, deltas, context)
 
-        def personal(state, work, context):
-            names = [one.client for one in work]
+        def personal(state, cohort, context):
+            names = [one.client for one in cohort]
             known = context.clients.has("personal", names)
             params = context.clients.get("personal", names, state.params)
             new = [place for place, is_known in enumerate(known) if not is_known]
-            tuned = tune(state, [work[place] for place in new], context).params if new else {}
+            tuned = tune(state, [cohort[place] for place in new], context).params if new else {}
             for key, tensor in tuned.items():
                 params[key][new] = tensor
             return params

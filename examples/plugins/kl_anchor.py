@@ -20,7 +20,7 @@ from fedprofit.personalization.base import (
     Personalize,
     Personalized,
     broadcast,
-    draw_work,
+    draw_batches,
     train_clients,
 )
 
@@ -40,8 +40,8 @@ class KlAnchor(
 
         def tune(start: Params, clients: Sequence[ClientId], examples: ExamplesOf, seed: int) -> Personalized:
             anchor = broadcast(start, len(clients))
-            work = draw_work(self.plan(), clients, examples, seed)
+            cohort = draw_batches(self.plan(), clients, examples, seed)
             terms = [Kl(self.weight, anchor)]
-            return train_clients(solver, anchor, work, self.client, terms, self.evaluate_at)
+            return train_clients(solver, anchor, cohort, self.client, terms, self.evaluate_at)
 
         return tune

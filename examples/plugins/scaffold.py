@@ -35,22 +35,22 @@ class Scaffold(LocalSteps, base.WithServer, base.AlgorithmSettings, kind="scaffo
         def init(params):
             return server.init(params, control=base.zeros_like(params))
 
-        def one_round(state, work, context):
-            names, control = [one.client for one in work], state.extra["control"]
+        def one_round(state, cohort, context):
+            names, control = [one.client for one in cohort], state.extra["control"]
             own = context.clients.get("control", names, base.zeros_like(control))
             gap = {k: control[k] - own[k] for k in own}
-            start = base.stacked(state.params, len(work))
-            result, _ = context.solver.solve(start, work, Sgd(rate=self.rate), [Correction(gap)])
+            start = base.stacked(state.params, len(cohort))
+            result, _ = context.solver.solve(start, cohort, Sgd(rate=self.rate), [Correction(gap)])
             deltas = {k: result.params[k] - start[k] for k in start}
-            after, report = server.step(state, work, result, deltas, context, beside=control)
+            after, report = server.step(state, cohort, result, deltas, context, beside=control)
             length = self.rate * torch.tensor([max(1, steps) for steps in result.steps])
             drift = {k: (d.movedim(0, -1) / length.to(d)).movedim(-1, 0) for k, d in deltas.items()}
             change = {k: -control[k] - drift[k] for k in own}
-            counts = [float(examples > 0) for examples in base.examples_of(work, result)]
+            counts = [float(examples > 0) for examples in base.examples_of(cohort, result)]
             here = [place for place, count in enumerate(counts) if count]
             moved = {k: (own[k] + change[k])[here] for k in own}
             context.clients.put("control", [names[place] for place in here], moved)
-            share = sum(counts) / max(context.population, len(work))
+            share = sum(counts) / max(context.population, len(cohort))
             mean = weighted_mean(change, counts)
             control = {k: control[k] + share * mean[k] for k in control}
             return replace(after, extra={**after.extra, "control": control}), report

@@ -48,8 +48,8 @@ class PrivateRows(LocalSteps, PersonalizationSettings, kind="private_rows", pape
         optimizer = LastRows(inner=self.client, rows=self.private)
 
         def tune(start: Params, clients: Any, examples: Any, seed: int) -> base.Personalized:
-            work = base.draw_work(self.plan(), clients, examples, seed)
+            cohort = base.draw_batches(self.plan(), clients, examples, seed)
             shared = base.broadcast(start, len(clients))
-            return base.train_clients(solver, shared, work, optimizer, evaluate_at=self.evaluate_at)
+            return base.train_clients(solver, shared, cohort, optimizer, evaluate_at=self.evaluate_at)
 
         return tune

@@ -1,1 +1,1 @@
-"""Federated algorithms, one file a paper."""
+"""Federated algorithms, one file per paper."""

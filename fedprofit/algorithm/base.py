@@ -11,7 +11,7 @@ from typing import ClassVar
 from fedprofit.config.base import Section
 from fedprofit.config.component import Component
 from fedprofit.config.trial import Trial
-from fedprofit.core.types import ClientWork, LocalResult, Params, RoundReport, ServerState
+from fedprofit.core.types import ClientBatches, LocalResult, Params, RoundReport, ServerState
 from fedprofit.data.batching import BatchPlan
 from fedprofit.local.base import LocalSolver
 from fedprofit.server.optimizer import PlainServer, ServerOptimizer, ServerOptimizerSettings
@@ -22,14 +22,14 @@ from fedprofit.server.update import Chain, Steps
 
 @dataclass(frozen=True)
 class Context:
-    """What a run gives to an algorithm.
+    """Inputs that a run provides to an algorithm.
 
     Attributes:
-        solver: computes what clients compute, for a whole cohort at once.
+        solver: trains all clients of a cohort at once.
         seed: of the run.
         population: how many train clients there are; 0 if unknown.
-        clients: what each client keeps between rounds.
-        round: the round that is computed, from 1; 0 before the first.
+        clients: the state that each client keeps between rounds.
+        round: the current round, from 1; 0 before the first.
     """
 
     solver: LocalSolver
@@ -43,8 +43,8 @@ class Context:
         return replace(self, round=round)
 
 
-Round = Callable[[ServerState, Sequence[ClientWork], Context], tuple[ServerState, RoundReport]]
-Personal = Callable[[ServerState, Sequence[ClientWork], Context], Params]
+Round = Callable[[ServerState, Sequence[ClientBatches], Context], tuple[ServerState, RoundReport]]
+Personal = Callable[[ServerState, Sequence[ClientBatches], Context], Params]
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Algorithm:
         name: its name in results.
         plan: how a client's examples become this round's batches.
         init: the server's state from the common initialization.
-        round: one round: `(state, work of the cohort, context) -> (state, report)`.
-        personal: the clients' personal parameters, stacked `[clients, ...]`, after the last round:
-            `(state, their work of one round, context) -> params`. Of a client that took part, what training
-            left in the client store; of a new client, what the method's own rule makes of its work. None
-            for methods without personal parameters.
+        round: one round: `(state, cohort, context) -> (state, report)`.
+        personal: personal parameters after the last round, stacked `[clients, ...]`:
+            `(state, clients with their batches, context) -> params`. For a participating client, they are
+            read from the client store; for a new one, computed from its batches. None for methods without
+            personal parameters.
     """
 
     name: str
@@ -77,12 +77,12 @@ class AlgorithmSettings(Trial, Component, family="algorithm", package="fedprofit
     def per_client(self, examples: float) -> tuple[float, float]:
         """Return the local steps of a client with that many examples, and how many rows each step reads.
 
-        Estimates of time and memory are made from it; it changes no result.
+        Only used to estimate time and memory.
         """
         return 1, examples
 
     def build(self, context: Context) -> Algorithm:
-        """Make the algorithm from what a run gives it."""
+        """Make the algorithm from the inputs of a run."""
         raise NotImplementedError
 
 
@@ -94,13 +94,13 @@ class Server:
     optimizer: ServerOptimizer
 
     def init(self, params: Params, **extra: Params) -> ServerState:
-        """Return the state before the first round; `extra` is what else the algorithm keeps, by name."""
+        """Return the state before the first round; `extra` is further state of the algorithm, by name."""
         return replace(self.optimizer.init(params), extra={**self.chain.init(params), **extra})
 
     def step(
         self,
         state: ServerState,
-        work: Sequence[ClientWork],
+        cohort: Sequence[ClientBatches],
         result: LocalResult,
         deltas: Params,
         context: Context,
@@ -112,21 +112,21 @@ class Server:
 
         Args:
             state: of the server.
-            work: of the cohort.
+            cohort: its clients, with their batches.
             result: what the local solver returned.
-            deltas: what the clients send, stacked `[clients, ...]`: the steps that they propose.
+            deltas: the clients' updates, stacked `[clients, ...]`.
             context: of the round.
-            beside: tensors, unstacked, of which the clients receive and send as many, to be accounted for.
+            beside: further tensors, unstacked, that each client receives and sends; counted in the report.
         """
-        examples, down = examples_of(work, result), size_of(state.params) + size_of(beside or {})
+        examples, down = examples_of(cohort, result), size_of(state.params) + size_of(beside or {})
         if not any(examples):
-            return replace(state, round=state.round + 1), report(work, result, examples, down, 0)
-        names = [client.client for client in work]
+            return replace(state, round=state.round + 1), report(cohort, result, examples, down, 0)
+        names = [one.client for one in cohort]
         found = self.chain.update(
             deltas, names, examples, state.extra, context.seed, context.round, context.clients
         )
         up = found.bytes_up + size_of(beside or {}) * sum(count > 0 for count in examples)
-        summary = report(work, result, self.chain.weigh(examples), down, up)
+        summary = report(cohort, result, self.chain.weigh(examples), down, up)
         return replace(self.optimizer.apply(state, found.delta), extra=found.states), summary
 
 
@@ -148,11 +148,9 @@ def stacked(params: Params, clients: int) -> Params:
     return {key: tensor.expand(clients, *tensor.shape) for key, tensor in params.items()}
 
 
-def examples_of(work: Sequence[ClientWork], result: LocalResult) -> list[float]:
+def examples_of(cohort: Sequence[ClientBatches], result: LocalResult) -> list[float]:
     """Return each client's number of examples; 0 for those without data and those that stopped."""
-    return [
-        client.weight if client.batches and client.client not in result.stopped else 0.0 for client in work
-    ]
+    return [one.weight if one.batches and one.client not in result.stopped else 0.0 for one in cohort]
 
 
 def zeros_like(params: Params) -> Params:
@@ -168,15 +166,15 @@ def size_of(params: Params) -> int:
 
 
 def report(
-    work: Sequence[ClientWork],
+    cohort: Sequence[ClientBatches],
     result: LocalResult,
     weights: Sequence[float],
     down: int,
     bytes_up: int,
 ) -> RoundReport:
-    """Account for a round: its loss, weighted like the clients' updates, and what it cost.
+    """Report a round: its loss, weighted like the clients' updates, and its cost.
 
-    Each client of the cohort receives `down` bytes; `bytes_up` is what all of them sent.
+    Each client of the cohort receives `down` bytes; all of them send `bytes_up` in total.
     """
     means = [
         (sum(losses) / len(losses), weight)
@@ -186,10 +184,10 @@ def report(
     total = sum(weight for _, weight in means)
     return RoundReport(
         loss=sum(loss * weight for loss, weight in means) / total if means else float("nan"),
-        clients=len(work),
+        clients=len(cohort),
         steps=sum(result.steps),
         tokens=sum(result.tokens),
-        bytes_down=down * len(work),
+        bytes_down=down * len(cohort),
         bytes_up=bytes_up,
         stopped=result.stopped,
     )

@@ -9,7 +9,7 @@ The client optimizer's state is fresh every round. With a server SGD of rate 1 t
 from collections.abc import Sequence
 
 from fedprofit.algorithm.base import Algorithm, AlgorithmSettings, Context, WithServer, stacked
-from fedprofit.core.types import ClientWork, RoundReport, ServerState
+from fedprofit.core.types import ClientBatches, RoundReport, ServerState
 from fedprofit.data.batching import LocalSteps
 from fedprofit.local.optimizer import Adam, ClientOptimizerSettings
 
@@ -27,11 +27,11 @@ class FedAvg(
         server = self.build_server()
 
         def one_round(
-            state: ServerState, work: Sequence[ClientWork], context: Context
+            state: ServerState, cohort: Sequence[ClientBatches], context: Context
         ) -> tuple[ServerState, RoundReport]:
-            start = stacked(state.params, len(work))
-            result, _ = context.solver.solve(start, work, self.client)
+            start = stacked(state.params, len(cohort))
+            result, _ = context.solver.solve(start, cohort, self.client)
             deltas = {key: result.params[key] - start[key] for key in start}
-            return server.step(state, work, result, deltas, context)
+            return server.step(state, cohort, result, deltas, context)
 
         return Algorithm(self.name, self.plan(), server.init, one_round)

@@ -1,1 +1,1 @@
-"""What a run or study found: curves, fronts, claims, differences, and what to ship."""
+"""Analyses of a run or study: curves, fronts, claims, differences, and recommended settings."""

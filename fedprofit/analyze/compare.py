@@ -1,4 +1,4 @@
-"""Runs or studies side by side: what one does better than another, client by client."""
+"""Compare runs or studies, client by client."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,33 +7,33 @@ from pathlib import Path
 import polars as pl
 
 from fedprofit.analyze.curves import World
-from fedprofit.analyze.statistics import Estimate, mean_of
+from fedprofit.analyze.intervals import Estimate, mean_of
 from fedprofit.analyze.tables import IS_END, SETTING, Tables
-from fedprofit.analyze.tradeoff import label
+from fedprofit.analyze.tradeoff import KEPT, label, protocol_of
 from fedprofit.config.file import changed
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.results import axis_column
+from fedprofit.evaluate.results import GLOBAL, LOCAL, axis_column
 from fedprofit.evaluate.rules import recorded_variant
 from fedprofit.runs.folder import RunFolder
 from fedprofit.studies.ledger import MADE_WITH, RUN
 
-SHOWN = ("local", "global")  # the scopes that are compared
+SHOWN = (LOCAL, KEPT)  # the scores that are compared
 
-# What is compared goes by the same name; its rate or proximal weight may be what differs between the runs.
+# Conditions pair by name, since their rate or proximal weight may be what differs between the runs.
 NAMES = ["algorithm", "condition", "setting", "start", "alpha", "step"]
 PAIR = ["cell", "seed", "client", *NAMES[:-1], "taken"]  # taken: see `_side`
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better a condition is in another run than in the first; better is positive."""
+    """A condition's improvement in another run over the first; positive is better."""
 
-    run: int  # the other's number
+    run: int  # number of the other run
     axes: dict[str, str]
     condition: str
-    is_last: bool  # step of its setting
-    first: dict[str, float]  # local and global score, means
+    is_last: bool  # the last step of its setting
+    first: dict[str, float]  # local and retained score, means
     other: dict[str, float]
     better: dict[str, Estimate]  # by scope
 
@@ -41,10 +41,12 @@ class Difference:
 def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
     """Compare each of the other runs or studies with the first, condition by condition.
 
-    Clients pair within their seed. With a single seed the interval is over clients alone: it says how the
-    two prompts would do for other clients, not how another training would turn out.
+    Clients pair within their seed. With a single seed, the interval is over clients only. It does not
+    contain the effect of another training run.
 
-    Raises UserError if they have other axes, hold other data, or share no client or condition.
+    Raises:
+        UserError: the axes or the data differ, or no client or condition is shared.
+        ScoringMismatch: the scores are not comparable.
     """
     first = runs[0]
     found: list[Difference] = []
@@ -54,6 +56,7 @@ def compare(runs: Sequence[Tables], metric: str) -> list[Difference]:
                 f"{other.path} is {_what(other)}, {first.path} is {_what(first)}. Compare runs with runs, "
                 "and studies of equal axes."
             )
+        _check_protocol(first, other)
         _check_data(first, other)
         _check_rules(first, other, metric)
         _check_counts(first, other, metric)
@@ -65,8 +68,19 @@ def _what(tables: Tables) -> str:
     return f"a study over {', '.join(tables.axes)}" if tables.axes else "a single run"
 
 
+def _check_protocol(first: Tables, other: Tables) -> None:
+    """Raise UserError if scores were averaged by different versions of the protocol."""
+    versions = [protocol_of(tables.results) for tables in (first, other)]
+    if versions[0] != versions[1]:
+        raise UserError(
+            f"{other.path}: was scored by version {versions[1]} of the protocol, {first.path} by version "
+            f"{versions[0]}. Version 2 averages over tasks, so the scores are not comparable. Run the older "
+            "one again."
+        )
+
+
 def _check_data(first: Tables, other: Tables) -> None:
-    """Raise UserError where clients of the same seed and name train on other tasks."""
+    """Raise UserError if clients of the same seed and name train on different data."""
     if first.clients is None or other.clients is None:
         return
     keys = [*map(axis_column, first.axes), "seed", "client"]
@@ -80,42 +94,43 @@ def _check_data(first: Tables, other: Tables) -> None:
     if len(unequal):
         raise UserError(
             f"{other.path}: client {unequal['client'][0]!r} trains on other data than in {first.path}, so "
-            "that nothing pairs. Compare runs with the same data section, or studies over the same."
+            "no clients pair. Compare runs or studies with the same data section."
         )
 
 
-class ScoredOtherwise(UserError):
-    """Scores by a metric that are over other numbers of examples, or of tokens, or computed otherwise."""
+class ScoringMismatch(UserError):
+    """Scores by one metric that differ in rules or in the number of examples or tokens."""
 
 
 def _check_rules(first: Tables, other: Tables, metric: str) -> None:
-    """Raise ScoredOtherwise where answers were scored by other rules, as far as is known."""
+    """Raise ScoringMismatch if answers are known to be scored by different rules."""
     used = [
         sorted({recorded_variant(environment, metric).name for environment in tables.environments.values()})
         for tables in (first, other)
     ]
     if all(used) and used[0] != used[1]:
         was, now = (" and ".join(variants) for variants in used)
-        raise ScoredOtherwise(
-            f"{other.path}: was scored with {now}, {first.path} with {was}, which do not compare. Give the "
-            "metric the same settings in both (evaluation.metrics)."
+        raise ScoringMismatch(
+            f"{other.path}: was scored with {now}, {first.path} with {was}; these are not comparable. "
+            "Give the metric the same settings in both (evaluation.metrics)."
         )
 
 
 def _check_counts(first: Tables, other: Tables, metric: str) -> None:
-    """Raise ScoredOtherwise where the base model was scored on other numbers of examples; by loss: tokens."""
+    """Raise ScoringMismatch if the base model's scores are over different numbers of examples or tokens."""
     keys = [*map(axis_column, first.axes), "seed", "client", "scope"]
-    base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(SHOWN)
+    scopes = (LOCAL, GLOBAL)
+    base = (pl.col("condition") == "base") & (pl.col("metric") == metric) & pl.col("scope").is_in(scopes)
     counts = [tables.results.filter(base).select(*keys, "count") for tables in (first, other)]
     both = counts[0].join(counts[1], on=keys, suffix="_other")
     unequal = both.filter(pl.col("count") != pl.col("count_other"))
     if len(unequal):
         one, what = unequal.row(0, named=True), metric_of(metric).counted
-        raise ScoredOtherwise(
+        raise ScoringMismatch(
             f"{other.path}: the {one['scope']} score of client {one['client']!r} is over "
-            f"{one['count_other']} {what}, in {first.path} over {one['count']}, so that nothing pairs. "
+            f"{one['count_other']} {what}, in {first.path} over {one['count']}, so no clients pair. "
             "Compare runs that are scored on the same examples"
-            f"{', and read by one tokenizer' if 'token' in what else ''}."
+            f"{', with one tokenizer' if 'token' in what else ''}."
         )
 
 
@@ -153,18 +168,17 @@ def _differences(number: int, first: Tables, other: Tables, metric: str) -> list
 
 
 def _side(world: World, tables: Tables) -> pl.DataFrame:
-    """Return what pairs with another run's or study's.
+    """Return the scores that pair with those of another run or study.
 
-    Steps pair by the number that they have in their own run: the one that the end of a setting has in all
-    runs of a table (see `with_one_last_step`) is another in a table of other seeds. Federated prompts pair
-    whatever their rounds: how many there are may be what differs.
+    Steps pair by their number in their own run (column `taken`), since aligned final steps depend on the
+    seeds in a table (see `with_one_last_step`). Federated prompts pair for any number of rounds.
     """
     step = pl.when(pl.col("condition") == "federated").then(None).otherwise(pl.col("step"))
     wide, taken = world.wide.with_columns(step=step), pl.col("step")
     if tables.ends is not None:
         wide = wide.join(tables.ends, on=[RUN, *SETTING], how="left", nulls_equal=True, maintain_order="left")
         taken = pl.when(IS_END).then(pl.col("end")).otherwise(pl.col("step"))
-    return wide.with_columns(taken=taken).select(*PAIR, "step", "local", "global")
+    return wide.with_columns(taken=taken).select(*PAIR, "step", LOCAL, KEPT)
 
 
 def _better(rows: pl.DataFrame, scope: str, sign: float) -> Estimate:
@@ -176,8 +190,8 @@ def _mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
 
 
-def made_otherwise(first: Tables, other: Tables) -> list[str]:
-    """Say where two runs or studies were made with another version, model or number type."""
+def changed_origin(first: Tables, other: Tables) -> list[str]:
+    """Describe differences in version, model or number type between two runs or studies."""
     tables = [each.results for each in (first, other)]
     known = [name for name in MADE_WITH if all(name in table.columns for table in tables)]
     values = {name: [table[name][0] for table in tables] for name in known}
@@ -185,7 +199,7 @@ def made_otherwise(first: Tables, other: Tables) -> list[str]:
 
 
 def changed_settings(first: Path, other: Path) -> list[str]:
-    """Say which settings differ between two runs' folders; nothing of studies."""
+    """Describe settings that differ between two runs' folders; empty for studies."""
     if not all(RunFolder(folder).config.exists() for folder in (first, other)):
         return []
     mappings = [RunFolder(folder).read_config().to_mapping() for folder in (first, other)]

@@ -1,4 +1,4 @@
-"""Hyperparameters that analyses ask for: columns of settings.parquet, joined to results by setting id."""
+"""Hyperparameters used by analyses: columns of settings.parquet, joined to results by setting id."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -16,19 +16,19 @@ NUMBERS = (TUNING_RATE, PROXIMAL)
 SETTING_NAMES = ("algorithm", "setting", "start")
 
 
-def agreed(table: pl.DataFrame, places: Sequence[str] = ()) -> pl.DataFrame:
-    """Return the facts of each personalization, where all seeds agree on them; else null.
+def agreed(table: pl.DataFrame, cell: Sequence[str] = ()) -> pl.DataFrame:
+    """Return the facts of each personalization; null where seeds differ.
 
     Args:
-        table: results with columns of FACTS; those that it lacks are null.
-        places: columns that tell places on the axes apart.
+        table: results with columns of FACTS; missing columns count as null.
+        cell: columns that identify a grid cell.
 
     Returns:
-        A row for each place, algorithm, setting and start.
+        A row for each grid cell, algorithm, setting and start.
     """
     missing = [pl.lit(None, pl.String).alias(fact) for fact in FACTS if fact not in table.columns]
     tuned = table.with_columns(missing).filter(pl.col("condition") == "personalized")
-    keys = [*places, *SETTING_NAMES]
+    keys = [*cell, *SETTING_NAMES]
     once = tuned.select(*keys, *FACTS).unique(maintain_order=True)
     same = [pl.when(pl.col(fact).n_unique() == 1).then(pl.col(fact).first()).alias(fact) for fact in FACTS]
     return once.group_by(keys, maintain_order=True).agg(same)

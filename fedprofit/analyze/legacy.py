@@ -1,7 +1,7 @@
-"""Result folders of earlier versions: their columns renamed, and their settings put into a table.
+"""Read result folders of earlier versions: rename columns and rebuild the table of settings.
 
-Earlier versions had neither settings.parquet nor ids in the results. Axes of a study had no prefix. Of the
-hyperparameters, results had only the columns `rate` and `pull`.
+Earlier versions wrote neither settings.parquet nor setting ids. Axis columns had no prefix. The only
+hyperparameters in the results were the columns `rate` and `pull`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,11 @@ from fedprofit.evaluate.results import NAMES, SETTING_ID, axis_column
 from fedprofit.runs.settings import settings_of
 
 RUN = "run"
-OLD = {
-    "rate": TUNING_RATE,
-    "pull": PROXIMAL,
-}  # columns of old results, and the hyperparameters that they hold
+OLD = {"rate": TUNING_RATE, "pull": PROXIMAL}  # columns of old results, and their hyperparameters
 
 
 def with_axis_columns(frame: pl.DataFrame, axes: Sequence[str]) -> pl.DataFrame:
-    """Rename the columns of axes that an earlier version wrote without their prefix."""
+    """Add the prefix to axis columns that an earlier version wrote without it."""
     old = {axis: axis_column(axis) for axis in axes if axis_column(axis) not in frame.columns}
     return frame.rename({axis: column for axis, column in old.items() if axis in frame.columns})
 
@@ -41,13 +38,16 @@ def with_settings(
     configurations: Mapping[str, Any],
     trials: pl.DataFrame | None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Join the hyperparameters of FACTS to results; return both, and the table of all settings.
+    """Join the hyperparameters of FACTS to results.
 
     Args:
         results: of one or more runs, with the column `run`.
-        settings: their table; None where an earlier version wrote none, or it was removed.
-        configurations: complete, by run. They stand in for the table.
-        trials: of the runs, to tell which were selected.
+        settings: the table of settings; None if it is missing, as in earlier versions.
+        configurations: complete, by run. They replace a missing table of settings.
+        trials: of the runs; they record which trials were selected.
+
+    Returns:
+        The joined results, and the table of all settings.
     """
     if settings is None or SETTING_ID not in results.columns:
         results, settings = _rebuilt(results, configurations, trials)
@@ -59,7 +59,7 @@ def with_settings(
 def _rebuilt(
     results: pl.DataFrame, configurations: Mapping[str, Any], trials: pl.DataFrame | None
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return results with ids, and the table of settings, from the runs' configurations."""
+    """Return results with setting ids, and the table of settings, from the runs' configurations."""
     parts, rows = [], []
     for (run,), own in results.group_by(RUN, maintain_order=True):
         if run in configurations:
@@ -81,7 +81,7 @@ def _chosen(trials: pl.DataFrame | None, run: str) -> dict[str, str]:
 
 
 def _from_columns(results: pl.DataFrame) -> list[ScoredSetting]:
-    """Return what the columns of an old table say of its settings, where no configuration is kept."""
+    """Return the settings in the columns of an old table, for a run without configuration."""
     known = [name for name in OLD if name in results.columns]
     found = []
     for row in results.select(*NAMES, *known).unique(maintain_order=True).to_dicts():
@@ -95,7 +95,7 @@ def _from_columns(results: pl.DataFrame) -> list[ScoredSetting]:
 
 
 def _from_name(algorithm: str) -> dict[str, str]:
-    """Return what an old table without configurations tells of an algorithm: earlier versions went by names.
+    """Return an algorithm's hyperparameters from its name, for a run without configuration.
 
     >>> _from_name("fedavg-adam")
     {'name': 'fedavg-adam', 'kind': 'fedavg', 'client.kind': 'adam'}

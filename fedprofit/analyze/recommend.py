@@ -1,11 +1,10 @@
-"""What to ship: a setting chosen on the validation clients, and checked once on the test clients.
+"""Recommend a setting: select it on the validation clients, and check it on the test clients.
 
-Every prompt that a run scored is an option: the federated one, and the personalized ones by algorithm,
-setting, step and alpha. Among those within the limit, the best on the other axis is taken. Gain
-and forgetting are counted from one and the same federated prompt, the one with the best global score: counted
-from its own, a poor algorithm's would have little to forget. What the choice is expected to do are the
-validation clients' scores; they are those of a winner, hence a little too good, which is why the test
-clients, who chose nothing, have the last word.
+Every scored prompt is an option: the federated ones, and the personalized ones by algorithm, setting, step
+and alpha. Among those within the limit, the best on the other axis is selected. Gain and forgetting are
+relative to one federated prompt, the one with the best retained score: relative to its own start, a poor
+algorithm would have little to forget. The expected scores are those of the validation clients. Selection
+makes them slightly too good. The test clients do not take part in the selection.
 """
 
 from collections.abc import Iterator
@@ -17,59 +16,60 @@ import polars as pl
 
 from fedprofit.analyze.curves import World
 from fedprofit.analyze.facts import PROXIMAL, TUNING_RATE
-from fedprofit.analyze.statistics import UNBOUNDED, Estimate, mean_of
+from fedprofit.analyze.intervals import UNBOUNDED, Estimate, mean_of
 from fedprofit.analyze.tables import Tables
-from fedprofit.analyze.tradeoff import KEYS, SCOPES, label, with_one_best_round
+from fedprofit.analyze.tradeoff import KEPT, KEYS, label, with_one_best_round
 from fedprofit.core.errors import UserError
 from fedprofit.evaluate.metric import in_order, metric_of
+from fedprofit.evaluate.results import LOCAL
 
-SCORES = ("local", "global", "gain", "forgetting")
+SCORES = ("local", "kept", "gain", "forgetting")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a setting must keep to: exactly one of the two.
+    """A limit on one axis: exactly one of the two fields.
 
-    Raises UserError if it is none or both, or no number.
+    Raises:
+        UserError: none or both are given, or the limit is not finite.
     """
 
-    most_forgotten: float | None = None  # of the global score (a loss: of nats)
+    most_forgotten: float | None = None  # of the retained score (a loss: nats)
     least_local: float | None = None  # local score; a loss: the largest allowed
 
     def __post_init__(self) -> None:
         if (self.most_forgotten is None) == (self.least_local is None):
-            raise UserError(
-                "give either --max-forgetting or --min-local: the other axis is what is optimized."
-            )
+            raise UserError("give either --max-forgetting or --min-local: the other axis is optimized.")
         given = self.least_local if self.most_forgotten is None else self.most_forgotten
         if given is not None and not isfinite(given):
             raise UserError(f"a limit of {given}: give --max-forgetting or --min-local a finite number.")
 
     def excess(self, local: float, forgetting: float, sign: float) -> float:
-        """Return by how much a setting misses the limit; not positive where it keeps to it."""
+        """Return the excess over the limit; zero or negative within it."""
         if self.most_forgotten is not None:
             return forgetting - self.most_forgotten
         assert self.least_local is not None
         return sign * (self.least_local - local)
 
     def merit(self, local: float, forgetting: float, sign: float) -> float:
-        """Return how good a setting is on the axis that is free; higher is better."""
+        """Return the value of a setting on the other axis; higher is better."""
         return -forgetting if self.most_forgotten is None else sign * local
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A setting, what the validation clients let expect of it, and what the test clients say."""
+    """A setting, its scores on the validation clients, and those on the test clients."""
 
     axes: dict[str, str]
-    setting: dict[str, object]  # the columns of the table that say which, and its hyperparameters
-    against: str  # the federated prompt that gain and forgetting are counted from
+    setting: dict[str, object]  # the columns of the table that identify it, and its hyperparameters
+    against: str  # the federated prompt that gain and forgetting are relative to
     options: int
-    within: int  # options that keep to the limit
+    within: int  # options within the limit
+    robustness: str  # the scope of the retained score: others, or global
     expected: dict[str, Estimate]  # by score, on the validation clients
     tested: dict[str, Estimate]
-    holds: bool  # the limit, on the test clients' mean
-    certain: bool  # whether their whole interval says the same; not where there is none
+    holds: bool  # whether the test clients' mean is within the limit
+    certain: bool  # whether their complete interval agrees; false without an interval
 
     @property
     def name(self) -> str:
@@ -78,7 +78,7 @@ class Recommendation:
 
     @property
     def values(self) -> dict[str, float]:
-        """What to personalize with: rate, steps, weights of proximal term (λ) and personal prompt (α)."""
+        """The hyperparameters: rate, steps, weights of the proximal term (λ) and the personal prompt (α)."""
         if self.setting["condition"] == "federated":
             return {}
         names = {TUNING_RATE: "rate", "step": "steps", PROXIMAL: "λ", "alpha": "α"}
@@ -88,28 +88,28 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class NoneWithin:
-    """A place on the axes at which no option keeps to the limit, and why."""
+    """A grid cell in which no option is within the limit, and why."""
 
     axes: dict[str, str]
     reason: str
 
 
 def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendation | NoneWithin]:
-    """Yield a recommendation for each place on a study's axes, seeds aside, then those that have none.
+    """Yield a recommendation for each grid cell, then the cells without one. A run is a single cell.
 
-    Of a run, there is one. Raises UserError if no validation clients were personalized, or if nowhere an
-    option keeps to the limit.
+    Raises:
+        UserError: no validation clients were personalized, or no cell has an option within the limit.
     """
     if tables.validation is None:
         raise UserError(
-            f"{tables.path}: no validation clients were personalized, and the test clients must not choose. "
+            f"{tables.path}: no validation clients were personalized, and test clients must not select. "
             "Run with evaluation.validation=true and data.clients.validation above 0."
         )
     scored = in_order(tables.validation["metric"].unique())
     if metric not in scored:
         raise UserError(
-            f"{tables.path}: the validation clients were not scored by {metric!r}, so that it cannot choose. "
-            f"Take --metric {' or '.join(scored)}."
+            f"{tables.path}: the validation clients were not scored by {metric!r}, so it cannot select. "
+            f"Use --metric {' or '.join(scored)}."
         )
     chooses = World(tables.validation, tables.axes, metric)
     tests = World(tables.results, tables.axes, metric)
@@ -124,16 +124,16 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
 def _choice(
     tables: Tables, chooses: World, tests: World, cell: str, limit: Limit
 ) -> Recommendation | NoneWithin:
-    """Choose at one place on the axes by the validation clients, and check by the test clients."""
+    """Select in one grid cell by the validation clients, and check by the test clients."""
     place = dict(zip(chooses.axes, chooses.names(cell), strict=True))
     checks = {_key(one): one for one in _prompts(tests, cell)}
-    # Text is scored at each group's own best step: what the test clients cannot check is no option.
+    # Text is scored at each group's own best step. A setting without test scores is no option.
     prompts = [one for one in _prompts(chooses, cell) if _finite(one) and _key(one) in checks]
     federated = [one for one in prompts if one["condition"][0] == "federated"]
     if not federated:
         return NoneWithin(place, _no_start(tables, place))
     sign = float(federated[0]["sign"][0])
-    start = max(federated, key=lambda one: sign * _mean(one, "global"))
+    start = max(federated, key=lambda one: sign * _mean(one, "kept"))
     options = [_compared(one, start, sign) for one in prompts]
     means = [(_mean(one, "local"), _mean(one, "forgetting")) for one in options]
     excess = [limit.excess(*scores, sign) for scores in means]
@@ -150,6 +150,7 @@ def _choice(
         label(dict(zip(KEYS, _key(start), strict=True))),
         len(options),
         len(within),
+        chooses.robustness[cell],
         _estimates(chooses, chosen),
         tested,
         holds=over[0] <= 0,
@@ -160,12 +161,12 @@ def _choice(
 def _no_start(tables: Tables, place: dict[str, str]) -> str:
     return (
         f"{tables.path}{_where(place)}: no federated prompt has finite scores for all validation clients, so "
-        "that nothing can be chosen."
+        "nothing can be selected."
     )
 
 
 def _prompts(world: World, cell: str) -> list[pl.DataFrame]:
-    """Return what could be shipped, each with a row for every unit, in the same order."""
+    """Return all options, each with a row for every unit, in the same order."""
     prompts = pl.col("condition").is_in(["federated", "personalized"])
     own = with_one_best_round(world.wide.filter(pl.col("cell") == cell, prompts))
     own = own.sort("unit", maintain_order=True)
@@ -175,9 +176,9 @@ def _prompts(world: World, cell: str) -> list[pl.DataFrame]:
 
 
 def _compared(one: pl.DataFrame, start: pl.DataFrame, sign: float) -> pl.DataFrame:
-    """Count a prompt's gain and forgetting from the scores of another, unit by unit."""
+    """Compute a prompt's gain and forgetting relative to another, unit by unit."""
     return one.with_columns(
-        gain=sign * (one["local"] - start["local"]), forgetting=sign * (start["global"] - one["global"])
+        gain=sign * (one["local"] - start["local"]), forgetting=sign * (start["kept"] - one["kept"])
     )
 
 
@@ -186,7 +187,7 @@ def _key(rows: pl.DataFrame) -> tuple[object, ...]:
 
 
 def _finite(rows: pl.DataFrame) -> bool:
-    return all(rows.select(pl.col("local", "global").is_finite().all()).row(0))
+    return all(rows.select(pl.col("local", "kept").is_finite().all()).row(0))
 
 
 def _mean(rows: pl.DataFrame, score: str) -> float:
@@ -194,17 +195,17 @@ def _mean(rows: pl.DataFrame, score: str) -> float:
 
 
 def _estimates(world: World, rows: pl.DataFrame) -> dict[str, Estimate]:
-    """Estimate what a prompt does; scores cannot leave their metric's range."""
+    """Estimate a prompt's scores; those of a metric stay within its bounds."""
     bounds = metric_of(rows["metric"][0]).bounds
     seeds = [world.seeds[unit] for unit in rows["unit"].to_list()]
     return {
-        score: mean_of(rows[score].to_numpy(), seeds, bounds=bounds if score in SCOPES else UNBOUNDED)
+        score: mean_of(rows[score].to_numpy(), seeds, bounds=bounds if score in (LOCAL, KEPT) else UNBOUNDED)
         for score in SCORES
     }
 
 
 def _means_and_ends(scores: dict[str, Estimate]) -> list[tuple[float, float]]:
-    """Return local score and forgetting: their means, and, where both have intervals, the ends of these."""
+    """Return the means of local score and forgetting and, if both have intervals, the intervals' ends."""
     local, forgetting = scores["local"], scores["forgetting"]
     if local.low is None or local.high is None or forgetting.low is None or forgetting.high is None:
         return [(local.value, forgetting.value)]
@@ -226,7 +227,7 @@ def _none_within(
     local, forgetting = means[nearest]
     what = label({key: options[nearest][key][0] for key in KEYS})
     return (
-        f"{tables.path}{_where(place)}: none of {len(options)} options keeps to the limit. Nearest comes "
-        f"{what}: local score {local:.3g}, forgetting {forgetting:.3g}. Loosen the limit to that, or tune "
+        f"{tables.path}{_where(place)}: none of {len(options)} options is within the limit. The nearest "
+        f"is {what}: local score {local:.3g}, forgetting {forgetting:.3g}. Loosen the limit to that, or tune "
         "further."
     )

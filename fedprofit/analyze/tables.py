@@ -1,4 +1,4 @@
-"""The results of a run or of a whole study, opened the same way for everything that reads them."""
+"""Open the results of a run or study as tables with the same columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,24 +35,24 @@ LAST = pl.col("step").max().alias("end")
 
 @dataclass(frozen=True)
 class Tables:
-    """Results of one or more runs; every table has a run's key and its values on the axes."""
+    """Results of one or more runs; every table has columns for the run's key and its axis values."""
 
     path: Path
     name: str
     is_study: bool
-    axes: list[str]  # the study's, without the seed; none of a single run; columns are `axis_column(axis)`
+    axes: list[str]  # without the seed; empty for a single run; columns are `axis_column(axis)`
     results: pl.DataFrame  # of the test clients, with the hyperparameters of FACTS
-    validation: pl.DataFrame | None = None  # of the validation clients, where they are personalized
+    validation: pl.DataFrame | None = None  # of the validation clients, if they are personalized
     settings: pl.DataFrame | None = None  # all hyperparameters, by the id of a setting
-    worst: pl.DataFrame | None = None  # the worst examples of each run, with every method's answer
+    worst: pl.DataFrame | None = None  # each run's worst examples, with all answers
     rounds: pl.DataFrame | None = None  # of federated training
     trials: pl.DataFrame | None = None  # of every method and baseline
-    clients: pl.DataFrame | None = None  # what each client trains on, by task
+    clients: pl.DataFrame | None = None  # training examples of each client, by task
     times: pl.DataFrame | None = None  # seconds by stage
-    configuration: str = ""  # as YAML: of the run, or the study as written and its first run's
+    configuration: str = ""  # YAML: of the run; of a study, its file and its first run's
     environments: dict[str, Any] = field(default_factory=dict)  # by run
-    ends: pl.DataFrame | None = None  # the number that each run's last step has by itself, by setting
-    places: dict[str, list[str]] = field(default_factory=dict)  # the study's values by axis, seeds too
+    ends: pl.DataFrame | None = None  # each run's own last step, by setting
+    places: dict[str, list[str]] = field(default_factory=dict)  # the study's values by axis, with seeds
 
     @property
     def model(self) -> str:
@@ -62,12 +62,12 @@ class Tables:
 
     @property
     def planned(self) -> int:
-        """How many runs the study as written has."""
+        """The number of runs that the study's file defines."""
         return prod(len(values) for values in self.places.values())
 
     @property
     def done(self) -> int:
-        """How many of them are in the tables."""
+        """The number of these runs that are in the tables."""
         if not self.places:
             return int(self.results[RUN].n_unique())
         at = [pl.col(axis_column(axis)).cast(pl.String).is_in(values) for axis, values in self.places.items()]
@@ -75,25 +75,29 @@ class Tables:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics by which there are local scores, the most informative first."""
+        """The metrics of the local scores, most informative first."""
         return in_order(self.results.filter(pl.col("scope") == "local")["metric"].unique())
 
     def metric(self, asked: str | None) -> str:
-        """Return the metric asked for, or the most informative one; UserError if it was not scored."""
+        """Return the requested metric, by default the most informative one.
+
+        Raises:
+            UserError: the metric was not scored.
+        """
         if not self.metrics:
             raise UserError(f"{self.path}: no test client has local scores. Give the clients test examples.")
         if asked is None:
             return self.metrics[0]
         if asked not in self.metrics:
-            raise UserError(f"{self.path}: was not scored by {asked!r}; take {' or '.join(self.metrics)}.")
+            raise UserError(f"{self.path}: was not scored by {asked!r}. Use {' or '.join(self.metrics)}.")
         return asked
 
 
 def open_tables(path: Path) -> Tables:
-    """Open the folder of a complete run, or of a study, as far as it is done.
+    """Open the folder of a complete run, or of a study, which may be unfinished.
 
-    Raises UserError for a folder that is neither, a run that is not complete, or results that do not
-    belong together.
+    Raises:
+        UserError: the folder is neither, the run is incomplete, or its files do not belong together.
     """
     study = StudyFolder(path)
     found = _of_study(study) if study.facts.exists() else _of_run(path)
@@ -103,7 +107,7 @@ def open_tables(path: Path) -> Tables:
 
 
 def with_one_end(tables: Tables) -> Tables:
-    """Give the last step of a setting one number in all runs at a place; keep the one it has by itself."""
+    """Align final steps across the runs of a grid cell; store each run's own final step in `ends`."""
     ends = tables.results.filter(IS_TRAINED).group_by(RUN, *SETTING).agg(LAST)
     frames = [frame for frame in (tables.results, tables.validation) if frame is not None]
     results, *validation = with_one_last_step(tables.axes, *frames)
@@ -111,10 +115,17 @@ def with_one_end(tables: Tables) -> Tables:
 
 
 def with_one_last_step(axes: Sequence[str], *frames: pl.DataFrame) -> list[pl.DataFrame]:
-    """Give the last step of a setting one number in all runs with the same values on the axes: the largest.
+    """Set the final step of a setting to the largest one in its grid cell.
 
-    Clients that train for epochs take as many steps as their data make, so that the same point, the end,
-    has another number in each run, and among the validation clients another than among the test clients.
+    Clients that train for epochs take as many steps as their data require. The number of the final step
+    therefore differs between runs, and between validation and test clients.
+
+    Args:
+        axes: the columns `axis_column(axis)` identify a grid cell.
+        frames: results, for example of the test and of the validation clients.
+
+    Returns:
+        The frames with aligned final steps.
     """
     keys = [*map(axis_column, axes), *SETTING]
     ends = pl.concat([frame.group_by(keys).agg(LAST) for frame in frames])
@@ -138,15 +149,15 @@ def _of_study(folder: StudyFolder) -> Tables:
     if rounds is not None and "chosen" not in rounds.columns:
         raise UserError(f"{folder.rounds}: was written by an earlier version. Run the study in a new folder.")
 
-    def whole(path: Path) -> pl.DataFrame | None:
-        """Read a table without runs that were cut off on their way into it."""
+    def read_complete(path: Path) -> pl.DataFrame | None:
+        """Read a table without runs that were only partly added to the study."""
         found = _optional(path)
         if found is None:
             return None
         found = with_axis_columns(found, axes)
         return found.join(complete, on=RUN, how="semi", maintain_order="left")
 
-    trials, validation = whole(folder.trials), whole(folder.validation)
+    trials, validation = read_complete(folder.trials), read_complete(folder.validation)
     results, settings = with_settings(
         with_axis_columns(results, axes), _optional(folder.settings), configurations, trials
     )
@@ -161,11 +172,11 @@ def _of_study(folder: StudyFolder) -> Tables:
         results=results,
         validation=validation,
         settings=settings,
-        rounds=whole(folder.rounds),
+        rounds=read_complete(folder.rounds),
         trials=trials,
-        worst=whole(folder.worst),
-        clients=whole(folder.clients),
-        times=whole(folder.times),
+        worst=read_complete(folder.worst),
+        clients=read_complete(folder.clients),
+        times=read_complete(folder.times),
         configuration=_configuration(facts.get("study", {}), first),
         environments=_facts(folder.environments),
         places=_places(facts.get("study", {}).get("axes", {})),
@@ -207,21 +218,21 @@ def _of_run(path: Path) -> Tables:
 
 
 def _places(axes: dict[str, Any]) -> dict[str, list[str]]:
-    """Return the values of each axis of a study as written, as its tables have them."""
+    """Return the values of each axis in a study's file, as its tables contain them."""
     found = {}
     for axis, values in axes.items():
         name = axis.rpartition(".")[2]
         found[name] = list(map(str, values))
-        if isinstance(values, dict) and name == "seed":  # a seed stands there as what it is
+        if isinstance(values, dict) and name == "seed":  # tables contain the seed itself, not its label
             found[name] = [str(changes.get("seed", label)) for label, changes in values.items()]
     return found
 
 
 def _configuration(study: dict[str, Any], settings: dict[str, Any]) -> str:
-    """Write the study as it was written and, since it only says what changes, its first run as a whole."""
+    """Return a study's file, which contains only changes, and its first run's complete configuration."""
     text = yaml_text.dump(study)
     if settings:
-        text += "---\n# Its first run, whole; the others differ along the axes\n"
+        text += "---\n# Complete configuration of the first run; the others differ along the axes\n"
         text += yaml_text.dump(settings)
     return text
 
@@ -231,14 +242,14 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _optional(path: Path) -> pl.DataFrame | None:
-    remedy = "Restore it; or delete it, and what it says is left out."
+    remedy = "Restore it, or delete it to leave out its contents."
     return read_parquet(path, remedy) if path.exists() else None
 
 
 def with_edges(trials: pl.DataFrame) -> pl.DataFrame:
-    """Add a column `edge`: a chosen trial is the first or last of three or more as the study lists them.
+    """Add a column `edge`: whether a chosen trial is the first or last of three or more.
 
-    Where these are values in order, the best may lie beyond.
+    If the study lists values in order, better ones may be beyond the edge.
     """
     number, count = pl.int_range(pl.len()), pl.len()
     outer = (count > 2) & ((number == 0) | (number == count - 1))
@@ -246,7 +257,7 @@ def with_edges(trials: pl.DataFrame) -> pl.DataFrame:
 
 
 def place_of(row: dict[str, object], axes: Sequence[str]) -> str:
-    """Name a place on the axes.
+    """Return the name of a grid cell.
 
     >>> place_of({"axis.heterogeneity": "iid", "axis.rounds": "5"}, ["heterogeneity", "rounds"])
     'heterogeneity iid, rounds 5'

@@ -1,4 +1,4 @@
-"""KL divergences of many clients' predictions from those under reference prompts, path by path.
+"""KL divergences of many clients' predictions from those under reference prompts, for each path.
 
 At each target position both distributions are over the vocabulary: p under the reference prompt, q under the
 current one. The divergence KL(p || q) = sum p (log p - log q) is differentiated by the current prompt only.
@@ -24,7 +24,7 @@ from fedprofit.backbone.forward import (
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.products import projected, widened
 
-AT_ONCE = 256  # positions whose distributions are held at a time
+AT_ONCE = 256  # positions whose distributions are in memory at once
 
 
 def packed_divergences(
@@ -36,8 +36,8 @@ def packed_divergences(
         backbone: the frozen model.
         prompts: soft prompts, `[clients, length, width]`.
         reference: the reference prompts, `[clients, any length, width]`.
-        rows: what to read under which prompt.
-        fused: whether layers that were prepared for it are computed fused (see `fused.py`).
+        rows: the examples, each with its client.
+        fused: whether prepared layers use their fused forward (see `fused.py`).
 
     Returns:
         `[rows]`, in nats, float32, in the order given.
@@ -52,9 +52,9 @@ def packed_divergences(
 def plain_divergences(
     backbone: Backbone, prompts: Tensor, reference: Tensor, rows: Sequence[Row], attention: str | None = None
 ) -> Tensor:
-    """The same as `packed_divergences` by the model itself, and by autograd.
+    """Compute `packed_divergences` with the plain model and autograd.
 
-    `attention` is that of padded batches; without one, rows are read one at a time.
+    `attention` is that of padded batches; without it, rows are read one at a time.
     """
 
     def logs(given: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def plain_divergences(
 def _predicted(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], fused: bool
 ) -> tuple[Predictions, list[int]]:
-    """Return what is predicted at the target positions, and the order of the rows there.
+    """Return the predictions at the target positions, and the order of their rows.
 
     The order depends on the rows only, so that current and reference predictions correspond.
     """
@@ -90,8 +90,8 @@ def _by_row(values: Tensor, rows: Sequence[Row]) -> Tensor:
 class _Divergence(Function):
     """KL(reference || current) at each position, from logits or from what the head reads.
 
-    The gradient by the logits is q - p. It is taken while a part of the distributions is held, so that with
-    a head only gradients of the head's width are kept.
+    The gradient by the logits is q - p. It is computed part by part, so that with a head only gradients of
+    the head's width are stored.
     """
 
     @staticmethod

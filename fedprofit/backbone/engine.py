@@ -1,7 +1,7 @@
-"""The engine: a frozen backbone and how it is computed, with memory bounded by a token budget.
+"""The engine: a frozen backbone and its computation path, with memory bounded by a token budget.
 
-What is asked of it (losses, gradients, answers) is split into micro-batches, each a pure function of
-some prompts and rows; workers compute them side by side.
+Losses, gradients and answers are computed in micro-batches, each a pure function of prompts and rows. Workers
+compute micro-batches in parallel.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,20 +21,20 @@ from fedprofit.backbone.workers import Task, Workers, shared_workers, worker_cou
 
 @dataclass(frozen=True)
 class Engine:
-    """A backbone, computed packed or plain, with at most `token_budget` tokens in flight."""
+    """A backbone with a computation path, and at most `token_budget` tokens in memory at once."""
 
     backbone: Backbone
     attention: str  # a path of `paths.py`
     token_budget: int = 2048
-    workers: int = 1  # processes that share the budget; 1: all in this one
-    reason: str = ""  # why this path
+    workers: int = 1  # processes that share the budget; 1: this process only
+    reason: str = ""  # reason for the path
 
     def gradients(self, prompts: Tensor, rows: Sequence[Row], weights: Tensor) -> tuple[Tensor, Tensor]:
         """Differentiate a weighted sum of the rows' losses by the prompts.
 
         Args:
             prompts: `[clients, length, width]`.
-            rows: what to read under which prompt.
+            rows: the examples, each with its client.
             weights: `[rows]`, of each row's loss in the sum.
 
         Returns:
@@ -53,7 +53,7 @@ class Engine:
         Args:
             prompts: `[clients, length, width]`.
             reference: the reference prompts, `[clients, any length, width]`.
-            rows: what to read under which prompt.
+            rows: the examples, each with its client.
             weights: `[rows]`, of each row's divergence in the sum.
 
         Returns:
@@ -92,7 +92,7 @@ class Engine:
     def answer(
         self, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int
     ) -> tuple[Tensor, list[list[int]]]:
-        """Score each row's target and continue the row greedily, from one reading.
+        """Score each row's target and continue the row greedily; each row is read once.
 
         Returns the losses, as `score` does, and the new tokens without the end-of-sequence token.
         """
@@ -107,7 +107,7 @@ class Engine:
         Args:
             prompts: `[clients, members, length, width]`.
             weights: of the members; they sum to 1 (see `ensemble.py` for the formula).
-            rows: what to read under which client's ensemble.
+            rows: the examples, each with its client.
         """
         return self._mixture(prompts, weights, rows, 0)[0]
 
@@ -159,7 +159,7 @@ class Engine:
         The frozen model reads prefix and source without a prompt; each text is read once.
 
         Args:
-            rows: what to read; owners and targets do not matter.
+            rows: the examples; owners and targets are ignored.
             depth: 0 for the input embeddings, k for the output of layer k, -1 for the last hidden state.
         """
         if not rows:
@@ -179,7 +179,7 @@ class Engine:
     def input_likelihood(self, prompts: Tensor, rows: Sequence[Row]) -> Tensor:
         """Return the mean log-likelihood per token of each row's source under its prompt, `[rows]`.
 
-        The first token of a source is read and not predicted; a source of one token has 0.
+        The first token of a source is not predicted; a source of one token has likelihood 0.
         """
         found = torch.zeros(len(rows), dtype=torch.float64)
         long = [number for number, row in enumerate(rows) if len(row.example.source) > 1]
@@ -194,11 +194,11 @@ class Engine:
         return found
 
     def batches(self, prompts: Tensor, rows: Sequence[Row], new: int = 0) -> Batches:
-        """Split rows, behind which `new` tokens are to be generated, within each worker's token budget."""
+        """Split rows, each followed by `new` generated tokens, within each worker's token budget."""
         return worker_batches(rows, prompts.shape[1], self.token_budget, self.workers, new)
 
     def processes(self) -> list[int]:
-        """Return the process ids of the workers that run now."""
+        """Return the process ids of the running workers."""
         return self._pool.processes()
 
     @property
@@ -213,7 +213,7 @@ class Engine:
         batches: Batches,
         extras: Sequence[Task],
     ) -> Iterator[tuple[list[int], list[int], Task]]:
-        """Let the workers compute each batch on its own prompts alone.
+        """Let the workers compute each batch, given only its own prompts.
 
         Yields the batch, its owners' numbers, and `function(backbone, attention, prompts, rows, *extra)`.
         """
@@ -237,14 +237,14 @@ def make_engine(
     workers: int | str = "auto",
     reach: int = 0,
 ) -> Engine:
-    """Choose how the backbone is computed: by the first path that is verified to be the model's own.
+    """Select the computation path: the first that is verified to equal the plain model.
 
-    `attention` "auto" tries all of `verify.AUTO`; any other names one path. `workers` is a number of
+    `attention` "auto" tests all of `verify.AUTO`; any other value names one path. `workers` is a number of
     processes, or "auto" (see `worker_count`). `reach` is the longest row in tokens, prompt and answer
     included.
 
     Raises:
-        UserError: the model cannot be used, or the path asked for by name is not exact for it.
+        UserError: the model cannot be used, or the named path is not exact for it.
     """
     verdict = verified_path(backbone, attention, reach)
     count = worker_count(workers, backbone, token_budget)

@@ -44,15 +44,15 @@ def packed_mixture(
     Args:
         backbone: the frozen model.
         prompts: `[owners, members, length, width]`.
-        rows: what to read under which owner's prompts.
+        rows: the examples, each with its owner.
         weights: of the members; they sum to 1.
-        most: new tokens per row at most; 0 generates nothing and reads all rows in one pass.
-        budget: tokens of all members held at once when generating (see `batches.py`).
-        fused: whether layers that were prepared for it are computed fused (see `fused.py`).
+        most: maximum new tokens per row; 0 generates nothing and reads all rows in one pass.
+        budget: tokens of all members in memory at once when generating (see `batches.py`).
+        fused: whether prepared layers use their fused forward (see `fused.py`).
 
     Returns:
-        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without; and its
-        new tokens, without the end-of-sequence token.
+        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without target; and
+        its new tokens, without the end-of-sequence token.
     """
     losses = torch.full((len(rows),), torch.nan, device=backbone.device)
     outputs: list[list[int]] = [[] for _ in rows]
@@ -79,8 +79,8 @@ def _read(
 ) -> tuple[Tensor, Tensor, RowCache | None]:
     """Read rows under all members in one pass.
 
-    Returns the losses `[rows]`; the mean logits of what follows each source, `[rows, vocabulary]`; and, where
-    asked for, the cache of what precedes it: row n under member m is its row n x members + m.
+    Returns the losses `[rows]`; the mean logits of the token after each source, `[rows, vocabulary]`; and, if
+    `capture` is set, the cache of the tokens before it: row n under member m is its row n x members + m.
     """
     count, device = len(weights), backbone.device
     spread = [replace(row, owner=row.owner * count + m) for row in rows for m in range(count)]
@@ -99,8 +99,8 @@ def _read(
     targets = [row.example.target if row.target else NOTHING for row in rows]
     labels = torch.cat([torch.as_tensor(target.copy(), dtype=torch.long) for target in targets])
     nll = torch.nn.functional.cross_entropy(logits, labels.to(device), reduction="none")
-    told = torch.tensor([row.target for row in rows], device=device)
-    sums = torch.stack([part.sum() for part in torch.split(nll, lengths)]).where(told, torch.nan)
+    has_target = torch.tensor([row.target for row in rows], device=device)
+    sums = torch.stack([part.sum() for part in torch.split(nll, lengths)]).where(has_target, torch.nan)
     first = logits[(torch.cumsum(torch.tensor(lengths), 0) - torch.tensor(lengths)).to(device)]
     if not capture:
         return sums, first, None
@@ -126,7 +126,7 @@ def _mean_logits(predictions: Predictions, at: Sequence[Tensor], weights: Sequen
 def _continue(
     backbone: Backbone, logits: Tensor, cache: RowCache, weights: Sequence[float], most: int
 ) -> list[list[int]]:
-    """Generate greedily from the mean logits `[rows, vocabulary]` on; return each row's tokens."""
+    """Generate greedily, starting from the mean logits `[rows, vocabulary]`; return each row's tokens."""
     stop, context = set(backbone.eos_token_ids), backbone.context_length or sys.maxsize
     count, share = len(weights), torch.tensor(weights, device=logits.device)
     done: list[list[int]] = [[] for _ in range(len(logits))]
@@ -161,7 +161,7 @@ def _continue(
 def single_mixture(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], weights: Sequence[float], most: int = 0
 ) -> tuple[Tensor, list[list[int]]]:
-    """The same as `packed_mixture`, from the whole text of one row at every token: slow, for any model."""
+    """Compute `packed_mixture` row by row, without a cache: slow, for any model."""
     stop, context = set(backbone.eos_token_ids), backbone.context_length or sys.maxsize
     losses, outputs = [], []
     for row in rows:

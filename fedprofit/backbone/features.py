@@ -26,7 +26,7 @@ def packed_states(backbone: Backbone, rows: Sequence[Row], depth: int) -> Tensor
 
     Args:
         backbone: the frozen model.
-        rows: what to read.
+        rows: the examples.
         depth: 0 for the input embeddings, k for the output of layer k, -1 for the last hidden state.
     """
     model = backbone.model
@@ -49,7 +49,7 @@ def packed_states(backbone: Backbone, rows: Sequence[Row], depth: int) -> Tensor
 
 
 def single_states(backbone: Backbone, rows: Sequence[Row], depth: int) -> Tensor:
-    """The same as `packed_states`, one row at a time, by the model and no more."""
+    """Compute `packed_states` with the plain model, one row at a time."""
     nothing, means = torch.zeros(1, 0, backbone.width, device=backbone.device), []
     for row in rows:
         inputs = row_inputs(backbone, nothing, replace(row, owner=0), target=False)

@@ -125,7 +125,7 @@ def _once(folder: Path, fill: Callable[[Path, Path], None], source: dict[str, st
         return folder
     if folder.exists():
         # Folders are renamed only when complete: this one was damaged later or has another source.
-        LOGGER.warning("made again: %s", damage(folder) or f"{folder}: came from another source.")
+        LOGGER.warning("recreated: %s", damage(folder) or f"{folder}: came from another source.")
         shutil.rmtree(folder, ignore_errors=True)
     _sweep(folder)
     try:

@@ -55,7 +55,7 @@ def _tensors(file: Path) -> list[tuple[str, Path, int, int, str]]:
     ]
 
 
-def whole_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a tokenizer and its settings as text; without a backend, its vocabulary and probe ids."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return repr(_words(tokenizer)) if backend is None else str(backend.to_str())

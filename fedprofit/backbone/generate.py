@@ -1,8 +1,8 @@
 """Greedy generation for many clients' rows under many clients' prompts at once.
 
-A batch is read packed, each shared prefix once, and leaves its keys and values behind. From then on
-each step feeds one token a row, all rows in one flat row again, and attention looks up each row's own
-cache. Rows that are finished are dropped from the batch, so that late ones cost only themselves.
+A packed pass reads a batch, each shared prefix once, and fills a cache of keys and values. Each following
+step reads one token per row, all in one flat row; attention uses each row's own cache. Finished rows are
+dropped from the batch.
 """
 
 import sys
@@ -31,8 +31,8 @@ from fedprofit.backbone.forward import (
 from fedprofit.backbone.load import Backbone
 from fedprofit.backbone.segments import AttentionRule, rounded
 
-NOTHING = np.zeros(1, dtype=np.int32)  # in place of a target that is not there
-TOGETHER = 8  # rows are dropped by this many at a time: few sizes of batch (see segments.FLAT)
+NOTHING = np.zeros(1, dtype=np.int32)  # placeholder for a missing target
+TOGETHER = 8  # rows are dropped in multiples of this: few batch sizes (see segments.FLAT)
 
 
 class RowCache:
@@ -41,12 +41,12 @@ class RowCache:
     Each is `[rows, kv heads, capacity, size]`; row r has seen `lengths[r]` tokens.
     """
 
-    read_at = None  # every row's output is read
+    read_at = None  # all outputs are read
 
     def __init__(
         self, captured: Sequence[tuple[Tensor, Tensor]], gather: Tensor, lengths: Tensor, fused: bool = False
     ) -> None:
-        """Take what a packed pass captured; `gather [rows, longest]` says where each row's tokens lay."""
+        """Copy the keys and values of a packed pass; `gather [rows, longest]` has each row's positions."""
         self.lengths = lengths
         self.fused = fused
         rows, longest = gather.shape
@@ -64,7 +64,7 @@ class RowCache:
         self.layers = [(keys[rows], values[rows]) for keys, values in self.layers]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, rule: AttentionRule) -> Tensor:
-        """Append one token a row and attend to the row's own past: `[rows, heads, size]`."""
+        """Append one token per row and attend to the row's previous tokens: `[rows, heads, size]`."""
         keys, values = self.layers[layer]
         if int(self.lengths.max()) >= keys.shape[2]:
             keys, values = _grown(keys), _grown(values)
@@ -81,7 +81,7 @@ class RowCache:
 
 
 def _grown(cache: Tensor) -> Tensor:
-    """Add room for `GROWTH` positions at least; the capacity becomes a multiple of it."""
+    """Extend the cache by at least `GROWTH` positions; the capacity becomes a multiple of it."""
     more = rounded(cache.shape[2], GROWTH) + GROWTH - cache.shape[2]
     room = cache.new_zeros(*cache.shape[:2], more, cache.shape[3])
     return torch.cat([cache, room], dim=2)
@@ -97,21 +97,21 @@ def packed_generate(
 ) -> tuple[Tensor, list[list[int]]]:
     """Continue each row greedily until end of sequence or `max_new_tokens`, and score its target.
 
-    A row with a target is read with it once. The logits at the target's positions give its loss, and verify
-    it as a draft of the answer: as long as the most probable token is the target's, the next position's
-    logits are those that greedy decoding would compute. Decoding continues from the first other token.
+    A row is read once, with its target if it has one. The logits at the target's positions give its loss, and
+    verify it as a draft of the answer: while the most probable token is the target's, the next position's
+    logits equal those of greedy decoding. Decoding continues from the first other token.
 
     Args:
         backbone: the frozen model.
         prompts: soft prompts, `[clients, length, width]`.
-        rows: what to continue under which prompt.
-        max_new_tokens: tokens at most, per row; fewer where the model's context ends before.
-        budget: tokens held at once (see `batches.py`), which bounds memory and changes no result.
-        fused: whether layers that were prepared for it are computed fused (see `fused.py`).
+        rows: the examples to continue, each with its client.
+        max_new_tokens: maximum tokens per row; fewer if the model's context ends before.
+        budget: tokens in memory at once (see `batches.py`); does not change results.
+        fused: whether prepared layers use their fused forward (see `fused.py`).
 
     Returns:
-        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without; and its
-        new tokens, without the end-of-sequence token.
+        Each row's summed negative log-likelihood over its target, `[rows]`, NaN for a row without target; and
+        its new tokens, without the end-of-sequence token.
     """
     losses = torch.full((len(rows),), torch.nan, device=backbone.device)
     outputs: list[list[int]] = [[] for _ in rows]
@@ -132,7 +132,7 @@ def packed_generate(
 
 @dataclass(frozen=True)
 class Ending:
-    """When an answer ends."""
+    """Conditions that end an answer."""
 
     stop: frozenset[int]  # tokens that end a text
     context: int  # positions of the model
@@ -140,11 +140,11 @@ class Ending:
 
     @classmethod
     def of(cls, backbone: Backbone, most: int) -> "Ending":
-        """Return when a model's answers of at most that many tokens end."""
+        """Return the conditions of a model, for answers of at most that many tokens."""
         return cls(frozenset(backbone.eos_token_ids), backbone.context_length or sys.maxsize, most)
 
     def extend(self, answer: list[int], token: int, length: int) -> bool:
-        """Append a token that was chosen after `length` tokens, and return whether another one follows."""
+        """Append a token that was selected after `length` tokens; return whether another one follows."""
         if token in self.stop or length >= self.context:
             return False
         answer.append(token)
@@ -161,8 +161,8 @@ def _read(
 ) -> tuple[Tensor, list[list[int]], list[int]]:
     """Read a batch once.
 
-    Returns, for the rows as laid out: their targets' losses, NaN of a row without; the tokens of their
-    answers that are known; and the numbers of those whose answers go on.
+    Returns, for the rows as laid out: their targets' losses, NaN for a row without target; the known tokens
+    of their answers; and the numbers of the rows whose answers continue.
     """
     predictions = predict(backbone, prompts, packed, predicted_at(packed, rows).to(backbone.device))
     drafts = [row.example.target if row.target else NOTHING for row in laid]
@@ -175,11 +175,11 @@ def _read(
     for number, (row, draft, chosen) in enumerate(zip(laid, drafts, choices, strict=True)):
         length = packed.row_prefixes[number][1] + len(row.example.source)
         for token, drafted in zip(chosen.tolist(), draft.tolist(), strict=True):
-            goes_on = ending.extend(answers[number], token, length)
-            if not goes_on or token != drafted:
+            continues = ending.extend(answers[number], token, length)
+            if not continues or token != drafted:
                 break
             length += 1
-        if goes_on:
+        if continues:
             going.append(number)
     return sums, answers, going
 
@@ -193,8 +193,8 @@ def row_cache(
         packed: the batch.
         laid: its rows as laid out.
         which: the numbers of the rows to keep.
-        read: of each laid-out row, how many tokens of its target are kept after its source.
-        fused: as of the pass.
+        read: number of target tokens to keep after the source, for each laid-out row.
+        fused: as in the pass.
     """
     starts = [packed.row_starts[number] for number in which]
     ends = [packed.row_starts[number] + len(laid[number].example.source) + read[number] for number in which]
@@ -205,7 +205,7 @@ def row_cache(
 
 
 def _continue(backbone: Backbone, answers: Sequence[list[int]], cache: RowCache, ending: Ending) -> None:
-    """Extend answers greedily; the cache has all that is before each one's last token."""
+    """Extend answers greedily; the cache has all tokens before each answer's last one."""
     active = list(range(len(answers)))  # rows of the cache; some may have ended
     going = set(active)
     while going:
@@ -232,7 +232,7 @@ def _continue(backbone: Backbone, answers: Sequence[list[int]], cache: RowCache,
 def _gather(
     prefixes: Sequence[tuple[int, int]], starts: Sequence[int], ends: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Return where each row's prefix and own tokens lie, `[rows, longest]`, and how many there are."""
+    """Return the positions of each row's prefix and own tokens, `[rows, longest]`, and their number."""
     places = [
         torch.cat([torch.arange(at, at + length), torch.arange(start, end)])
         for (at, length), start, end in zip(prefixes, starts, ends, strict=True)
@@ -242,8 +242,8 @@ def _gather(
 
 
 @contextmanager
-def _chosen_greedily(backbone: Backbone) -> Iterator[None]:
-    """Set the model's own settings aside, such as a penalty of repetitions: every way decodes alike."""
+def _greedy(backbone: Backbone) -> Iterator[None]:
+    """Disable the model's generation settings, such as a repetition penalty: all paths decode greedily."""
     own, bare = backbone.model.generation_config, GenerationConfig()  # type: ignore[no-untyped-call]
     backbone.model.generation_config = bare
     try:
@@ -255,7 +255,7 @@ def _chosen_greedily(backbone: Backbone) -> Iterator[None]:
 def plain_generate(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int, attention: str = "eager"
 ) -> list[list[int]]:
-    """The same as `packed_generate` with the model's own `generate`, one row at a time."""
+    """Compute `packed_generate` with the model's own `generate`, one row at a time."""
     if backbone.model.config._attn_implementation != attention:
         backbone.model.set_attn_implementation(attention)
     stop = set(backbone.eos_token_ids)
@@ -263,7 +263,7 @@ def plain_generate(
     outputs = []
     for row in rows:
         inputs = row_inputs(backbone, prompts, row, target=False)
-        with torch.no_grad(), _chosen_greedily(backbone):
+        with torch.no_grad(), _greedy(backbone):
             new = backbone.model.generate(  # type: ignore[operator]
                 inputs_embeds=inputs,
                 attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long, device=backbone.device),
@@ -280,7 +280,7 @@ def plain_generate(
 def single_generate(
     backbone: Backbone, prompts: Tensor, rows: Sequence[Row], max_new_tokens: int
 ) -> list[list[int]]:
-    """The same as `packed_generate` from the whole text at every token: slow, and right for any model."""
+    """Compute `packed_generate` row by row, without a cache: slow, for any model."""
     stop, context = set(backbone.eos_token_ids), backbone.context_length or sys.maxsize
     outputs = []
     for row in rows:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from fedprofit.backbone.fingerprint import whole_tokenizer
+from fedprofit.backbone.fingerprint import tokenizer_text
 from fedprofit.backbone.load import Backbone, check_causal, check_fit
 from fedprofit.core.files import content_hash
 
@@ -48,7 +48,7 @@ def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     config = model.config.to_dict()
     for volatile in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
         config.pop(volatile, None)
-    digest.update(content_hash([config, whole_tokenizer(tokenizer)]).encode())
+    digest.update(content_hash([config, tokenizer_text(tokenizer)]).encode())
     return digest.hexdigest()[:16]
 
 

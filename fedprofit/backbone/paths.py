@@ -1,12 +1,12 @@
-"""The paths by which a backbone can be computed, each a function of some prompts and rows.
+"""The computation paths of a backbone, each a set of functions of prompts and rows.
 
     fused   packed, with layers of Llama's shape in compiled loops (`fused.py`)
-    packed  all tokens in one flat row, only attention is told rows apart (`packing.py`)
+    packed  all tokens in one flat row; only attention separates rows (`packing.py`)
     eager, sdpa  the model's own attention on padded batches
-    single  one row at a time and nothing kept between tokens: what the others are compared with
+    single  one row at a time, without a cache; the reference for the others
 
-All take a stack of prompts `[clients, length, width]` and return what `single` does. `verify.py` decides
-which of them a model may take.
+All take a stack of prompts `[clients, length, width]` and return the same as `single`. `verify.py` selects
+the paths that are exact for a model.
 """
 
 from collections.abc import Sequence
@@ -53,7 +53,7 @@ def divergences(
 ) -> Tensor:
     """Return each row's KL(reference || current), summed over its target positions `[rows]`.
 
-    Autograd follows the prompts, not the reference.
+    It is differentiable by the prompts, not by the reference.
     """
     if path in PACKED:
         return packed_divergences(backbone, prompts, reference, rows, fused=path == "fused")

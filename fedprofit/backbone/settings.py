@@ -15,12 +15,12 @@ class BackboneConfig(Section):
     device: str = "auto"
     engine: Literal["vectorized", "reference"] = "vectorized"
     """vectorized: all clients at once. reference: one client and one row at a time, by autograd and
-    torch.optim; slow, to check results with."""
+    torch.optim; slow, to check results."""
     # packed: all tokens of all clients in one flat row; fused: packed, with compiled kernels for Llama-like
     # layers (CPU); eager, sdpa: padded batches with the model's own attention; auto: the first of fused and
     # packed that is verified at load to equal the plain model, else eager.
     attention: Literal["auto", "fused", "packed", "eager", "sdpa"] = "auto"
-    # most tokens of a pass: bounds memory; another budget changes the rounding of sums, in every dtype
+    # maximum tokens of a pass: bounds memory; changes the rounding of sums, in every dtype
     token_budget: Positive = 2048
     # processes that share the budget, one core each; auto: one per core, one on a GPU
     workers: Positive | Literal["auto"] = "auto"

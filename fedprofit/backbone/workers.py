@@ -37,7 +37,7 @@ class Workers:
     """`count` worker processes, forked at first use; a count of 1 computes in this process."""
 
     def __init__(self, backbone: Backbone, count: int) -> None:
-        """Store the arguments; no process is started yet."""
+        """Store the arguments; processes start at first use."""
         self.backbone = backbone
         self.count = count
         self._pool: ProcessPoolExecutor | None = None

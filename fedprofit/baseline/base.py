@@ -37,7 +37,7 @@ class BaselineContext:
         start: the common initialization of all methods, unstacked.
         examples: returns a client's train examples.
         pool: the train examples of all train clients.
-        room: tokens that the model's context has beside the longest row; None without a limit.
+        room: free tokens in the model's context with the longest row; None without a limit.
         seed: the seed of the run.
     """
 
@@ -51,7 +51,7 @@ class BaselineContext:
     seed: int
 
 
-# From a client, whether the example is its own, and the example, to an answer; None if there is none.
+# From a client, whether the example is its own, and the example to an answer; None if there is none.
 AnswerOf = Callable[[ClientId, bool, Example], str | None]
 
 
@@ -61,7 +61,7 @@ class BaselineSettings(Named, Component, family="baseline", package="fedprofit.b
     needs: ClassVar[tuple[tuple[str, ...], ...]] = (("train", "predictor", "answer"),)
 
     evaluate_at: tuple[Positive, ...] = ()
-    """Steps after which a baseline that is trained is scored. The last step is always scored."""
+    """Steps after which a trained baseline is scored. The last step is always scored."""
 
     is_shared: ClassVar[bool] = False  # whether all clients share one set of parameters
     interpolation: ClassVar[tuple[float, ...]] = ()  # no interpolation: there is no federated prompt
@@ -91,7 +91,7 @@ class BaselineSettings(Named, Component, family="baseline", package="fedprofit.b
         raise NotImplementedError
 
     def predictor(self, context: BaselineContext, clients: Sequence[ClientId]) -> Predictor:
-        """Return what answers for these clients; arguments as of `train`."""
+        """Return the predictor for these clients; arguments as of `train`."""
         raise NotImplementedError
 
     def answer(self, context: BaselineContext, clients: Sequence[ClientId]) -> AnswerOf:

@@ -1,4 +1,4 @@
-"""The input as the answer: what a metric gives for repeating words."""
+"""The input as the answer: the score of repeating the input's words."""
 
 from collections.abc import Sequence
 

@@ -24,8 +24,8 @@ class InContext(BaselineSettings, kind="in_context", paper="Brown et al. 2020, a
     """The base model, without a prompt, with the client's own train examples in context."""
 
     examples: Positive = 4
-    """Own train examples before each input, drawn by seed; fewer where a client or the context of the
-    model has no room for more."""
+    """Own train examples before each input, drawn by seed; fewer if the client has fewer or the model's
+    context is exceeded."""
 
     def predictor(self, context: BaselineContext, clients: Sequence[ClientId]) -> Predictor:
         """Draw each client's examples and put them before the rows."""
@@ -47,7 +47,7 @@ class InContext(BaselineSettings, kind="in_context", paper="Brown et al. 2020, a
         return found
 
     def extra_tokens(self, longest: int) -> int:
-        """Return the tokens of that many longest examples, and what is between them."""
+        """Return the tokens of that many longest examples, separators included."""
         return self.examples * (longest + 4)
 
 
@@ -58,7 +58,7 @@ def _text(example: Example, between: Tokens) -> Tokens:
 
 @dataclass(frozen=True)
 class _WithExamples:
-    """A predictor that reads other tokens between an example's prefix and its source."""
+    """A predictor that inserts tokens between an example's prefix and its source."""
 
     inner: Predictor
     before: Sequence[Tokens]  # of each client

@@ -1,4 +1,4 @@
-"""The majority label: the most frequent train target. What is not above it has learned nothing."""
+"""The majority label: the most frequent train target. A method below it has learned nothing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ class Majority(BaselineSettings, kind="majority"):
 
 
 def most_frequent(examples: Iterable[Example]) -> str | None:
-    """Return the most frequent first reference; of several the first in alphabetical order.
+    """Return the most frequent first reference; ties are broken alphabetically.
 
     >>> most_frequent([])
     """

@@ -116,8 +116,37 @@ def study(
         return
     with reporter() as report:
         folder, progress = run_study(
-            study, overrides or [], out, workers, resume, yes, ray, report, only or [], foresee=True
+            study, overrides or [], out, workers, resume, yes, ray, report, only or [], estimate=True
         )
     print_study(folder, progress, console)
     if progress.failed:
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel="Compute")
+def tasks(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The folder of the table.  [default: runs/NAME]")] = None,
+    margin: Annotated[
+        float, typer.Option(help="Points of ROUGE-L by which a trained prompt must exceed trivial answers.")
+    ] = 10.0,
+    quiet: Quiet = False,
+    accept: AcceptLicence = False,
+    plugins: Plugins = None,
+) -> None:
+    """Select tasks for a study: those that a prompt can learn, and trivial answers do not solve."""
+    from fedprofit.config.file import load_config
+
+    settings = load_config(config, overrides or [])
+    check_data(settings)
+    load_libraries()
+    from fedprofit.report.tasks import write_selection
+    from fedprofit.runs.progress import reporter
+    from fedprofit.studies.selection import select_tasks
+
+    with reporter(quiet) as report:
+        found = select_tasks(settings, margin, report)
+    place = out or Path("runs") / settings.name
+    place.mkdir(parents=True, exist_ok=True)
+    write_selection(found, place, console)

@@ -36,7 +36,7 @@ class Section(BaseModel):
 
     @classmethod
     def _prepare(cls, key: str, value: Any) -> Any:
-        """Convert a list to a tuple where the field is one; name a component's kind as the default has it."""
+        """Convert a list to a tuple if the field is one; set a missing kind to that of the default."""
         field = cls.model_fields.get(key)
         if field is None:
             return value

@@ -146,7 +146,7 @@ class Component(Section):
     paper: ClassVar[str] = ""  # reference of the method, as one line
     needs: ClassVar[tuple[tuple[str, ...], ...]] = ()  # groups of methods; a component defines one of each
     is_base: ClassVar[bool] = False  # whether this is the base class of a family
-    is_recorded: ClassVar[bool] = False  # stands for a recorded component whose plug-in is not loaded
+    is_recorded: ClassVar[bool] = False  # whether this is a recorded component whose plug-in is not loaded
 
     def __init_subclass__(
         cls,

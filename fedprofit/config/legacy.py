@@ -1,6 +1,6 @@
 """Configurations that earlier versions kept in result folders, upgraded to today's keys.
 
-Only what reads a result folder calls this. A file that a user hands to a command is read as it is.
+This applies only to result folders. A file that a user gives to a command is read unchanged.
 """
 
 from copy import deepcopy

@@ -77,7 +77,7 @@ def atomic(path: Path) -> Iterator[Path]:
     >>> (folder / "note.txt").read_text()
     'done'
     """
-    with naming_place(path, writes_only=True):
+    with path_in_errors(path, writes_only=True):
         if _is_device(path):
             with tempfile.TemporaryDirectory() as folder:
                 yield Path(folder) / path.name
@@ -99,7 +99,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def exclusive_lock(folder: Path) -> Iterator[None]:
     """Create a folder and hold an exclusive lock on it.
 
     The lock is released when the process ends. Raises UserError if another process holds the lock or the
@@ -148,7 +148,7 @@ REFUSALS = {
 
 
 @contextmanager
-def naming_place(path: Path, writes_only: bool = False) -> Iterator[None]:
+def path_in_errors(path: Path, writes_only: bool = False) -> Iterator[None]:
     """Convert errors for a full disk or an unwritable path at or below `path` to `UserError`.
 
     With `writes_only`, also convert errors of libraries such as safetensors, which keep only the text of the

@@ -70,4 +70,4 @@ def numba_folder() -> tuple[Path | None, str]:
         return None, str(error)
     if usable(folder):
         return folder, ""
-    return None, f"{folder} cannot be written. Set {variable} to a folder that can be."
+    return None, f"{folder} cannot be written. Set {variable} to a writable folder."

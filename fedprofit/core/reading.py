@@ -4,7 +4,7 @@ Every problem with a file is a `UserError` with its path and the remedy: it is m
 (`sealed.py`) differs, or a library cannot parse it. The checksum is verified first, so that no damaged file
 reaches a parser: polars panics on some, and others request all memory.
 
-What a user gives as data is read by `data/sources` and `data/tables`.
+User data is read by `data/sources` and `data/tables`.
 """
 
 import io

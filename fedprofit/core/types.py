@@ -37,8 +37,8 @@ Batch = Sequence[Example]
 
 
 @dataclass(frozen=True)
-class ClientWork:
-    """One client's assignment in a round: one batch per step, and its weight in the average."""
+class ClientBatches:
+    """A client's batches of one round, one per step, and its weight in the average."""
 
     client: ClientId
     batches: Sequence[Batch]
@@ -63,7 +63,7 @@ class ServerState:
     params: Params  # unstacked
     optimizer: dict[str, Params] = field(default_factory=dict)  # moments, by name
     round: int = 0
-    extra: dict[str, Params] = field(default_factory=dict)  # whatever else an algorithm keeps, by name
+    extra: dict[str, Params] = field(default_factory=dict)  # further state of an algorithm, by name
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Divide a client's examples into batches, shuffled in every epoch.
+"""Division of a client's examples into batches, shuffled in every epoch.
 
 A plan is a function of the number of examples and a generator; it returns positions. Tokens are read later,
-and only for the clients of the cohort.
+only for the clients of the cohort.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ BatchPlan = Callable[[int, np.random.Generator], list[Positions]]
 
 
 class LocalSteps(Section):
-    """How long a client trains: a number of steps, or of epochs over its data, on batches of this size."""
+    """Length of local training: a number of steps or of epochs, and the batch size."""
 
     steps: Positive | None = None
     """Steps of each client; give either steps or epochs."""
     epochs: Positive | None = None
     """Passes over a client's own examples."""
     batch_size: Positive = 4
-    """Examples of a step."""
+    """Examples per step."""
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> Self:
@@ -38,10 +38,10 @@ class LocalSteps(Section):
         return steps, min(self.batch_size, examples)
 
     def plan(self) -> BatchPlan:
-        """Make the plan of these steps or epochs.
+        """Make the plan for these steps or epochs.
 
         Each epoch passes once over all examples in a fresh order; its last batch may be smaller. With
-        `steps`, epochs follow each other until there are that many batches. No examples, no batches.
+        `steps`, epochs are repeated until there are that many batches. Without examples there are none.
 
         >>> plan = LocalSteps(steps=3, batch_size=2).plan()
         >>> [len(batch) for batch in plan(3, np.random.default_rng(0))]
@@ -63,7 +63,7 @@ class LocalSteps(Section):
 
 
 def one_batch(size: int | Literal["full"]) -> BatchPlan:
-    """Make the plan of one batch without replacement: of this size, or all there is.
+    """Make the plan of one batch, drawn without replacement: of this size, or of all examples.
 
     >>> [len(batch) for batch in one_batch("full")(3, np.random.default_rng(0))]
     [3]

@@ -1,4 +1,4 @@
-"""Given clients: which of them are train, validation and test clients, and what they keep of their rows."""
+"""Choice of the train, validation and test clients among given clients, and of their rows."""
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from fedprofit.data.tables.reading import SHOWN, Remark, listed, shown
 def _set_aside_small(
     names: list[str], owner: Ints, named: Ints | None, least: int
 ) -> tuple[list[str], Ints, Ints | None, list[Remark]]:
-    """Leave out the clients with fewer than `least` rows."""
+    """Exclude the clients with fewer than `least` rows."""
     sizes = np.bincount(owner[owner >= 0], minlength=len(names))
     small = sizes < least
     if not small.any():
@@ -38,17 +38,17 @@ def choose_clients(
     settings: ClientSettings,
     seed: int,
 ) -> Owners:
-    """Draw the clients of each group, exactly as many as asked for; keep at most `data.examples` a split.
+    """Draw the requested number of clients of each group; keep at most `data.examples` rows per split.
 
-    Where there are enough of them, all have train rows, and validation and test clients have test rows.
+    Clients with the required rows come first: all need train rows, validation and test clients test rows.
 
     Args:
         names: the clients.
         owner: each row's client as a position in `names`, -1 for none, `[rows]`.
         split: each row's split, `[rows]`.
-        named: the group that the source names for each client, `[clients]`; None where it names none.
+        named: the group that the source names for each client, `[clients]`; None if it names none.
         settings: how many clients and examples.
-        seed: all draws come from it.
+        seed: seed of all draws.
     """
     names, owner, named, remarks = _set_aside_small(names, owner, named, settings.min_examples)
     wanted = (settings.clients.train, settings.clients.validation, settings.clients.test)
@@ -77,7 +77,7 @@ def _limited(
     settings: ClientSettings,
     seed: int,
 ) -> tuple[Ints, Ints]:
-    """Return, aligned, the client and row of what the chosen own, at most `data.examples` of each split."""
+    """Return, aligned, client and row of the chosen clients' rows, at most `data.examples` of each split."""
     rows = np.flatnonzero(group[owner] >= 0)
     client = np.searchsorted(chosen, owner[rows])
     if settings.examples is None:
@@ -112,7 +112,7 @@ def _check_enough(
 
 
 def named_groups(pool: pa.Table, names: list[str], owner: Ints) -> Ints | None:
-    """Return the group that the source names for each client, `[clients]`; None where it names none.
+    """Return the group that the source names for each client, `[clients]`; None if it names none.
 
     Raises:
         UserError: a client without a group, or with several.
@@ -139,7 +139,7 @@ def named_groups(pool: pa.Table, names: list[str], owner: Ints) -> Ints | None:
 def check_clients(
     partition: Component, names: list[str], owner: Ints, split: NDArray[np.int8], hidden: NDArray[np.bool_]
 ) -> None:
-    """Raise UserError where a plug-in's partition returned what no clients can be made of."""
+    """Raise UserError if a plug-in's partition returned invalid values."""
     if partition.is_built_in():
         return
     whose = f"data.partition.kind: {partition.kind} ({where_of(type(partition))}): clients()"
@@ -165,10 +165,10 @@ def check_clients(
 def _draw(shuffled: Ints, has: NDArray[np.bool_], wanted: tuple[int, int, int]) -> Ints:
     """Choose train, validation and test clients, in this order; `has` is `[clients, splits]`.
 
-    If too few have the rows that they need, the first are taken, whatever they have.
+    If too few have the required rows, the first clients are taken anyway.
     """
     trained = shuffled[has[shuffled, TRAIN]]
-    later = np.roll(trained, -wanted[0])  # the train clients' turn comes last
+    later = np.roll(trained, -wanted[0])  # train clients are chosen last
     scored = later[has[later, TEST]][: wanted[1] + wanted[2]]
     others = trained[~np.isin(trained, scored)][: wanted[0]]
     chosen = np.concatenate([others, scored])
@@ -176,7 +176,7 @@ def _draw(shuffled: Ints, has: NDArray[np.bool_], wanted: tuple[int, int, int]) 
 
 
 def _draw_named(shuffled: Ints, has: NDArray[np.bool_], wanted: tuple[int, int, int], named: Ints) -> Ints:
-    """Choose clients within the groups that the source names; first those that have the rows they need."""
+    """Choose clients within the groups that the source names; first those with the required rows."""
     drawn = []
     for number, count in enumerate(wanted):
         members = shuffled[named[shuffled] == number]

@@ -1,4 +1,4 @@
-"""How many clients and examples a configuration asks for, and what a partition gives to each client."""
+"""Requested numbers of clients and examples, and the rows that a partition gives to each client."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Groups(Section):
-    """How many clients, or how many examples a client, for each of three purposes."""
+    """Numbers of clients, or of examples per client, for train, validation and test."""
 
     train: Count
     validation: Count
@@ -22,23 +22,23 @@ class Groups(Section):
 
 
 class ClientSettings(Section):
-    """How many clients and examples a data set has."""
+    """Numbers of clients and examples of a data set."""
 
     clients: Groups = Groups(train=8, validation=2, test=4)
-    """How many clients of each group."""
+    """Clients of each group."""
     examples: Groups | None = Groups(train=48, validation=16, test=16)
-    """The largest number of examples of each split that a client gets; null: all it has."""
+    """Maximum number of examples of each split per client; null: no maximum."""
     min_examples: Count = 0
-    """Given clients (natural, flwr) with fewer examples in all are set aside."""
+    """Given clients (natural, flwr) with fewer examples in total are excluded."""
 
 
 @dataclass(frozen=True)
 class Owners:
-    """Who owns what: clients, their groups, and, aligned, the client and row of each thing owned."""
+    """Clients, their groups, and, aligned, client and row of each owned row."""
 
     names: list[str]  # of the clients, ascending
     groups: "NDArray[np.int8]"  # [clients]: 0 train, 1 validation, 2 test
     client: "Ints"  # [owned], positions in `names`
-    rows: "Ints"  # [owned], rows of the pool, none twice
+    rows: "Ints"  # [owned], rows of the pool, distinct
     split: "NDArray[np.int8]"  # [rows of the pool]
     remarks: "list[Remark]"

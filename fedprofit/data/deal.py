@@ -1,7 +1,7 @@
-"""Deal rows to clients, from one task a client to IID.
+"""Dealing of rows to clients, from one task per client to IID.
 
-Which rows a group of clients uses, and how many each client gets, is decided before (`dealt.py`) and is the
-same at every level of heterogeneity. A level decides only who gets which of those rows.
+`dealt.py` determines the rows of a group of clients and the number of rows per client. They are the same at
+every level of heterogeneity: a level determines only which client gets which row.
 """
 
 from collections.abc import Callable
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from fedprofit.data.splits import Ints
 
-CELLS = 2**22  # numbers in one block of clients x classes: bounds memory, changes no result
-TURNS = 2048  # where clients own more rows than this, a turn takes several
+CELLS = 2**22  # numbers in a block of clients x classes: bounds memory; results do not depend on it
+TURNS = 2048  # for clients with more rows, a turn deals several
 
 
 def deal(stock: Ints, mixes: NDArray[Any], sizes: Ints, generator: np.random.Generator) -> Ints:
-    """Deal rows to clients in turns; return how many of each class each got, `[clients, classes]`.
+    """Deal rows to clients in turns; return the rows of each class per client, `[clients, classes]`.
 
-    In a turn each client that still needs a row draws a class from its mix, restricted to the classes that
-    have stock; where these are exhausted, from the mix of the stock. When several draw the last of a class,
-    chance decides and the others draw again.
+    In a turn, each client that needs a row draws a class from its mix, restricted to classes in stock; if
+    none of its classes is in stock, from the mix of the stock. If several draw the last row of a class, it
+    goes to a random one and the others redraw.
 
     Args:
         stock: rows of each class, `[classes]`; together at least `sizes.sum()`.
         mixes: each client's weights, `[clients, classes]`; they need not sum to one.
-        sizes: rows that each client gets, `[clients]`.
-        generator: where all draws come from.
+        sizes: rows per client, `[clients]`.
+        generator: source of all draws.
 
     >>> one_each = np.eye(2)
     >>> deal(np.array([3, 2]), one_each, np.array([3, 2]), np.random.default_rng(0)).tolist()
@@ -57,14 +57,14 @@ def _draw(mixes: NDArray[Any], left: Ints, clients: Ints, generator: np.random.G
         some = clients[start : start + block]
         reach = np.cumsum(np.where(left > 0, mixes[some], 0), axis=1, dtype=np.float64)
         reach[reach[:, -1] <= 0] = np.cumsum(left)
-        # The factor keeps rounding from reaching the total, where no class would be found.
+        # The factor prevents rounding up to the total, beyond which there is no class.
         level = generator.random(len(some)) * (1 - 1e-12) * reach[:, -1]
         drawn[start : start + block] = (reach <= level[:, None]).sum(axis=1)
     return drawn
 
 
 def _rank_among_equals(values: Ints) -> Ints:
-    """Return for each value how many equal ones come before it."""
+    """Return, for each value, the number of equal values before it."""
     order = np.argsort(values, kind="stable")
     counts = np.bincount(values)
     rank = np.empty(len(values), np.int64)
@@ -100,13 +100,13 @@ def apportion(weights: NDArray[np.float64], total: int) -> Ints:
 
 @dataclass(frozen=True)
 class Stock:
-    """The rows that one group of clients uses, and how many each client gets.
+    """The rows of one group of clients, and the number of rows per client.
 
     Attributes:
         labels: each row's label, a task or category, as a position from 0 among those present, `[rows]`.
         split: each row's split, `[rows]`: 0 train, 1 validation, 2 test.
-        given: the task that each client was given, as a label, `[clients]`; -1 where labels are categories.
-        sizes: how many rows of each split each client gets, `[clients, 3]`. They sum to its rows.
+        given: each client's task, as a label, `[clients]`; -1 if labels are categories.
+        sizes: rows of each split per client, `[clients, 3]`. They sum to the number of rows.
     """
 
     labels: Ints
@@ -134,7 +134,7 @@ class Stock:
         return self._spread(lambda s: deal(self.counts[:, s], mixes, self.sizes[:, s], generator), generator)
 
     def by_choice(self, choices: Ints, generator: np.random.Generator) -> Ints:
-        """Divide each client's rows evenly among its labels, `[clients, m]`, as far as these last.
+        """Divide each client's rows evenly among its labels, `[clients, m]`, as far as the rows suffice.
 
         Returns each row's client, `[rows]`.
         """
@@ -146,7 +146,7 @@ class Stock:
         return self._spread(give, generator)
 
     def _spread(self, give: Callable[[int], Ints], generator: np.random.Generator) -> Ints:
-        """Choose by chance which rows make up the numbers of `give(split)`, `[clients, labels]`."""
+        """Draw the rows of each client, as many as `give(split)` says, `[clients, labels]`."""
         owner = np.empty(len(self.labels), np.int64)
         for s in range(3):
             got = give(s)

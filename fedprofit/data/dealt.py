@@ -1,12 +1,12 @@
-"""Clients that are made: which rows each group of them uses, and how many each client gets.
+"""Generated clients: the rows of each group, and the number of rows per client.
 
-Tasks are given to the clients of a group in turn, in an order by seed. A group uses as many rows of a task as
-the clients that were given it need. This does not depend on the level of heterogeneity: a level then assigns
-these rows, so that levels differ in nothing else.
+Tasks are given to the clients of a group in turn, in a seeded order. A group uses as many rows of a task as
+the clients with this task need. This does not depend on the level of heterogeneity: levels differ only in how
+they assign these rows.
 
-A rare task does not end a study. Where tasks have too few rows for the clients that would be given them, the
-one with the fewest rows is set aside and the others are given again, until all have enough. At least half of
-the tasks are kept; where that is not enough, the user must change the settings.
+A rare task does not fail a study. If tasks have too few rows for their clients, the task with the fewest rows
+is set aside and the others are distributed anew, until all have enough. At least half of the tasks are kept;
+if that is not enough, the user must change the settings.
 """
 
 from typing import ClassVar, Protocol
@@ -26,7 +26,7 @@ from fedprofit.data.tables.reading import Remark, listed, shown
 
 
 class Level(Protocol):
-    """What is asked of a level of heterogeneity; `partitions/base.py` documents its members."""
+    """The interface of a level of heterogeneity; `partitions/base.py` documents its members."""
 
     kind: ClassVar[str]
     quantity_skew: float
@@ -38,7 +38,7 @@ class Level(Protocol):
 
     @property
     def tasks_each(self) -> int:
-        """How many tasks a client needs at least."""
+        """The minimum number of tasks of a client."""
         ...
 
     @property
@@ -57,10 +57,10 @@ class Level(Protocol):
 
 
 class TooFewRows(UserError):
-    """Tasks have too few rows for the clients that they are given to."""
+    """Tasks have too few rows for their clients."""
 
     def __init__(self, message: str, tasks: Ints) -> None:
-        """Take the message, and the tasks' numbers."""
+        """Store the message and the tasks' numbers."""
         super().__init__(message)
         self.tasks = tasks
 
@@ -75,19 +75,19 @@ def deal_pool(
 ) -> tuple[Ints, Ints, list[Remark]]:
     """Make the clients of all three groups, numbered train first, then validation, then test.
 
-    Every group starts from the first task of the order, so that test clients' tasks are among the train
-    clients' where there are as many of these.
+    Every group starts with the first task of the order. Therefore test clients' tasks are train clients'
+    tasks if there are at least as many train clients.
 
     Args:
         pool: all rows.
         split: each row's split, `[rows]`.
         seen: rows that clients may own, `[rows]`.
         settings: how many clients and examples.
-        level: who gets which row.
-        seed: all draws come from it.
+        level: assigns rows to clients.
+        seed: seed of all draws.
 
     Returns:
-        Aligned, the client (as a position) and the row of what they own; and which tasks were set aside.
+        Aligned, the client (as a position) and the row of each owned row; and the tasks that were set aside.
 
     Raises:
         UserError: too few rows of a task, more tasks a client than there are, no categories.
@@ -120,7 +120,7 @@ def _assigned(
     sizes: Ints,
     generator: np.random.Generator,
 ) -> Ints:
-    """Let a level assign a group's rows; UserError where clients do not get the sizes that they must."""
+    """Let a level assign a group's rows. Raise UserError if clients do not get the required sizes."""
     if not len(labels):
         return np.empty(0, np.int64)
     present, label = np.unique(labels, return_inverse=True)
@@ -134,7 +134,7 @@ def _assigned(
     if owner.shape != label.shape or owner.dtype.kind not in "iu":
         raise UserError(
             f"{whose} returned {owner.dtype} {list(owner.shape)}. Return the client of each of the "
-            f"{len(label)} rows, as a whole number."
+            f"{len(label)} rows, as an integer."
         )
     if owner.min() < 0 or owner.max() >= len(sizes):
         raise UserError(
@@ -197,11 +197,11 @@ def _rows_in_use(
     sizes: list[Ints],
     seed: int,
 ) -> list[Ints]:
-    """Choose by seed the rows that each group uses; no row is in two groups."""
+    """Draw the rows of each group; no row is in two groups."""
     rows = np.flatnonzero(seen)
     rows = rows[np.argsort(task[rows], kind="stable")]
     position = shuffled_positions(names, np.bincount(task[rows], minlength=len(names)), seed, "stock")
-    # Each task and split becomes one stretch, shuffled; the groups take from it one after another.
+    # The rows of each task and split are one shuffled stretch, from which the groups take in turn.
     cell = task[rows] * 3 + split[rows]
     order = np.lexsort((position, cell))
     rows, start = rows[order], np.searchsorted(cell[order], np.arange(3 * len(names)))
@@ -219,19 +219,19 @@ def _rows_in_use(
 def client_sizes(
     given: list[Ints], stock: Ints, names: list[str], settings: ClientSettings, level: Level, seed: int
 ) -> list[Ints]:
-    """Return how many rows of each split each client of each group gets.
+    """Return the number of rows of each split for each client of each group.
 
-    Without `data.examples` the clients that were given a task share its rows evenly. Quantity skew draws
-    sizes log-normally and rescales them to the same total, one row at least; the three splits of a client are
-    scaled alike.
+    Without `data.examples` the clients of a task share its rows evenly. Quantity skew draws log-normal sizes
+    and rescales them to the same total, at least one row each; the three splits of a client are scaled
+    equally.
 
     Args:
-        given: for each group, the task given to each client.
-        stock: how many rows there are, `[tasks, 3]`.
+        given: for each group, each client's task.
+        stock: number of rows, `[tasks, 3]`.
         names: the tasks' names.
-        settings: how many examples.
-        level: the partition, for its skew and for who holds rows out.
-        seed: all draws come from it.
+        settings: numbers of examples.
+        level: the partition; it determines the skew and the clients with held-out rows.
+        seed: seed of all draws.
 
     Returns:
         For each group `[clients, 3]`.
@@ -271,14 +271,16 @@ def client_sizes(
 
 
 def _enough(asked: Ints, stock: Ints, names: list[str], settings: ClientSettings, skewed: float) -> None:
-    task, split = np.unravel_index(np.argmax(asked - stock), stock.shape)  # where most are missing
+    task, split = np.unravel_index(
+        np.argmax(asked - stock), stock.shape
+    )  # the task with the largest shortage
     if asked[task, split] > stock[task, split]:
         skew = ", data.partition.quantity_skew" if skewed else ""
         examples = f"data.examples.{SPLITS[split]}" if settings.examples else ""
         lower = ", ".join(filter(None, [examples, "data.clients" + skew]))
         message = (
             f"task {names[task]!r} has {stock[task, split]} {SPLITS[split]} rows, and "
-            f"{asked[task, split]} are asked for by the clients of the three groups together. Lower {lower}, "
+            f"{asked[task, split]} are needed by the clients of the three groups together. Lower {lower}, "
             "or let the source give more tasks or more instances of a task."
         )
         raise TooFewRows(message, np.flatnonzero((asked > stock).any(axis=1)))

@@ -14,17 +14,17 @@ from fedprofit.data.partition import heterogeneity
 from fedprofit.data.pool import SPLITS
 from fedprofit.data.tables.reading import Remark
 
-MOST_DRAWN = 2000  # clients in a picture, which has fewer lines of pixels
+MOST_DRAWN = 2000  # maximum clients in a picture; it has limited lines of pixels
 
 
 @dataclass(frozen=True)
 class Description:
-    """The facts of a data set that reports show."""
+    """Facts of a data set for reports."""
 
     clients: dict[str, int]  # by group
     examples: dict[str, int]  # by split, over all clients
     tasks: list[str]  # tasks that some client trains on
-    counts: Any  # [clients, tasks], train examples; sparse (scipy's)
+    counts: Any  # [clients, tasks], train examples; sparse (scipy)
     names: list[str]  # of the clients
     groups: list[str]  # and their groups
     heterogeneity: float  # mean total-variation distance between a client's task mix and the pool's
@@ -38,7 +38,7 @@ class Description:
         return [f"{name} ({group})" for name, group in zip(self.names, self.groups, strict=True)]
 
     def to_frame(self) -> pl.DataFrame:
-        """Return the task mixes as a tidy table: a row per client and task that it trains on."""
+        """Return the task mixes as a tidy table: a row per client and trained task."""
         entries = self.counts.tocoo()
         names = {"client": self.names, "group": self.groups}
         columns = {name: pl.Series(values, dtype=pl.String)[entries.row] for name, values in names.items()}
@@ -89,7 +89,7 @@ def summary_table(facts: Description) -> Table:
     table.add_row("unseen-task examples", str(facts.unseen_examples))
     meaning = "0: all clients alike; mean total variation"
     if len(facts.tasks) == 1:
-        meaning = "all rows are one task: name a column of tasks to tell clients apart"
+        meaning = "all rows are one task: name a column of tasks to compare clients"
     table.add_row("heterogeneity", f"{facts.heterogeneity:.3f}  ({meaning})")
     for what, text in facts.remarks:
         table.add_row(what, text)
@@ -97,7 +97,7 @@ def summary_table(facts: Description) -> Table:
 
 
 def client_table(facts: Description, most: int = 20) -> Table:
-    """List each client's largest tasks; `most` clients at the most."""
+    """List the largest tasks of at most `most` clients."""
     table = Table(title="Task mix by client (train examples)", title_justify="left")
     table.add_column("client")
     table.add_column("examples", justify="right")
@@ -112,9 +112,9 @@ def client_table(facts: Description, most: int = 20) -> Table:
 
 
 def save_picture(facts: Description, path: Path) -> None:
-    """Draw the clients' task mixes as a heat map; the ending of `path` chooses PNG, SVG or PDF.
+    """Draw the clients' task mixes as a heat map; the suffix of `path` selects PNG, SVG or PDF.
 
-    Raises UserError for another ending.
+    Raises UserError for another suffix.
     """
     kind = path.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg", "pdf"):

@@ -1,9 +1,9 @@
-"""The federated data set: client id -> its train, validation and test examples, lazily.
+"""The federated data set: lazy access from client ids to train, validation and test examples.
 
-It is made once, from a source, a template and a partition, into two folders of the cache: the tokenized
-examples (`store.py`) and the owners of their rows. Both are memory-mapped, so that a million clients cost a
-file and no memory. Folders are addressed by content: the same settings find the same folder. A damaged folder
-is written anew.
+It is made once, from a source, a template and a partition, in two folders of the cache: the tokenized
+examples (`store.py`) and the owners of their rows. Both are memory-mapped: a million clients need a file, but
+no memory. Folders are addressed by content: equal settings give the same folder. A damaged folder is
+recreated.
 """
 
 import bisect
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from fedprofit.backbone.load import Backbone  # data is read and checked before torch is imported
 
 Group = Split  # train, validation and test clients
-READ = "read.txt"  # in each folder, a hash of the rows that it was made from
-REMARKS = "remarks.json"  # in the clients' folder, what was found in the data
+READ = "read.txt"  # in each folder: hash of the rows it was made from
+REMARKS = "remarks.json"  # in the clients' folder: remarks on the data
 
-# The pool that was read last, by the name of its clients' folder. A command checks it before torch is
-# imported and tokenizes it afterwards.
+# The last pool read, by the name of its clients' folder. A command checks it before importing torch and
+# tokenizes it afterwards.
 _read: dict[str, pa.Table] = {}
 
 
@@ -92,11 +92,11 @@ class FederatedDataset:
 
     @property
     def unseen(self) -> Examples:
-        """Test examples of the tasks held out from every client."""
+        """Test examples of the tasks that are held out from all clients."""
         return Examples(self.store, self._unseen)
 
     def members(self, group: Group) -> NDArray[np.int64]:
-        """Return the numbers of the train, validation or test clients among all, in the order of names."""
+        """Return the positions of the train, validation or test clients, in the order of names."""
         return np.flatnonzero(self._groups == SPLITS.index(group))
 
     def clients(self, group: Group) -> Names:
@@ -104,7 +104,7 @@ class FederatedDataset:
         return Names(self._names, self.members(group))
 
     def examples(self, client: ClientId, split: Split) -> Examples:
-        """Return one split of a client's examples, lazily; UserError if there is no such client."""
+        """Return one split of a client's examples, lazily. Raise UserError if there is no such client."""
         names = Names(self._names, range(len(self._names)))
         position = bisect.bisect_left(names, client)
         if position == len(names) or names[position] != client:
@@ -114,7 +114,7 @@ class FederatedDataset:
     def _rows_of(
         self, clients: NDArray[np.int64], split: Split
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows of one split of some clients, client by client, and how many each has."""
+        """Return the rows of one split of some clients, client by client, and the number per client."""
         entries = 3 * clients + SPLITS.index(split)
         starts, sizes = self._indptr[entries], self._indptr[entries + 1] - self._indptr[entries]
         within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -125,9 +125,9 @@ class FederatedDataset:
         return Examples(self.store, self._rows_of(self.members(group), split)[0])
 
     def remarks(self) -> list[Remark]:
-        """Return remarks on the data: what was skipped, is unused, duplicate or trimmed."""
-        again = f"Remove the folder {self._clients.parent}; it is made anew."
-        found = [(what, text) for what, text in read_json(self._clients / REMARKS, again)["remarks"]]
+        """Return remarks on the data: rows that are skipped, unused, duplicate or trimmed."""
+        remedy = f"Remove the folder {self._clients.parent}; it is recreated."
+        found = [(what, text) for what, text in read_json(self._clients / REMARKS, remedy)["remarks"]]
         rows = np.concatenate([self._rows, self._unseen])
         trimmed = self.store.trimmed(rows)
         if trimmed:
@@ -145,7 +145,7 @@ class FederatedDataset:
 
     def task_counts(self) -> Any:
         """Count each client's train examples by task: a sparse array (scipy's), `[clients, tasks]`."""
-        from scipy.sparse import coo_array  # here: a run needs it only at its end
+        from scipy.sparse import coo_array  # here: only needed at the end of a run
 
         rows, sizes = self._rows_of(np.arange(len(self._names)), "train")
         clients = np.repeat(np.arange(len(sizes)), sizes)
@@ -157,7 +157,7 @@ class FederatedDataset:
 def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examples:
     """Draw a fixed, seeded sample, stratified by task: tasks keep their shares, up to rounding.
 
-    Every row gets a random rank within its task, as a fraction of the task's size; the lowest ranks are
+    Each row gets a random rank within its task, divided by the task's size; the rows of lowest rank are
     drawn.
     """
     tasks = examples.store.task_of[examples.rows]
@@ -171,7 +171,7 @@ def stratified(examples: Examples, count: int, seed: int, purpose: str) -> Examp
 
 
 def prepare_clients(settings: DataConfig, seed: int) -> Path:
-    """Read the source, check all its rows and make its clients, unless they are in the cache; needs no model.
+    """Read the source, check all its rows and make its clients, unless they are cached; needs no model.
 
     Returns:
         The clients' folder.
@@ -205,7 +205,7 @@ def prepare_clients(settings: DataConfig, seed: int) -> Path:
 
 
 def check_sources(data: Iterable[DataConfig]) -> None:
-    """Check all rows of the sources that can be checked early; UserError names the errors of the first."""
+    """Check all rows of the sources that can be checked early. UserError names the first one's errors."""
     tables = {
         content_hash([one.source.model_dump(), one.bad_rows]): one for one in data if one.source.checks_early
     }
@@ -214,16 +214,16 @@ def check_sources(data: Iterable[DataConfig]) -> None:
 
 
 def open_dataset(settings: DataConfig, backbone: "Backbone", seed: int) -> FederatedDataset:
-    """Open the data set of these settings; make it first where it is not in the cache.
+    """Open the data set of these settings; make it first if it is not cached.
 
     Raises:
         UserError: see the source, the template and the partition.
     """
-    from fedprofit.backbone.fingerprint import whole_tokenizer  # here: it imports transformers
+    from fedprofit.backbone.fingerprint import tokenizer_text  # here: it imports transformers
 
     clients = prepare_clients(settings, seed)
     pool = _read.pop(clients.name, None)
-    tokenizer = content_hash(whole_tokenizer(backbone.tokenizer))
+    tokenizer = content_hash(tokenizer_text(backbone.tokenizer))
     eos = backbone.eos_token_ids[0]
     source = [fingerprint(settings.source, seed), settings.bad_rows]
     texts = content_hash([FORMAT, source, settings.template.model_dump(), tokenizer, eos])
@@ -243,15 +243,15 @@ def open_dataset(settings: DataConfig, backbone: "Backbone", seed: int) -> Feder
 
 
 def _check_one_reading(examples: Path, clients: Path) -> None:
-    """Raise UserError where texts and their owners were read from a source that changed in between.
+    """Raise UserError if the source changed between the reading of texts and of their owners.
 
-    A source's fingerprint does not always show it, for example of a data set on the hub without a revision.
+    A source's fingerprint may not show it, for example for a data set on the hub without a revision.
     """
     was, now = ((folder / READ).read_text() for folder in (clients, examples))
     if was != now:
         raise UserError(
-            "data.source: what it holds has changed since this data set was first read, so that rows are no "
-            f"longer whose they were. Name a revision (data.source.revision), or remove {clients} and "
+            "data.source: its content has changed since this data set was first read, so that the owners of "
+            f"its rows are outdated. Name a revision (data.source.revision), or remove {clients} and "
             f"{examples} to read it anew."
         )
 

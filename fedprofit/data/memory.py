@@ -1,12 +1,12 @@
-"""Data from memory: rows of Python, polars, pandas, pyarrow or `datasets`, or an object of one's own.
+"""Data from memory: rows of Python, polars, pandas, pyarrow or `datasets`, or a custom object.
 
     from fedprofit.data.memory import dataset
 
     rows = [{"client": "ann", "input": "2 + 2", "target": "4"}, ...]
     data = DataConfig(source=dataset(rows), clients=Groups(train=8, validation=2, test=4))
 
-The rows are written to a Parquet file of the cache, named by their hash, so that other processes and resumed
-runs read them as they read a table. Configurations hold the hash, never the rows.
+The rows are written to a Parquet file in the cache, named by their hash. Other processes and resumed runs
+read this file. Configurations contain the hash, not the rows.
 """
 
 import sys
@@ -31,17 +31,17 @@ __all__ = ["ClientData", "dataset", "read_rows"]
 
 
 def dataset(data: Any, columns: Asked = None) -> MemorySource:
-    """Keep rows from memory in the cache and return the data source that reads them.
+    """Store rows in the cache and return the data source that reads them.
 
     Args:
         data: rows as a list of dicts, a mapping of clients to rows (or to splits and their rows), a mapping
             of columns to values, a polars, pandas or pyarrow table, a `datasets.Dataset` or `DatasetDict`, or
             an object with the methods of `ClientData`.
-        columns: which column is what, as `{"input": "question"}`. Others are found by their usual names:
+        columns: columns by role, as `{"input": "question"}`. Other roles are found by their usual names:
             input, target, client, definition, task, category, split, group.
 
     Raises:
-        UserError: other data, no rows, a row without a column that others have, a value that is not text or a
+        UserError: other data, no rows, a row that lacks a column of others, a value that is not text or a
             number, a sequence whose length is not the number of its rows.
 
     Example:
@@ -62,12 +62,12 @@ def read_rows(
     reading: "Reading | None" = None,
     columns: Asked = None,
 ) -> pa.Table:
-    """Turn data from memory into a table of POOL_SCHEMA: what the `read` of a data source returns.
+    """Convert data from memory to a table of POOL_SCHEMA, the result of a data source's `read`.
 
     Args:
         data: see `dataset`; also a generator of dicts.
-        place: what messages call it.
-        reading: collects rows that cannot be used; without one they are refused.
+        place: name of the data in messages.
+        reading: collects unusable rows; without it they raise an error.
         columns: see `dataset`.
     """
     table, named = table_of(data, columns, place)
@@ -75,7 +75,7 @@ def read_rows(
 
 
 def table_of(data: Any, columns: Asked = None, place: str = "data.source") -> tuple[pa.Table, Columns]:
-    """Turn any accepted data into a table; return it and its columns' roles. See `dataset`."""
+    """Convert any accepted data to a table; return it and its columns' roles. See `dataset`."""
     if isinstance(data, str | bytes) or data is None:
         raise UserError(f"{place}: found {shown(data)}. Give {ACCEPTED}.")
     table, said = _from_library(data, columns, place)
@@ -92,7 +92,7 @@ def table_of(data: Any, columns: Asked = None, place: str = "data.source") -> tu
 
 
 def _from_library(data: Any, columns: Asked, place: str) -> tuple[pa.Table | None, list[str]]:
-    """Convert a table of another library, if the data is one; name the columns that its structure gives."""
+    """Convert a table of another library, if the data is one; add the columns that its structure gives."""
     import polars as pl
 
     if isinstance(data, pl.LazyFrame):
@@ -129,7 +129,7 @@ def _from_datasets(data: Any, datasets: Any, columns: Asked, place: str) -> tupl
 
 
 def _is_columns(data: Any, columns: Asked) -> bool:
-    """Return whether a mapping is one of columns to values, not of clients to rows."""
+    """Return whether a mapping is from columns to values, not from clients to rows."""
     if not isinstance(data, Mapping):
         return False
     asked = columns.model_dump() if isinstance(columns, Columns) else dict(columns or {})

@@ -1,7 +1,7 @@
-"""Clients from instances: who owns which rows of the pool.
+"""Assignment of the pool's rows to clients.
 
-`partition` takes the unseen tasks out; a component of the family "partition" then makes clients
-(`partitions/`). The result is an `Assignment`, which the store, the cohorts and the scores read.
+`partition` sets the unseen tasks aside; a component of the family "partition" then makes clients
+(`partitions/`). The store, the cohorts and the scores read the resulting `Assignment`.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class Assignment:
 
 
 def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
-    """Make the clients that the settings ask for; the same arguments give the same clients.
+    """Make the clients of the settings; deterministic in the arguments.
 
     Raises:
         UserError: unknown unseen tasks, too few clients, too few rows of a task, a client without train rows,
@@ -43,13 +43,13 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
     """
     chosen = settings.partition.resolve(settings.source)
     if settings.clients.train + settings.clients.validation + settings.clients.test == 0:
-        raise UserError("data.clients asks for no client at all. Set data.clients.train to one or more.")
+        raise UserError("data.clients asks for no clients. Set data.clients.train to one or more.")
     split = make_splits(pool, seed, chosen.splits_by_client)
     hidden = _hidden_rows(pool, split, settings, seed)
     unseen = np.flatnonzero(hidden & (split == TEST))
     if hidden.any() and not len(unseen):
         raise UserError(
-            "data.unseen_tasks: the tasks held out have no test rows, so nothing can be scored on them. Name "
+            "data.unseen_tasks: the held-out tasks have no test rows to score. Name "
             "other tasks, or set it to 0."
         )
     owners = chosen.owners(pool, split, hidden, settings, seed)
@@ -60,7 +60,7 @@ def partition(pool: pa.Table, settings: DataConfig, seed: int) -> Assignment:
 def _hidden_rows(
     pool: pa.Table, split: NDArray[np.int8], settings: DataConfig, seed: int
 ) -> NDArray[np.bool_]:
-    """Return the rows that no client may own: of unseen tasks, and those that the source names unseen."""
+    """Return the rows that no client may own: of unseen tasks, and those that the source marks unseen."""
     tasks, task = encode(pool["task"])
     foreign = unseen_rows(pool)
     shared = np.intersect1d(task[foreign], task[~foreign])
@@ -92,18 +92,18 @@ def task_mix(pool: pa.Table, assignment: Assignment) -> tuple[list[str], Ints]:
 def heterogeneity(counts: Ints) -> float:
     """Return the mean total-variation distance between a client's task mix and the pool's, 0 to 1.
 
-    `counts` [clients, tasks], an array or a sparse one; the pool is the sum of the clients; clients without
+    `counts` [clients, tasks] is a dense or sparse array. The pool is the sum of the clients. Clients without
     rows do not count.
 
     >>> heterogeneity(np.array([[4, 0], [0, 4]])), heterogeneity(np.array([[2, 2], [2, 2]]))
     (0.5, 0.0)
     """
-    from scipy.sparse import coo_array  # here: a data set that is made already needs none
+    from scipy.sparse import coo_array  # here: not needed for an existing data set
 
     entries = coo_array(counts)
     own, pooled = entries.sum(axis=1), entries.sum(axis=0) / entries.sum()
     share, usual = entries.data / own[entries.row], pooled[entries.col]
-    # The shares of tasks that a client has none of are off by the pool's: by 1 less those that it has.
+    # Tasks that a client lacks differ by the pool's shares; these sum to 1 minus those of its tasks.
     off = np.bincount(entries.row, np.abs(share - usual) - usual, len(own))
     return float(0.5 * (1 + off[own > 0]).mean())
 
@@ -111,7 +111,7 @@ def heterogeneity(counts: Ints) -> float:
 def _unseen_tasks(
     tasks: list[str], asked: int | tuple[str, ...], tested: NDArray[np.bool_], seed: int
 ) -> Ints:
-    """Return the tasks held out: those named, or drawn by seed, first from those with test rows."""
+    """Return the held-out tasks: the named ones, or tasks drawn by seed, first those with test rows."""
     if isinstance(asked, int):
         if asked >= len(tasks):
             raise UserError(
@@ -148,7 +148,7 @@ def _few_tests(made: Assignment, spares_train_clients: bool) -> list[Remark]:
 
 
 def _assemble(owners: Owners, unseen: Ints) -> Assignment:
-    """Sort what clients own; UserError for a client that lacks rows it needs."""
+    """Sort the clients' rows. Raise UserError for a client that lacks required rows."""
     names, groups, rows = owners.names, owners.groups, owners.rows
     cell = owners.client * 3 + owners.split[rows]
     count = np.bincount(cell, minlength=3 * len(names)).reshape(-1, 3)

@@ -1,7 +1,7 @@
-"""The pool: what every data source yields, one Arrow table with a row per instance.
+"""The pool: the Arrow table that every data source returns, with a row per instance.
 
-A source reads texts and nothing else. Tokens, clients and splits that the source does not name are
-made later (`store.py`, `partition.py`), the same way for every source.
+A source reads only texts. Tokens, and clients and splits that the source does not name, are made later
+(`store.py`, `partition.py`) by the same code for every source.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import pyarrow as pa
 POOL_SCHEMA = pa.schema(
     [
         ("task", pa.string()),  # the task's name; heterogeneity is counted over it
-        ("category", pa.string()),  # a group of tasks; "" where the source has none
+        ("category", pa.string()),  # a group of tasks; "" if the source has none
         ("definition", pa.string()),  # the instruction shared by a task's instances; may be ""
         ("positives", pa.list_(pa.struct([("input", pa.string()), ("output", pa.string())]))),
         ("input", pa.string()),

@@ -1,4 +1,4 @@
-"""Remarks on a pool's rows and clients: duplicates, conflicts and look-alikes. Nothing is refused."""
+"""Remarks on a pool's rows and clients: duplicates, conflicts and look-alikes; none is an error."""
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ def _duplicates(pool: pa.Table) -> list[Remark]:
     targets = int(target.max()) + 1
 
     def several(question: Ints) -> tuple[int, int]:
-        """Return how many different pairs of question and target there are, and questions with several."""
+        """Count distinct pairs of question and target, and questions with several targets."""
         pairs = pc.unique(pa.array(question * targets + target)).to_numpy()
         return len(pairs), int((np.bincount(pairs // targets) > 1).sum())
 

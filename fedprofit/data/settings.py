@@ -1,4 +1,4 @@
-"""The configuration's part on data: source, template, partition, and how many clients and examples."""
+"""The section `data` of a configuration: source, template, partition, numbers of clients and examples."""
 
 from typing import Literal
 
@@ -15,18 +15,18 @@ class TemplateConfig(Section):
     definition: bool = True
     """Whether the definition is shown. Without it, only the tuner's parameters describe the task."""
     positive_examples: Count = 0
-    """How many of the task's examples are shown before the instance."""
+    """Number of the task's examples shown before the instance."""
     max_tokens: Positive = 1024
-    """Tokens of definition, input and target together; longer ones are trimmed."""
+    """Maximum tokens of definition, input and target together; longer instances are trimmed."""
 
 
 class DataConfig(ClientSettings):
-    """The federated data set: source, template, partition, and how many clients and examples."""
+    """The federated data set: source, template, partition, numbers of clients and examples."""
 
     source: SourceSettings
     template: TemplateConfig = TemplateConfig()
     partition: PartitionSettings = Auto()
     bad_rows: Literal["refuse", "skip"] = "refuse"
-    """What to do where rows cannot be used (no target, no client, no text): refuse all data, or skip them."""
+    """Handling of unusable rows (no target, no client, no text): refuse the data, or skip the rows."""
     unseen_tasks: Count | tuple[str, ...] = 0
-    """Tasks held out from every client: how many, or which."""
+    """Tasks held out from all clients: their number or names."""

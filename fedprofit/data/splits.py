@@ -1,4 +1,4 @@
-"""Codes for names, and train, validation and test splits for rows that name none."""
+"""Codes for names, and train, validation and test splits for rows without one."""
 
 from typing import Any
 
@@ -49,20 +49,20 @@ def shuffled_positions(names: list[str], sizes: NDArray[Any], seed: int, purpose
 def cut(names: list[str], groups: Ints, keys: Ints, seed: int, wanted: tuple[bool, bool]) -> NDArray[np.int8]:
     """Cut the rows of each group by seed: a fifth to validation, a fifth to test, the rest to train.
 
-    Of three or more distinct keys each split gets at least one; of two, train and test; a single one goes to
-    train.
+    Of three or more distinct keys each split gets at least one; of two, train and test; a single one goes
+    to train.
 
     Args:
         names: the groups.
         groups: each row's group as a position in `names`, `[rows]`.
-        keys: equal where rows of a group must stay together, `[rows]`.
-        seed: all draws come from it.
-        wanted: whether validation and test are cut at all.
+        keys: equal for rows of a group that must stay together, `[rows]`.
+        seed: seed of all draws.
+        wanted: whether validation and test are cut.
     """
     pairs = groups * (keys.max(initial=0) + 1) + keys
     _, first, unit_of_row = np.unique(pairs, return_index=True, return_inverse=True)
     unit_group = groups[first]
-    order = np.lexsort((first, unit_group))  # by first appearance: other groups' keys do not matter
+    order = np.lexsort((first, unit_group))  # by first appearance: independent of other groups' keys
     sizes = np.bincount(unit_group, minlength=len(names))
     position = np.empty(len(order), np.int64)
     position[order] = shuffled_positions(names, sizes, seed, "splits")
@@ -75,11 +75,11 @@ def cut(names: list[str], groups: Ints, keys: Ints, seed: int, wanted: tuple[boo
 
 
 def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
-    """Return each row's split, `[rows]`: the one that it names, else one made by seed.
+    """Return each row's split, `[rows]`: its own, or one drawn by seed.
 
-    Rows without a split are cut 60/20/20: within their client where clients are the pool's own (`natural`),
-    else within their task. Equal inputs of a task stay together, within the client or within the pool. Where
-    every row names a split but none is validation (or test), a fifth of the train rows becomes it.
+    Rows without a split are cut 60/20/20: within their client if clients are the pool's own (`natural`), else
+    within their task. Equal inputs of a task stay together, within the client or the pool. If every row has a
+    split but none is validation (or test), a fifth of the train rows becomes validation (or test).
     """
     named = pc.fill_null(pc.index_in(pool["split"], value_set=pa.array(SPLITS)), -1)
     split: NDArray[np.int8] = np.array(named.to_numpy(), np.int8)
@@ -97,7 +97,7 @@ def make_splits(pool: pa.Table, seed: int, natural: bool) -> NDArray[np.int8]:
 
 
 def unseen_rows(pool: pa.Table) -> NDArray[np.bool_]:
-    """Return which rows the source names unseen, `[rows]`."""
+    """Return which rows the source marks unseen, `[rows]`."""
     if GROUP.name not in pool.column_names:
         return np.zeros(pool.num_rows, bool)
     unseen = pc.fill_null(pc.equal(pool[GROUP.name], UNSEEN), False)
@@ -105,7 +105,7 @@ def unseen_rows(pool: pa.Table) -> NDArray[np.bool_]:
 
 
 def same_input(pool: pa.Table) -> Ints:
-    """Return a number for each row, equal where task and input are; white space around inputs is ignored."""
+    """Return a number for each row, equal for equal task and input; white space around inputs is ignored."""
     _, inputs = codes(pc.utf8_trim_whitespace(pool["input"]))
     _, tasks = codes(pool["task"])
     _, keys = np.unique(tasks * (inputs.max() + 1) + inputs, return_inverse=True)

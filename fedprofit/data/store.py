@@ -1,15 +1,15 @@
 """Tokenized examples on disk: written once, then memory-mapped.
 
-A store is a folder of flat arrays. Example i reads
+A store is a folder of flat arrays. Example i consists of
 
     tokens[starts[i] : cuts[i]]        its source
     tokens[cuts[i] : starts[i + 1]]    its target
     prefixes[prefix_starts[p] : prefix_starts[p + 1]], p = prefix_of[i]
 
-so that an open store costs only the memory of the rows that are read.
+An open store needs only the memory of the rows that are read.
 
-Memory-mapped files are not checked while they are read. `checksums.json` has the hashes of a folder's files,
-which are verified before it is opened (`manifest.py`).
+Memory-mapped files are not checked while they are read. Instead, the hashes in `checksums.json` are verified
+before a folder is opened (`manifest.py`).
 """
 
 import json
@@ -43,11 +43,11 @@ LOGGER = logging.getLogger(__name__)
 
 
 def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make a folder of the cache by `write`, with the hashes of its files; replace a damaged one."""
+    """Make a folder of the cache with `write`, add the hashes of its files; replace a damaged one."""
     if folder.is_dir():
         with FileLock(folder.with_name(".lock")):
             if not damage(folder):
-                return  # another process has made it again meanwhile
+                return  # another process has recreated it meanwhile
             shutil.rmtree(folder)
     with atomic(folder) as temporary:
         write(temporary)
@@ -55,7 +55,7 @@ def make_folder(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def damage(folder: Path, everything: bool = False) -> str:
-    """Return which files of a cached folder are damaged, in words; "" if none is."""
+    """Describe the damaged files of a cached folder; "" if there are none."""
     try:
         recorded = read_json(folder / CHECKSUMS, "")
     except UserError as error:
@@ -71,7 +71,7 @@ def is_intact(folder: Path) -> bool:
         return False
     reason = damage(folder)
     if reason:
-        LOGGER.warning("made again: %s", reason)
+        LOGGER.warning("recreated: %s", reason)
     return not reason
 
 
@@ -79,12 +79,12 @@ class ExampleStore:
     """Random access to the examples of a store folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Map the files; nothing is read yet."""
-        self.tasks: list[str] = read_rows(folder / "tasks.json", "Delete the folder; it is made anew.")
+        """Map the files without reading them."""
+        self.tasks: list[str] = read_rows(folder / "tasks.json", "Delete the folder; it is recreated.")
         self.task_of = _mapped(folder, "task_of")
         self._starts, self._cuts = _mapped(folder, "starts"), _mapped(folder, "cuts")
         self._prefix_of, self._prefix_starts = _mapped(folder, "prefix_of"), _mapped(folder, "prefix_starts")
-        # Equal where task and input are, as they were before inputs were trimmed.
+        # Equal for equal task and input, before inputs are trimmed.
         self.question_of = _mapped(folder, "question_of")
         self._trimmed, self._merged = _mapped(folder, "trimmed"), _mapped(folder, "merged")
         self._tokens = _flat(folder / "tokens.bin")
@@ -113,14 +113,14 @@ class ExampleStore:
         return differing, checked
 
     def trimmed(self, rows: NDArray[np.int64]) -> int:
-        """Count the rows that lost examples or a part of their input to max_tokens."""
+        """Count the rows whose examples or input were trimmed to max_tokens."""
         return int(np.count_nonzero(self._trimmed[rows]))
 
     def unread_targets(self) -> tuple[int, int]:
-        """Count all references, and those that hold letters or digits beyond a to z and 0 to 9, or none."""
+        """Count all references, and those with letters or digits beyond a to z and 0 to 9, or with none."""
         targets = unread = 0
         for chunk in self._references.chunks:
-            for start in range(0, len(chunk), CHUNK):  # mapped from the file, a part at a time
+            for start in range(0, len(chunk), CHUNK):  # memory-mapped, in parts
                 texts = chunk.slice(start, CHUNK).flatten()
                 others = pc.match_substring_regex(texts, OTHER_LETTERS)
                 read = pc.and_(pc.match_substring_regex(texts, "[A-Za-z0-9]"), pc.invert(others))
@@ -135,7 +135,7 @@ class ExampleStore:
 
 
 class Examples(Sequence[Example]):
-    """Some rows of a store, read one by one when asked for."""
+    """A lazy sequence of rows of a store."""
 
     def __init__(self, store: ExampleStore, rows: NDArray[np.int64]) -> None:
         """View the given rows of a store."""
@@ -219,7 +219,7 @@ def _mapped(folder: Path, name: str) -> NDArray[np.int64]:
 
 
 def _flat(path: Path) -> Tokens:
-    # An empty file cannot be mapped; without definitions there is one.
+    # An empty file cannot be mapped; without definitions the file is empty.
     if path.stat().st_size == 0:
         return np.zeros(0, dtype=np.int32)
     return np.memmap(path, dtype=np.int32, mode="r")

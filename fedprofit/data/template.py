@@ -1,4 +1,4 @@
-"""From an instance to tokens, after Super-NaturalInstructions' own evaluation.
+"""Conversion of an instance to tokens, following the evaluation of Super-NaturalInstructions.
 
     Definition: {definition}
 
@@ -10,11 +10,10 @@
     Input: {input}
     Output:{target}
 
-Up to and with "Now complete …" is the *prefix*, equal for all instances of a task and computed once for
-many rows. "Input: … Output:" is the *source*. The *target* begins with the space after "Output:", as
-tokenizers expect a word to begin, and ends with the end-of-sequence token. A prefix has the same tokens
-before every row. Without definition and examples there is no prefix: only the tuner's parameters describe the
-task.
+The *prefix* ends with "Now complete …". It is equal for all instances of a task and computed once for many
+rows. "Input: … Output:" is the *source*. The *target* begins with the space after "Output:", as words do for
+tokenizers, and ends with the end-of-sequence token. A prefix has the same tokens before every row. Without
+definition and examples there is no prefix: only the tuner's parameters describe the task.
 """
 
 import re
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 
 FIELD, CUE = "Input:", "\nOutput:"
 BETWEEN = "\n\n"  # between two examples in context
-PREFIX_END = "following example -\n"  # what every prefix ends with
-COMPARED = 64  # texts whose tokens are compared with those of the joined text
+PREFIX_END = "following example -\n"  # end of every prefix
+COMPARED = 64  # number of texts whose tokens are compared with those of the joined text
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Instance:
 
 
 def definition_text(definition: str) -> str:
-    """Return "Definition: …" with a final period where one is missing.
+    """Return "Definition: …", ending with a period.
 
     >>> definition_text("Name the capital")
     'Definition: Name the capital.'
@@ -86,16 +85,16 @@ def input_of(source: str) -> str:
 
 
 class Template:
-    """Turns instances into tokens with one tokenizer; prefixes are tokenized once each.
+    """Converts instances to tokens with one tokenizer; each prefix is tokenized once.
 
-    The tokens of prefix, source and target, joined, are those of the joined text. A part is tokenized after
-    the end of the text before it (its anchor), so that a tokenizer that begins every text with a blank adds
-    none in between. Where a tokenizer merges characters across two parts, the tokens differ: `differing`
-    counts such texts among the first `checked`.
+    The joined tokens of prefix, source and target are those of the joined text. A part is tokenized after the
+    end of the previous text (its anchor), so that a tokenizer that begins every text with a blank adds none
+    in between. If a tokenizer merges characters across two parts, the tokens differ: `differing` counts such
+    texts among the first `checked`.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", settings: TemplateConfig, eos: int) -> None:
-        """Take the tokenizer, the settings, and the token that ends a target."""
+        """Store the tokenizer, the settings, and the token that ends a target."""
         self._tokenizer, self._settings, self._eos = tokenizer, settings, eos
         # Tokens that are never text; the one for unknown characters may be.
         self._control = {
@@ -106,22 +105,24 @@ class Template:
         self._begin = self._before_texts()
         self._anchors = {anchor: self._ids([anchor])[0] for anchor in (PREFIX_END, FIELD, CUE)}
         self._cue = self._after(FIELD, [CUE])[0]
-        self._least = len(self._ids([FIELD])[0]) + 1  # tokens of "Input: …" with something of the input
+        self._least = len(self._ids([FIELD])[0]) + 1  # minimum tokens of "Input: …" with a part of the input
         self._prefixes: dict[str, Tokens] = {}
-        self.trimmed: list[bool] = []  # of each instance, whether it lost examples or a part of its input
+        self.trimmed: list[
+            bool
+        ] = []  # for each instance: whether examples or a part of its input were removed
         self.checked = self.differing = 0
 
     def encode(self, instances: Sequence[Instance]) -> list[tuple[Tokens, Tokens, Tokens]]:
         """Return (prefix, source, target) of each instance.
 
-        An instance longer than `max_tokens` loses examples first, beginning with the last, then the end of
-        its input; never the cue or the target.
+        If an instance exceeds `max_tokens`, examples are removed, the last one first, then the end of its
+        input; never the cue or the target.
 
         Raises:
             UserError: an instance that still does not fit.
         """
         asked = [f"{FIELD} {instance.input.strip()}" for instance in instances]
-        # The text before an input ends alike for all instances, or is empty.
+        # The text before an input has the same end for all instances, or is empty.
         anchor = [PREFIX_END if self._prefix_text(instance) else "" for instance in instances]
         sources = self._after_each(anchor, [f"{text}{CUE}" for text in asked])
         targets = self._after(CUE, [f" {instance.target.strip()}" for instance in instances])
@@ -137,16 +138,16 @@ class Template:
         while examples and len(prefix) + len(source) + len(target) > limit:
             examples = examples[:-1]
             prefix = self._prefix(instance, examples)
-        whole = len(examples) == len(self._examples(instance))
+        complete = len(examples) == len(self._examples(instance))
         if len(prefix) + len(source) + len(target) > limit:
-            source, whole = self._cut(instance, prefix, target), False
-        elif whole:
+            source, complete = self._cut(instance, prefix, target), False
+        elif complete:
             self._compare(instance, [*prefix, *source, *target[:-1]])
-        self.trimmed.append(not whole)
+        self.trimmed.append(not complete)
         return prefix, np.array(source, dtype=np.int32), np.array(target, dtype=np.int32)
 
     def _cut(self, instance: Instance, prefix: Tokens, target: list[int]) -> list[int]:
-        """Return the source with its input cut to the tokens that fit."""
+        """Return the source with its input truncated to the tokens that fit."""
         anchor = PREFIX_END if len(prefix) > len(self._begin) else ""
         asked = self._after(anchor, [f"{FIELD} {instance.input.strip()}"])[0]
         room = self._settings.max_tokens - len(prefix) - len(self._cue) - len(target)
@@ -179,16 +180,16 @@ class Template:
             return
         self.checked += 1
         parts = (self._prefix_text(instance), f"{FIELD} {instance.input.strip()}{CUE}")
-        whole = self._ids(["".join(parts) + f" {instance.target.strip()}"])[0]
-        self.differing += [*self._begin, *whole] != ids
+        joined = self._ids(["".join(parts) + f" {instance.target.strip()}"])[0]
+        self.differing += [*self._begin, *joined] != ids
 
     def _before_texts(self) -> list[int]:
         """Return the tokens that the tokenizer puts before every text."""
-        whole: list[int] = self._tokenizer(FIELD)["input_ids"]
+        ids: list[int] = self._tokenizer(FIELD)["input_ids"]
         bare = self._ids([FIELD])[0]
-        starts = range(len(whole) - len(bare) + 1)
-        start = next((at for at in starts if whole[at : at + len(bare)] == bare), 0)
-        return whole[:start]
+        starts = range(len(ids) - len(bare) + 1)
+        start = next((at for at in starts if ids[at : at + len(bare)] == bare), 0)
+        return ids[:start]
 
     def _after_each(self, anchors: Sequence[str], texts: list[str]) -> list[list[int]]:
         if len(set(anchors)) == 1:
@@ -196,19 +197,19 @@ class Template:
         return [self._after(*pair)[0] for pair in zip(anchors, ([text] for text in texts), strict=True)]
 
     def _after(self, anchor: str, texts: list[str]) -> list[list[int]]:
-        """Tokenize texts as they are after an anchor, which itself is left out."""
+        """Tokenize texts after an anchor; the anchor's tokens are omitted."""
         if not anchor:
             return self._ids(texts)
         known = self._anchors[anchor]
         joined = self._ids([anchor + text for text in texts])
-        # Where the anchor's last characters merge with the text, the text is tokenized by itself.
+        # If the anchor's last characters merge with the text, the text is tokenized without anchor.
         return [
             ids[len(known) :] if ids[: len(known)] == known else self._ids([text])[0]
             for ids, text in zip(joined, texts, strict=True)
         ]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Tokenize texts as text: the spelling of a control token is not one."""
+        """Tokenize texts; the spelling of a control token is ordinary text."""
         options = {"add_special_tokens": False, "split_special_tokens": True}
         found: list[list[int]] = self._tokenizer(texts, **options)["input_ids"]
         for number, ids in enumerate(found):
@@ -217,7 +218,7 @@ class Template:
         return found
 
     def _spelled(self, text: str, options: dict[str, bool]) -> list[int]:
-        """Tokenize a text in pieces that cut every control token's spelling after its first character."""
+        """Tokenize a text in pieces: every control token's spelling is divided after its first character."""
         spelled = "|".join(re.escape(word) for word in self._control.values() if len(word) > 1)
         cuts = [0, *(match.start() + 1 for match in re.finditer(spelled, text)), len(text)]
         pieces = [text[start:stop] for start, stop in pairwise(cuts)]

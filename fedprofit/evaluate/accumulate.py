@@ -11,12 +11,12 @@ class Accumulator(Protocol):
 
     @property
     def value(self) -> float:
-        """The value; NaN of an empty set."""
+        """The value; NaN for an empty set."""
         ...
 
     @property
     def count(self) -> int:
-        """How much the value is of: examples, or target tokens."""
+        """The number of examples or target tokens of the value."""
         ...
 
     def merge(self, other: Any) -> Self:
@@ -37,7 +37,7 @@ class Mean:
 
     @property
     def value(self) -> float:
-        """The mean; NaN of an empty set."""
+        """The mean; NaN for an empty set."""
         return self.total / self.count if self.count else float("nan")
 
     def merge(self, other: "Mean") -> "Mean":
@@ -47,7 +47,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of anything, for values that are no mean over examples. Subclasses define `value`.
+    """Counts by key, for values that are not means over examples. Subclasses define `value`.
 
     >>> Counts({("yes", "no"): 2}).merge(Counts({("yes", "no"): 1, ("no", "no"): 4})).counts
     {('yes', 'no'): 3, ('no', 'no'): 4}
@@ -62,7 +62,7 @@ class Counts:
 
     @property
     def value(self) -> float:
-        """The value that the counts give; NaN of an empty set."""
+        """The value of the counts; NaN for an empty set."""
         raise NotImplementedError
 
     def merge(self, other: "Counts") -> Self:
@@ -82,8 +82,8 @@ class OverTasks:
 
     @property
     def value(self) -> float:
-        """The mean over tasks; NaN of an empty set."""
-        # In the order of their names: the order of merging must not change the sum.
+        """The mean over tasks; NaN for an empty set."""
+        # Sorted by name: the order of merging must not change the sum.
         values = [self.tasks[name].value for name in sorted(self.tasks) if self.tasks[name].count]
         return sum(values) / len(values) if values else float("nan")
 

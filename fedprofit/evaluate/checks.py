@@ -1,4 +1,4 @@
-"""Checks of what metrics return: a metric may come from anywhere, and its values go into results."""
+"""Checks of the values that metrics return, since a metric may be a plug-in."""
 
 from collections.abc import Callable, Sequence
 from math import isfinite, isnan
@@ -12,14 +12,14 @@ from fedprofit.core.types import Example
 from fedprofit.evaluate.accumulate import Accumulator
 from fedprofit.evaluate.metrics.base import Answer, Metric
 
-ROUNDING = 1e-4  # how far a value may be out of its bounds: losses are rounded in float32
-REMEDY = "Mend the metric, or leave it out of evaluation.metrics."
+ROUNDING = 1e-4  # tolerance of bounds: losses are rounded in float32
+REMEDY = "Correct the metric, or remove it from evaluation.metrics."
 
 Result = TypeVar("Result")
 
 
 def guarded(metric: Metric, where: str, call: Callable[[], Result]) -> Result:
-    """Call a function of a metric; UserError that names metric, file and line if it raises."""
+    """Call a function of a metric. If it raises, raise UserError with metric, file and line."""
     try:
         return call()
     except (UserError, MemoryError):
@@ -30,10 +30,10 @@ def guarded(metric: Metric, where: str, call: Callable[[], Result]) -> Result:
 
 
 def checked_score(metric: Metric, answer: Answer) -> float | None:
-    """Score one example; UserError for anything but a number within the metric's bounds.
+    """Score one example. Raise UserError unless the score is a number within the metric's bounds.
 
-    None is returned only by metrics with an accumulator of their own. A loss that is not finite may give a
-    score that is not finite.
+    None is allowed only for metrics with their own accumulator. A loss that is not finite may have a score
+    that is not finite.
     """
     where = place_of(answer.example)
     score = guarded(metric, where, lambda: metric.score(answer))
@@ -43,7 +43,7 @@ def checked_score(metric: Metric, answer: Answer) -> float | None:
 
 
 def checked_value(metric: Metric, accumulator: Accumulator, where: str) -> tuple[float, int]:
-    """Return the value and count of a set; UserError unless they are numbers, within the metric's bounds."""
+    """Return a set's value and count. Raise UserError unless they are numbers within the metric's bounds."""
     value, count = guarded(metric, where, lambda: _read(accumulator))
     if count < 0:
         raise UserError(f"{_named(metric)}: count {count} for {where} is below 0. {REMEDY}")
@@ -53,12 +53,12 @@ def checked_value(metric: Metric, accumulator: Accumulator, where: str) -> tuple
 
 
 def _read(accumulator: Accumulator) -> tuple[Any, int]:
-    count = index(accumulator.count)  # TypeError for anything but a whole number
+    count = index(accumulator.count)  # TypeError unless it is an integer
     return accumulator.value if count else None, count
 
 
 def rehearse(metrics: Sequence[Metric], examples: Sequence[Example]) -> None:
-    """Let each metric score references as answers, so that one that always fails does so before training."""
+    """Score references as answers with each metric: one that always fails is found before training."""
     for metric in metrics:
         total = guarded(metric, "an empty set", metric.start)
         for example in examples:
@@ -83,10 +83,10 @@ def place_of(example: Example) -> str:
 
 
 def _checked(metric: Metric, value: Any, what: str, may_be_infinite: bool) -> float:
-    """Return a value as a float; UserError unless it is one that the metric may have."""
+    """Return a value as a float. Raise UserError if the metric does not allow it."""
     low, high = metric.bounds
     if not isinstance(value, Real):
-        problem = "no number"
+        problem = "not a number"
     elif isnan(value := float(value)):
         problem = "" if may_be_infinite else "NaN"
     elif low - ROUNDING <= value <= high + ROUNDING or (may_be_infinite and not isfinite(value)):

@@ -1,4 +1,4 @@
-"""Local, global, others and unseen scores of clients' prompts: the one evaluator of every method.
+"""Local, global, others and unseen scores of clients' prompts, for all methods.
 
 Scores are means over the examples of a task, then over tasks, unless a metric says otherwise
 (`Metric.average`). A client's others score is on the rows of the global set that are foreign to it.
@@ -19,7 +19,7 @@ from fedprofit.evaluate.checks import checked_value, guarded
 from fedprofit.evaluate.metrics.base import Answer, Metric
 from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.evaluate.records import SHARED, ClientRecord, Scored
-from fedprofit.evaluate.results import GLOBAL, LOCAL, OTHERS, TASK, UNSEEN, VALIDATION, Condition, Score
+from fedprofit.evaluate.results import GLOBAL, LOCAL, OTHERS, TASK, VALIDATION, Condition, Score
 from fedprofit.evaluate.score import Job, JobScores, judge, score
 from fedprofit.predict.base import Predictor
 
@@ -28,15 +28,15 @@ ByTask = dict[str, JobScores]
 
 @dataclass(frozen=True)
 class Sets:
-    """A group of clients and what they are scored on.
+    """A group of clients and the sets that they are scored on.
 
     Attributes:
         clients: their names.
         local: each client's own test examples.
         validation: each client's own validation examples.
         shared: "global" and "unseen"; an empty set is not scored.
-        trained: the tasks that each client trains on. The rows of the global set that are of none of them,
-            and not the client's own, are its scope "others".
+        trained: the tasks that each client trains on. A client's scope "others" is the rows of the global set
+            that are of other tasks and not its own.
     """
 
     clients: Sequence[ClientId]
@@ -61,16 +61,16 @@ def score_clients(
         engine: the frozen backbone.
         prompts: a predictor, or prompts: one a client, `[clients, length, width]`, or one for all,
             `[1, length, width]`.
-        sets: the clients and what they are scored on.
-        condition: what the prompts are; it goes into every row.
+        sets: the clients and their sets.
+        condition: the condition of the prompts, for every row.
         metrics: see `score`.
         max_new_tokens: of generated answers.
         notes: why a client stopped, by client.
 
     Returns:
-        A row per client, scope and metric: local, global, others (where some rows are foreign to the client)
-        and unseen; and a row for each task's part of local, others and unseen. The records of a shared prompt
-        on a shared set are returned once, with client `SHARED`.
+        A row per client, scope and metric: local, global, others (if some rows are foreign to the client)
+        and unseen; and a row for each task's part of a scope. The records of a shared prompt on a shared set
+        are returned once, with client `SHARED`.
     """
     own, shared = _parts(sets, len(prompts))
     found = score(engine, prompts, [part.job for part in (*own, *shared)], metrics, max_new_tokens)
@@ -86,11 +86,11 @@ def score_texts(
     """Score texts for every client, by the metrics that need text.
 
     Args:
-        answer_of: from a client, whether the example is its own, and the example to the answer; None if
-            there is none, which leaves the example out.
-        sets: the clients and what they are scored on.
-        condition: what the texts are.
-        metrics: those without need of text are left out: a text has no loss.
+        answer_of: function from a client, whether the example is its own, and the example to the answer; None
+            omits the example.
+        sets: the clients and their sets.
+        condition: the condition of the texts, for every row.
+        metrics: metrics that need no text are omitted: a text has no loss.
 
     Returns:
         As `score_clients`.
@@ -134,9 +134,9 @@ def _gathered(
 
 @dataclass(frozen=True)
 class _Part:
-    """One task's part of a set, to be scored under one prompt."""
+    """The examples of one task in a set, to be scored under one prompt."""
 
-    client: int  # number of the client, or of the prompt where it is a shared set
+    client: int  # number of the client; for a shared set, of the prompt
     scope: str
     task: str
     job: Job
@@ -152,8 +152,8 @@ def _parts(sets: Sets, prompts: int) -> tuple[list[_Part], list[_Part]]:
     shared = [
         _Part(owner, scope, task, Job(owner, examples))
         for owner in range(prompts)
-        for scope, whole in sets.shared.items()
-        for task, examples in _by_task(whole).items()
+        for scope, pooled in sets.shared.items()
+        for task, examples in _by_task(pooled).items()
     ]
     return own, shared
 
@@ -204,7 +204,7 @@ def _rows(
     metrics: Sequence[Metric],
     notes: Mapping[ClientId, str] | None,
 ) -> list[Score]:
-    """Return a row for each value of a set that is not empty, client by client."""
+    """Return a row for each value of a non-empty set, client by client."""
     rows = []
     for client, scopes in zip(sets.clients, held, strict=True):
         note = (notes or {}).get(client, "")
@@ -220,16 +220,12 @@ def _rows(
 def _values(
     scopes: Mapping[str, ByTask], metrics: Sequence[Metric]
 ) -> Iterator[tuple[str, str, Mapping[str, Accumulator]]]:
-    """Yield scope, task and accumulators: of each scope that is not empty, and of its tasks.
-
-    The tasks of the global set are those of the scope "others"; a client's own are in "global" only.
-    """
+    """Yield scope, task and accumulators: of each scope that is not empty, and of its tasks."""
     for scope, parts in scopes.items():
         if not parts:
             continue
         yield scope, "", _merged(parts, metrics)
-        if scope in (LOCAL, OTHERS, UNSEEN):
-            yield from ((scope + TASK, task, one.values) for task, one in parts.items())
+        yield from ((scope + TASK, task, one.values) for task, one in parts.items() if task)
 
 
 def _merged(parts: ByTask, metrics: Sequence[Metric]) -> dict[str, Accumulator]:
@@ -251,6 +247,6 @@ def _by_task(examples: Sequence[Example]) -> dict[str, list[Example]]:
 
 
 def mean_loss(engine: Engine, prompt: Tensor, examples: Sequence[Example]) -> float:
-    """Return one prompt's `[length, width]` mean example loss, over tasks; NaN of an empty set."""
+    """Return one prompt's `[length, width]` mean example loss, over tasks; NaN for an empty set."""
     (found,) = score(engine, torch.unsqueeze(prompt, 0), [Job(0, examples)], [LOSS])
     return found.values[LOSS.name].value

@@ -1,7 +1,7 @@
 """examples.parquet: one row per setting, evaluation point, client, scope and example.
 
-A row contains the loss, the answer and each per-example metric (`score.NAME`). Every mean that reports show
-can be computed from it. A record of parameters and a set that all clients share is there once, its client "".
+A row contains the loss, the answer and each per-example metric (`score.NAME`). All means in reports can be
+computed from it. A record for parameters and a set that all clients share occurs once, with client "".
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ POINT: dict[str, type[pl.DataType]] = {"step": pl.Int64, "alpha": pl.Float64}
 RECORD: dict[str, type[pl.DataType]] = {
     "client": pl.String,  # "": all clients share the parameters and the set
     "scope": pl.String,
-    "example": pl.Int64,  # row of the data set's store; -1 where it has none
+    "example": pl.Int64,  # row of the data set's store; -1 if it has none
     "task": pl.String,
     "loss": pl.Float64,  # nats, summed over the target tokens
     "tokens": pl.Int64,  # target tokens
@@ -29,7 +29,7 @@ EXAMPLES: dict[str, type[pl.DataType]] = {SETTING_ID: pl.String, **POINT, **RECO
 
 
 def to_examples(records: Iterable[ClientRecord]) -> pl.DataFrame:
-    """Make the table of records; what was scored is named as in the results, without an id yet."""
+    """Make the table of records, with names as in the results, without ids."""
     rows = [
         {
             **asdict(one.condition),
@@ -45,19 +45,19 @@ def to_examples(records: Iterable[ClientRecord]) -> pl.DataFrame:
 
 
 class Recorder:
-    """Keeps the records of a stage until they are written."""
+    """Collects the records of a stage until they are written."""
 
     def __init__(self) -> None:
-        """Begin without any."""
+        """Start without records."""
         self._frames: list[pl.DataFrame] = []
 
     def add(self, records: Sequence[ClientRecord]) -> None:
-        """Keep what `score_clients` returned."""
+        """Add the records of a result of `score_clients`."""
         if records:
             self._frames.append(to_examples(records))
 
     def repeat(self, scored: Condition, other: Condition) -> None:
-        """Keep the records of a condition again, as those of another one with the same parameters."""
+        """Copy the records of a condition to another condition with the same parameters."""
         for frame in list(self._frames):
             same = frame.filter(
                 pl.col(name).eq_missing(pl.lit(value)) for name, value in vars(scored).items()
@@ -67,18 +67,18 @@ class Recorder:
                 self._frames.append(same.with_columns(named))
 
     def take(self) -> pl.DataFrame | None:
-        """Return the records that were kept, and forget them; None without any."""
+        """Return and remove the collected records; None if there are none."""
         found, self._frames = self._frames, []
         return pl.concat(found, how="diagonal") if found else None
 
 
 def gathered(stages: Sequence[pl.DataFrame], settings: Sequence[ScoredSetting]) -> pl.DataFrame:
-    """Concatenate the records of stages and give them the ids of their settings, names kept."""
+    """Concatenate the records of stages and add the ids of their settings; keep the names."""
     return identified(pl.concat(stages, how="diagonal_relaxed"), settings)
 
 
 def without_names(examples: pl.DataFrame) -> pl.DataFrame:
-    """Return the table as it is written: settings by their ids, each record once."""
+    """Return the table to write: settings by id, each record once."""
     scores = [name for name in examples.columns if name.startswith(SCORE)]
     keys = [SETTING_ID, *POINT, "client", "scope", "example"]
     known = examples.filter(pl.col("example") >= 0).unique(keys, keep="first", maintain_order=True)

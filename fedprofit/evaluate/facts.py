@@ -1,4 +1,4 @@
-"""Facts about metrics and data sets: what reports show of a metric, and what a metric may choose by.
+"""Facts of metrics, for reports, and of data sets, for the resolution of metrics.
 
 The facts of a run's metrics are stored with its results, so that reports need no plug-in.
 """
@@ -11,35 +11,35 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a metric may know of a data set when it decides a setting `auto`.
+    """Facts of a data set by which a metric resolves its `auto` settings.
 
-    All references of all rows count, also of rows that no client has. So neither the partition nor the seed
-    of the clients matters.
+    They count all references of all rows, including rows that no client has. They do not depend on the
+    partition or the clients' seed.
     """
 
     source: str = ""  # kind of the data source
     targets: int = 0  # references
-    unread_targets: int = 0  # those that `rouge-score`'s tokenizer cannot read, or only in part
-    is_users_own: bool = True  # not of a benchmark with a scoring of its own
-    unread_share: float = 0.0  # of the targets that `rouge-score`'s tokenizer may fail to read
+    unread_targets: int = 0  # references that `rouge-score`'s tokenizer cannot fully read
+    is_users_own: bool = True  # false for a benchmark that defines its own scoring
+    unread_share: float = 0.0  # tolerated share of targets that `rouge-score`'s tokenizer cannot read
 
 
 @dataclass(frozen=True)
 class Variant:
-    """How a metric was computed, where there are several ways.
+    """The variant by which a metric was computed.
 
     >>> Variant("a", "BLEU: tokenizer a", "which cannot read {count}", 2, 9).describe()
     'BLEU: tokenizer a, which cannot read 2 of the 9 targets'
     """
 
-    name: str = ""  # scores of different variants do not compare; "" where there is only one
+    name: str = ""  # scores of different variants are not comparable; "" if there is only one
     text: str = ""  # one sentence without period
-    limit: str = ""  # continues the text where targets are affected; {count} stands for how many
+    limit: str = ""  # appended to the text if targets are affected; {count} is replaced by their number
     affected: int = 0
     targets: int = 0
 
     def describe(self, at_most: bool = False) -> str:
-        """Return the sentence; `at_most` means that fewer targets are affected in other data sets."""
+        """Return the sentence; with `at_most`, fewer targets may be affected in other data sets."""
         if not self.affected:
             return self.text
         count = f"{'up to ' * at_most}{self.affected} of the {self.targets} targets"
@@ -48,9 +48,9 @@ class Variant:
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What readers and reports need to know of a metric."""
+    """Facts of a metric for readers and reports."""
 
-    name: str  # as results have it
+    name: str  # name in results
     title: str
     unit: str = ""
     scale: str = ""
@@ -58,9 +58,9 @@ class MetricFacts:
     direction: str = ""  # in headings; by default from `lower_is_better`
     digits: int = 1  # after the decimal point
     bounds: tuple[float, float] = (-inf, inf)
-    counted: str = "examples"  # what a score is a mean over
-    stands_in: str = ""  # the metric that is shown instead where there is space for few
-    rank: int = 100  # reports begin with the lowest; then by name
+    counted: str = "examples"  # what a score averages over
+    stands_in: str = ""  # metric that is shown instead if space is limited
+    rank: int = 100  # reports show the lowest first; then by name
     variant: Variant = Variant()
 
     @property
@@ -84,7 +84,7 @@ class MetricFacts:
 
     @property
     def sign(self) -> float:
-        """Return -1 where lower is better, else 1."""
+        """Return -1 if lower is better, else 1."""
         return -1.0 if self.lower_is_better else 1.0
 
     def to_mapping(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class MetricFacts:
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any]) -> "MetricFacts":
-        """Read recorded facts; unknown keys are of a later version, and ignored.
+        """Read recorded facts; unknown keys, from later versions, are ignored.
 
         >>> facts = MetricFacts("loss", "Loss", bounds=(0.0, inf))
         >>> MetricFacts.from_mapping({**facts.to_mapping(), "later": 1}) == facts

@@ -2,7 +2,7 @@
 
 A setting is a condition with the settings of its algorithm, its personalization or its baseline. Columns are
 named by dotted keys, such as `algorithm.client.kind` and `personalization.client.rate`. A setting's id is a
-hash of this content: it is the same in all runs, whatever the user called the setting.
+hash of this content: it is the same in all runs and does not depend on the setting's name.
 """
 
 import json
@@ -21,9 +21,9 @@ ALGORITHM, PERSONALIZATION, BASELINE, PREDICTOR = (
     "personalization",
     "baseline",
     "predictor",
-)  # what columns begin with
+)  # name prefixes of columns
 NEW, PARTICIPATING = "new", "participating"  # regimes: whether the scored clients took part in training
-# What a user called it, and where it applies: no part of what it is.
+# The user's name and the algorithms that it applies to: not part of the content.
 NOT_CONTENT = ("name", "method", "algorithms", "predictors")
 SCALARS = {bool: pl.Boolean(), int: pl.Int64(), float: pl.Float64(), str: pl.String()}
 
@@ -32,7 +32,7 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ScoredSetting:
-    """What is scored: its names in the results of a run, and all its hyperparameters."""
+    """A scored setting: its names in the results of a run, and all its hyperparameters."""
 
     condition: str
     algorithm: str = ""
@@ -44,7 +44,7 @@ class ScoredSetting:
     @cached_property
     def row(self) -> dict[str, Any]:
         """The row of the table."""
-        # Of a federated setting, the name says which round's parameters it is.
+        # The name of a federated setting is that of its round: last or best.
         start = self.setting if self.condition == "federated" else self.start
         content = {"condition": self.condition, "start": start, "regime": self.regime}
         content |= {f"{part}.{key}": value for part, own in self.parts.items() for key, value in own.items()}
@@ -67,7 +67,7 @@ def flattened(values: Values, above: str = "") -> dict[str, Any]:
 
 
 def in_common(several: Sequence[Values]) -> dict[str, Any]:
-    """Return the values that all mappings share; of a single one, all.
+    """Return the values that all mappings have in common.
 
     >>> in_common([{"kind": "sgd", "rate": 0.1}, {"kind": "sgd", "rate": 0.3}])
     {'kind': 'sgd'}
@@ -79,7 +79,7 @@ def in_common(several: Sequence[Values]) -> dict[str, Any]:
 def settings_frame(rows: Iterable[Values]) -> pl.DataFrame:
     """Make the table: typed columns, a row for each id.
 
-    A column that holds values of several types is a column of texts.
+    A column with values of several types becomes text.
 
     >>> settings_frame([{"setting_id": "a", "batch_size": 16}, {"setting_id": "b", "batch_size": "full"}]
     ...     )["batch_size"].to_list()
@@ -117,7 +117,7 @@ def _text(value: Any) -> str | None:
 
 
 def identified(frame: pl.DataFrame, settings: Sequence[ScoredSetting]) -> pl.DataFrame:
-    """Fill in the ids of the settings that the rows of one run's table name; null where there is none."""
+    """Add the ids of the settings in one run's table; null for rows without."""
     names = [
         {**{name: getattr(one, name) for name in NAMES}, SETTING_ID: one.row[SETTING_ID]} for one in settings
     ]
@@ -127,7 +127,7 @@ def identified(frame: pl.DataFrame, settings: Sequence[ScoredSetting]) -> pl.Dat
 
 
 def joined(frame: pl.DataFrame, settings: pl.DataFrame, facts: Sequence[str]) -> pl.DataFrame:
-    """Join hyperparameters to a table by the setting's id; a column that is unknown is null."""
+    """Join hyperparameters to a table by the setting's id; an unknown column is null."""
     known = [name for name in facts if name in settings.columns]
     found = frame.join(settings.select(SETTING_ID, *known), on=SETTING_ID, how="left", maintain_order="left")
     return found.with_columns(pl.lit(None, pl.String).alias(name) for name in facts if name not in known)

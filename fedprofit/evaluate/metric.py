@@ -1,7 +1,7 @@
-"""Facts of metrics by the names that results have, and the order in which metrics are shown.
+"""Facts of metrics by name in results, and the order in which metrics are shown.
 
-Known are the facts that opened results recorded, and those of registered metrics. Another metric is still
-shown: under its own name, with higher values taken as better.
+Known are the facts recorded in opened results and those of registered metrics. Any other metric is shown
+under its own name; higher values are assumed to be better.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from fedprofit.evaluate.facts import MetricFacts
 from fedprofit.evaluate.metrics.base import Metric
 
-_recorded: dict[str, MetricFacts] = {}  # by name, as the results that were opened last have them
+_recorded: dict[str, MetricFacts] = {}  # by name, from the results opened last
 
 
 def remember(facts: Mapping[str, MetricFacts]) -> None:
-    """Let `metric_of` return the facts that results recorded: their plug-ins may not be loaded here."""
+    """Set the recorded facts for `metric_of`: the results' plug-ins may not be loaded here."""
     _recorded.update(facts)
 
 
@@ -23,7 +23,7 @@ def known_metrics() -> list[str]:
 
 
 def metric_of(name: str) -> MetricFacts:
-    """Return what is known of a metric.
+    """Return the known facts of a metric.
 
     >>> metric_of("loss").heading
     'Loss in nats per target token, lower is better'
@@ -41,7 +41,7 @@ def metric_of(name: str) -> MetricFacts:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Sort metrics, the most informative first. Reports begin with it, and `recommend` selects by it.
+    """Sort metrics, the most informative first. Reports show it first, and `recommend` selects by it.
 
     >>> in_order(["loss", "chrf", "rouge_l", "bleu"])
     ['rouge_l', 'loss', 'bleu', 'chrf']
@@ -50,7 +50,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def lower_ones(names: Iterable[str]) -> list[str]:
-    """Return the metrics of which lower values are better.
+    """Return the metrics for which lower values are better.
 
     >>> lower_ones(["rouge_l", "loss"])
     ['loss']
@@ -59,7 +59,7 @@ def lower_ones(names: Iterable[str]) -> list[str]:
 
 
 def main_ones(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Split metrics into those to show where there is space for few, and the others, which are to be named.
+    """Split metrics into those to show if space is limited, and the others, which are only named.
 
     >>> main_ones(["loss", "exact_match", "rouge_l"]), main_ones(["loss", "exact_match"])
     ((['rouge_l', 'loss'], ['exact_match']), (['exact_match', 'loss'], []))

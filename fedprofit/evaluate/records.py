@@ -1,4 +1,4 @@
-"""Per-example records: what was scored for each example, before anything is averaged.
+"""Per-example records: the scores of each example before averaging.
 
 Every aggregated score is computed from records, so that later questions (macro averages, worst examples,
 other groups of tasks) need no rerun.
@@ -21,13 +21,13 @@ class Record:
     task: str
     loss: float  # nats, summed over the target tokens
     tokens: int  # target tokens
-    answer: str | None = None  # None: nothing was generated
+    answer: str | None = None  # None if nothing was generated
     scores: Mapping[str, float] = field(default_factory=dict)  # each per-example metric, by name
 
 
 @dataclass(frozen=True)
 class ClientRecord:
-    """A record, whose prompt it is of, and where the example belongs."""
+    """A record, with the client of its prompt and the scope of its example."""
 
     condition: Condition
     client: ClientId  # SHARED for a prompt of all clients on a set of all clients
@@ -37,11 +37,11 @@ class ClientRecord:
 
 @dataclass(frozen=True)
 class Scored:
-    """What `score_clients` returns.
+    """Result of `score_clients`.
 
     Attributes:
         scores: aggregated values, a row per client, scope, task and metric.
-        records: what they are computed from. A shared prompt's records on a shared set are there once.
+        records: the records from which they are computed; once for a shared prompt on a shared set.
     """
 
     scores: Sequence[Score] = ()

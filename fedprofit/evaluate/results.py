@@ -1,9 +1,9 @@
 """The tidy results table: one row per client, condition, evaluation point, scope, task and metric.
 
-A row contains what was scored (algorithm, condition, setting, step, alpha), for which client, on what
-(scope), the metric, its value, and the number of examples or tokens that it averages. Scores of parameters
-that clients share are repeated for each client, so that differences pair within a client. Hyperparameters are
-in a table of their own (`hyperparameters.py`), joined by the setting's id.
+A row contains the parameters (algorithm, condition, setting, step, alpha), the client, the scope, the metric,
+its value, and the number of examples or tokens that it averages. Scores of parameters that clients share are
+repeated for each client, so that differences can be paired within a client. Hyperparameters are in a separate
+table (`hyperparameters.py`), joined by the setting's id.
 """
 
 from collections.abc import Sequence
@@ -16,36 +16,36 @@ from fedprofit.core.files import atomic
 from fedprofit.core.reading import read_parquet
 from fedprofit.core.sealed import facts_text, seal_file
 
-# What a row is scored on; TASK ends the scope of one task's part: local_task, others_task, unseen_task.
+# What a row is scored on; TASK ends the scope of one task's part, such as local_task.
 LOCAL, GLOBAL, OTHERS, UNSEEN, VALIDATION = "local", "global", "others", "unseen", "validation"
 TASK = "_task"
-AXIS = "axis."  # begins the name of a column that holds the values of a study's axis
+AXIS = "axis."  # name prefix of columns with the values of a study's axis
 SETTING_ID = "setting_id"
 
 SCHEMA: dict[str, type[pl.DataType]] = {
     "seed": pl.Int64,
-    SETTING_ID: pl.String,  # the row of settings.parquet that has all hyperparameters
-    "algorithm": pl.String,  # "" for what needs no federated training
+    SETTING_ID: pl.String,  # row of settings.parquet, with all hyperparameters
+    "algorithm": pl.String,  # "" without federated training
     "condition": pl.String,  # base, federated, personalized, or the name of a baseline
     "setting": pl.String,  # name of the personalization; for federated: last or best
-    "start": pl.String,  # for personalized: the federated parameters it began from, last or best
+    "start": pl.String,  # for personalized: its federated start, last or best
     "alpha": pl.Float64,  # interpolation weight of the personal parameters
     "step": pl.Int64,  # local steps; for federated: the round
     "client": pl.String,
     "scope": pl.String,  # local, global, others, unseen, validation; local_task, …: one task's part of it
-    "task": pl.String,  # for one task's part: which, else ""
-    "metric": pl.String,  # see `metric.py`; one that it does not know is shown too
+    "task": pl.String,  # for one task's part: the task, else ""
+    "metric": pl.String,  # see `metric.py`; unknown ones are shown too
     "value": pl.Float64,  # mean over examples, then over tasks, unless the metric says otherwise
-    "count": pl.Int64,  # target tokens (loss) or examples (else) behind the value
+    "count": pl.Int64,  # target tokens (loss) or examples (else) that the value averages
     "note": pl.String,  # why a client stopped, else ""
 }
 NAMES = ("condition", "algorithm", "setting", "start")  # of a setting, within a run
-# What results of every version have.
+# Columns of every version's results.
 NEEDED = ("seed", "algorithm", "condition", "setting", "client", "scope", "metric", "value", "count", "step")
 
 
 def axis_column(axis: str) -> str:
-    """Return the column of a study's tables that holds an axis; the seed is a column of every run's tables.
+    """Return the column of a study's axis; the seed is a column of every run's tables.
 
     >>> axis_column("heterogeneity"), axis_column("seed")
     ('axis.heterogeneity', 'seed')
@@ -55,7 +55,7 @@ def axis_column(axis: str) -> str:
 
 @dataclass(frozen=True)
 class Condition:
-    """What was scored."""
+    """The parameters that were scored."""
 
     condition: str
     algorithm: str = ""
@@ -67,7 +67,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Score:
-    """One number: a condition's value for one client, on one scope, by one metric."""
+    """A condition's value for one client, scope and metric."""
 
     condition: Condition
     client: str
@@ -96,7 +96,7 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
 
 
 def read_results(path: str | Path) -> pl.DataFrame:
-    """Read the tidy table of a complete run's folder; UserError if there is none."""
+    """Read the tidy table of a complete run's folder. Raise UserError if there is none."""
     remedy = (
         "Give the folder of a complete run, or delete that file, if it is there, and complete the run with "
         "--resume."

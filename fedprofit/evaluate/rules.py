@@ -1,6 +1,6 @@
-"""What a run's metrics decide once for its data set, how it is recorded, and how records are read.
+"""Resolution of a run's metrics for its data set, and its record.
 
-A metric decides its own `auto` settings (`Metric.resolve`) and says which variant it is (`Metric.describe`).
+A metric resolves its own `auto` settings (`Metric.resolve`) and describes its variant (`Metric.describe`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from fedprofit.evaluate.metrics.base import Metric
 from fedprofit.evaluate.metrics.exact_match import ExactMatch
 from fedprofit.evaluate.metrics.rouge_l import RougeL
 
-METRICS = "metrics"  # the section of environment.json and summary.json that has the facts of metrics
-EARLIER = "scoring"  # the section of earlier versions, on variants only
+METRICS = "metrics"  # section of environment.json and summary.json with the facts of metrics
+EARLIER = "scoring"  # section of earlier versions, on variants only
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The metrics of a run, with nothing left to decide, and the data set that they decided by."""
+    """The resolved metrics of a run, and the facts of its data set."""
 
     metrics: tuple[Metric, ...]
     data: DataFacts
@@ -29,7 +29,7 @@ class Scoring:
 
 
 def decide(metrics: Sequence[Metric], data: DataFacts) -> Scoring:
-    """Let each metric decide what its settings leave open.
+    """Resolve the `auto` settings of each metric.
 
     >>> scoring = decide([RougeL()], DataFacts("table", targets=100, unread_targets=1))
     >>> scoring.to_mapping()["rouge_l"]["variant"]["text"]
@@ -39,7 +39,7 @@ def decide(metrics: Sequence[Metric], data: DataFacts) -> Scoring:
 
 
 def recorded_facts(record: Mapping[str, Any]) -> dict[str, MetricFacts]:
-    """Read the facts of metrics from a run's environment; those of the built-in ones for earlier versions.
+    """Read the facts of metrics from a run's environment; for earlier versions, return built-in ones.
 
     >>> recorded_facts({"versions": {}})["exact_match"].variant.name
     'sni'
@@ -51,13 +51,13 @@ def recorded_facts(record: Mapping[str, Any]) -> dict[str, MetricFacts]:
 
 
 def recorded_variant(record: Mapping[str, Any], metric: str) -> Variant:
-    """Read from a run's environment how a metric was computed."""
+    """Read the variant of a metric from a run's environment."""
     facts = recorded_facts(record).get(metric)
     return facts.variant if facts else Variant()
 
 
 def _earlier(found: Mapping[str, Any]) -> dict[str, MetricFacts]:
-    """Return the facts that earlier versions recorded; the first ones recorded none, and knew one variant."""
+    """Return the facts that earlier versions recorded; the first ones had one variant and recorded none."""
     data = DataFacts("", found.get("targets", 0), found.get("unread_targets", 0))
     used = (
         RougeL(tokenizer=found.get("rouge_tokenizer", "rouge-score")),

@@ -1,4 +1,4 @@
-"""Score many prompts on many sets of examples at once, every method by this same code."""
+"""Scoring of many prompts on many sets of examples at once; used for all methods."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fedprofit.predict.base import Predictor, predictor_of
 
 @dataclass(frozen=True)
 class Job:
-    """Score the prompt of index `owner` on these examples."""
+    """A prompt, by index `owner`, and the examples to score it on."""
 
     owner: int
     examples: Sequence[Example]
@@ -29,9 +29,9 @@ class JobScores:
     """The scores of a job.
 
     Attributes:
-        answers: what was scored, in the order of the job's examples.
-        records: one for each answer.
-        values: by name of the metric, the accumulator of the whole set, computed from the records.
+        answers: the scored answers, in the order of the job's examples.
+        records: one record per answer.
+        values: the accumulator of the complete set, by name of the metric.
     """
 
     answers: Sequence[Answer]
@@ -51,7 +51,7 @@ def score(
     Args:
         engine: the frozen backbone.
         prompts: a predictor, or prompts `[prompts, length, width]`.
-        jobs: which prompt on which examples.
+        jobs: prompts and the examples to score them on.
         metrics: nothing is generated unless one of them needs text.
         max_new_tokens: of generated answers.
 
@@ -59,7 +59,7 @@ def score(
         For each job, its records and each metric's accumulator.
 
     Raises:
-        UserError: a metric raises, or returns anything but a number within its bounds.
+        UserError: a metric raises, or returns something other than a number within its bounds.
     """
     rows = [Row(job.owner, example) for job in jobs for example in job.examples]
     answers = iter(_answers(engine, prompts, rows, max_new_tokens if _need_text(metrics) else 0))

@@ -1,4 +1,4 @@
-"""The configuration's part on what is scored."""
+"""The section `evaluation` of a configuration."""
 
 from typing import Any, Literal, Self
 
@@ -11,14 +11,14 @@ from fedprofit.evaluate.metrics.loss import Loss
 from fedprofit.evaluate.metrics.rouge_l import RougeL
 from fedprofit.evaluate.metrics.token_loss import TokenLoss
 
-MOVED = {  # keys of earlier versions: the metric and its field that they are now
+MOVED = {  # keys of earlier versions, and the metric and field that replace them
     "rouge_tokenizer": ("rouge_l", "tokenizer"),
     "exact_match": ("exact_match", "variant"),
 }
 
 
 def with_metric_settings(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """Return the section `evaluation` of an earlier version's result folder with the keys of this one.
+    """Upgrade the section `evaluation` of an earlier version's result folder to the present keys.
 
     >>> with_metric_settings({"metrics": ["loss", "rouge_l"], "rouge_tokenizer": "unicode"})
     {'metrics': ['loss', {'kind': 'rouge_l', 'tokenizer': 'unicode'}]}
@@ -34,27 +34,27 @@ def with_metric_settings(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 class EvaluationConfig(Section):
-    """What is scored, and on how much."""
+    """Metrics, clients and numbers of examples to score."""
 
     metrics: tuple[Metric, ...] = (Loss(), TokenLoss(), RougeL(), ExactMatch())
-    """The metrics; a name stands for the metric of that kind with its defaults."""
+    """The metrics; a name is the metric of that kind with its defaults."""
     regime: Literal["new", "participating"] = "new"
-    """Who is scored. new: the test clients, which took no part in training. participating: train clients, on
-    test examples of their own that no client trained on."""
+    """The scored clients. new: the test clients, which took no part in training. participating: train
+    clients, on their own test examples, on which no client trained."""
     participants: Positive | None = None
     """Train clients that are scored, drawn by seed; all if not given."""
     max_new_tokens: Positive = 128
-    """Of each generated answer."""
+    """Maximum tokens of each generated answer."""
     global_examples: Positive = 64
     """Examples of the global test set, drawn evenly from the tasks."""
     unseen_examples: Count = 32
     """Examples of the tasks that no client trains on."""
     generate: Literal["last", "best", "all"] = "last"
-    """Where text is generated: at the last evaluation point; also at the one with the least local validation
-    loss, over all clients; or at all. Loss is scored at all."""
+    """Evaluation points with generated text: the last; also the one with the least local validation loss over
+    all clients; or all. Loss is scored at all points."""
     validation: bool = False
-    """Also personalize the validation clients and score them as the test clients are, on test examples of
-    their own and of their pool, into another table: what settings may be selected by."""
+    """Also personalize the validation clients and score them like the test clients, on their own and their
+    pool's test examples, in a separate table for the selection of settings."""
 
     @model_validator(mode="before")
     @classmethod
@@ -81,7 +81,7 @@ class EvaluationConfig(Section):
     def _metrics_are_distinct(self) -> Self:
         names = [metric.name for metric in self.metrics]
         if not names or len(set(names)) < len(names):
-            raise ValueError("metrics: list at least one, and give each a name of its own")
+            raise ValueError("metrics: list at least one, and give each a distinct name")
         for metric in self.metrics:
             if metric.name != metric.kind and metric.name in Metric.family.all_kinds():
                 raise ValueError(f"metrics: {metric.name!r} is another metric's kind; rename {metric.kind!r}")

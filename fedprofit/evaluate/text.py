@@ -1,6 +1,6 @@
-"""ROUGE-L and exact match, 0 to 100: as Super-NaturalInstructions' evaluation defines them, and variants.
+"""ROUGE-L and exact match, 0 to 100, as in the evaluation of Super-NaturalInstructions, and variants.
 
-Which variant a run uses is decided once for its data set (see `rules.py`).
+The variant of a run is resolved once for its data set (see `rules.py`).
 """
 
 import re
@@ -18,8 +18,8 @@ def rouge_l(prediction: str, references: Sequence[str], tokenizer: str = "rouge-
     Args:
         prediction: the answer.
         references: at least one.
-        tokenizer: "rouge-score", the package's own with its stemmer, which knows a to z and 0 to 9 only;
-            or "unicode" (see `words.py`).
+        tokenizer: "rouge-score", the package's own with its stemmer, for a to z and 0 to 9 only; or "unicode"
+            (see `words.py`).
 
     >>> rouge_l("the capital of France", ["Paris", "capital of France"])
     85.71428571428571
@@ -38,9 +38,9 @@ def exact_match(prediction: str, references: Sequence[str], variant: str = "sni"
     Args:
         prediction: the answer.
         references: at least one.
-        variant: what counts as equal.
-            "sni": texts without case, punctuation and surplus white space; where one consists of
-            punctuation only, texts without surplus white space.
+        variant: definition of equality.
+            "sni": texts without case, punctuation and surplus white space; if one consists of punctuation
+            only, texts without surplus white space.
             "strict": texts in Unicode's NFC without surplus white space; case and punctuation count.
             "numeric": numbers by value, all else as "strict".
 
@@ -74,9 +74,9 @@ def strict(text: str) -> str:
 
 
 def number(text: str) -> Decimal | None:
-    """Read a number: point as decimal separator, thousands set apart by commas or spaces; None if it is none.
+    """Parse a number with a decimal point and thousands separated by commas or spaces; None if it is invalid.
 
-    Such a space does not break lines (or is a thin one): a plain space may part two numbers.
+    Only non-breaking or thin spaces separate thousands: a plain space may separate two numbers.
 
     >>> number("−1,234.50"), number("1e3"), number("1,5"), number("5 km")
     (Decimal('-1234.50'), Decimal('1E+3'), None, None)
@@ -86,7 +86,7 @@ def number(text: str) -> Decimal | None:
         return None
     try:
         return Decimal(plain.replace(",", ""))
-    except InvalidOperation:  # its exponent is beyond all bounds
+    except InvalidOperation:  # the exponent is out of range
         return None
 
 
@@ -95,7 +95,7 @@ NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE]
 
 
 def _sni(text: str) -> str:
-    # Nothing normalizes to punctuation: what consists of it is equal only to itself.
+    # Normalizing removes punctuation: texts of only punctuation are compared without normalizing.
     return normalized(text) or " ".join(text.split())
 
 

@@ -1,11 +1,11 @@
-"""ROUGE's tokens in any script, for `rouge-score`, whose own tokens are of a to z and 0 to 9 only."""
+"""Tokens for ROUGE in any script; `rouge-score`'s own tokens consist of a to z and 0 to 9 only."""
 
 from typing import Any
 from unicodedata import normalize
 
 import regex
 
-# Scripts that put no spaces between words.
+# Scripts without spaces between words.
 UNSPACED = (
     "Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Thai", "Lao", "Khmer", "Myanmar", "Tai_Le",
     "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese", "Balinese",
@@ -15,7 +15,7 @@ _CHARACTER = rf"[[\p{{L}}\p{{Nl}}]&&[{_SCRIPTS}]]"
 _WORD = rf"[[\p{{L}}\p{{N}}]--{_CHARACTER}][[\p{{L}}\p{{M}}\p{{N}}]--{_CHARACTER}]*"
 _TOKEN = regex.compile(rf"{_CHARACTER}\p{{M}}*|{_WORD}", regex.VERSION1)
 _SYMBOL = regex.compile(r"(?!\s)\X")
-# Soft hyphen, joiners, marks of direction, variation selectors: two texts that differ in them look alike.
+# Soft hyphen, joiners, direction marks, variation selectors: texts that differ only in them look alike.
 _INVISIBLE = regex.compile(
     r"[\u00AD\u061C\u200B-\u200F\u202A-\u202E\u2060-\u2064\u2066-\u2069\uFE0E\uFE0F\uFEFF]"
 )
@@ -27,8 +27,8 @@ class UnicodeTokenizer:
     - A word is a run of letters and digits with their combining marks; punctuation and symbols separate.
     - In scripts without spaces each letter, with its marks, is a token.
     - A text without letters and digits has its symbols as tokens, so that "<" equals "<" and not ">".
-    - Words of a to z and 0 to 9 are what `rouge-score` makes of them, stemmed as English: texts of such
-      words score the same with both tokenizers.
+    - Words of a to z and 0 to 9 become the tokens of `rouge-score`, stemmed as English: texts of such words
+      have equal scores with both tokenizers.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class UnicodeTokenizer:
         self._ascii: Any = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text: str) -> list[str]:
-        """Split a text into tokens; empty only where the text is blank."""
+        """Split a text into tokens; empty only for a blank text."""
         folded = normalize("NFC", normalize("NFC", text).casefold())
         visible = _INVISIBLE.sub("", folded)
         words: list[str] = _TOKEN.findall(visible)

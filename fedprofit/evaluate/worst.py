@@ -1,6 +1,6 @@
-"""worst.parquet: the examples on which a run's methods do worst, with texts and every method's answer.
+"""worst.parquet: the examples with a run's worst scores, with texts and every method's answer.
 
-Written while the data set is open, since reports read tables only.
+It is written while the data set is open, since reports read only tables.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import polars as pl
 from fedprofit.evaluate.examples import SCORE
 from fedprofit.evaluate.metric import in_order, metric_of
 
-MOST = 8  # examples of a run
+MOST = 8  # examples per run
 KEY = ["client", "example"]
 COLUMNS = (
     "rank", "mean", "client", "example", "task", "input", "reference", "setting_id", "algorithm", "condition",
@@ -20,7 +20,7 @@ COLUMNS = (
 
 
 class Texts(NamedTuple):
-    """What an example asks, and what is wanted."""
+    """Input and reference of an example."""
 
     input: str
     reference: str
@@ -33,9 +33,9 @@ def worst_examples(
 
     Args:
         examples: of `gathered`, of one run.
-        metrics: of the run. The first that scores single examples decides; ties are decided by the loss.
-        texts: input and reference of a row of the data set.
-        most: how many examples.
+        metrics: of the run. The first that scores single examples is used; the loss breaks ties.
+        texts: function from a row of the data set to its input and reference.
+        most: maximum number of examples.
 
     Returns:
         A row for each of these examples and each method at its last step, the worst example first.
@@ -52,7 +52,7 @@ def worst_examples(
         .agg(pl.col("value").mean().alias("mean"), pl.col("loss").mean().alias("mean_loss"))
     )
     sign = metric_of(metric).sign
-    # NaN, of a method that diverged, is worst.
+    # NaN, from a method that diverged, is worst.
     worst_first = means.sort(sign * pl.col("mean").fill_nan(-sign * float("inf")), -pl.col("mean_loss"), *KEY)
     ranked = worst_first.head(most).drop("mean_loss").with_row_index("rank", offset=1)
     found = ranked.join(methods, on=KEY, how="left", maintain_order="left_right")
@@ -66,7 +66,7 @@ def worst_examples(
 
 
 def _last_steps(examples: pl.DataFrame) -> pl.DataFrame:
-    """Return the clients' own examples as each method answers them at its last step."""
+    """Return the clients' own examples with each method's answer at its last step."""
     own = examples.filter(
         pl.col("scope") == "local", pl.col("alpha").fill_null(1.0) == 1.0, pl.col("setting") != "best"
     )

@@ -1,6 +1,6 @@
 """The contract of local solvers: K clients' parameters in, K clients' parameters out.
 
-Two solvers fulfil it: `solver.py` trains all clients at once, `reference.py` one after the other. Tests
+Two solvers implement it: `solver.py` trains all clients at once, `reference.py` one after the other. Tests
 compare them for every client optimizer, objective term and personalization.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
+from fedprofit.core.types import Batch, ClientBatches, LocalResult, Params
 from fedprofit.local.optimizer import ClientOptimizerSettings
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Gradients:
 
     gradients: Params  # stacked
     losses: "Tensor"  # [clients], mean per target token, in nats; 0 for a client without a batch
-    tokens: list[int]  # by client, counted as if it ran alone
+    tokens: list[int]  # by client, counted as if each client were computed separately
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Step:
     """One local step of all clients, as the vectorized solver gives it to a term.
 
     Attributes:
-        params: where the clients are, stacked `[clients, ...]`.
-        batches: one a client; empty for a client that does not step.
+        params: the clients' current parameters, stacked `[clients, ...]`.
+        batches: one per client; empty for a client that does not step.
         loss: the losses and gradients of the batches at `params`.
         solver: computes more gradients and divergences, for all clients at once.
     """
@@ -42,7 +42,7 @@ class Step:
 
 
 class Differentiable(Protocol):
-    """What the model predicts for one client, as scalars that autograd can follow."""
+    """Losses and divergences of one client, as scalars that autograd can differentiate."""
 
     def loss(self, params: Params, batch: Batch) -> "Tensor":
         """Return the mean loss per target token of a batch, in nats, at unstacked parameters."""
@@ -58,8 +58,8 @@ class ClientStep:
     """One local step of one client, as the sequential reference gives it to a term.
 
     Attributes:
-        params: where the client is, unstacked; autograd follows them.
-        batch: what it trains on.
+        params: the client's current parameters, unstacked, with autograd.
+        batch: the batch of this step.
         client: its position among the stacked clients.
         model: computes losses and divergences.
     """
@@ -76,17 +76,17 @@ class Term(Protocol):
     def gradient(self, step: Step) -> Params:
         """Return each client's gradient of the term, stacked like the parameters, `[clients, ...]`.
 
-        A client without a batch does not step; its slice must have the right shape only.
+        A client without a batch does not step; only the shape of its slice matters.
         """
         ...
 
     def value(self, step: ClientStep) -> "Tensor":
-        """Return the term for one client, as a scalar that autograd can follow."""
+        """Return the term for one client, as a scalar that autograd can differentiate."""
         ...
 
 
 class LocalSolver(Protocol):
-    """Computes what clients compute on their own data."""
+    """Computes the clients' local training."""
 
     def gradients(self, params: Params, batches: Sequence[Batch]) -> Gradients:
         """Compute each client's mean loss per target token on its batch, and its gradient.
@@ -100,8 +100,8 @@ class LocalSolver(Protocol):
     def divergences(self, params: Params, reference: Params, batches: Sequence[Batch]) -> Gradients:
         """Compute each client's mean KL(reference || current) per target token, and its gradient.
 
-        The distributions are the frozen model's over the vocabulary at the target positions, under the
-        reference parameters and under the current ones.
+        The distributions are those of the frozen model over the vocabulary at the target positions, under
+        the reference and the current parameters.
 
         Args:
             params: the current parameters, stacked `[clients, ...]`.
@@ -113,7 +113,7 @@ class LocalSolver(Protocol):
     def solve(
         self,
         params: Params,
-        work: Sequence[ClientWork],
+        cohort: Sequence[ClientBatches],
         optimizer: ClientOptimizerSettings,
         terms: Sequence[Term] = (),
         snapshots: Sequence[int] = (),
@@ -123,13 +123,13 @@ class LocalSolver(Protocol):
         The objective of client k at step s is its mean loss per target token on batch s, plus the `terms`.
         Clients may have different numbers of batches, or none. A client whose loss, gradient or next
         parameters are not finite stops there, keeps its last finite parameters, and is named in the result;
-        the others continue. `tokens` counts what the loss reads, not what terms read again.
+        the others continue. `tokens` counts the tokens read for the loss, not those read for terms.
 
         Args:
-            params: where each client starts, stacked `[clients, ...]`.
-            work: each client's batches, one a step.
+            params: each client's start, stacked `[clients, ...]`.
+            cohort: the clients, with one batch per step.
             optimizer: the client optimizer; its state starts fresh.
-            terms: what the objective has beside the loss.
+            terms: terms of the objective in addition to the loss.
             snapshots: steps after which all clients' parameters are kept; 0 keeps the start.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Terms of the local objective, beside the loss.
+"""Terms of the local objective in addition to the loss.
 
 The solver adds their gradients to that of the loss, for all clients at once. The sequential reference
 differentiates their values with autograd, one client at a time. A term of your own is a class with these two
@@ -60,8 +60,8 @@ class Correction:
 class Kl:
     """weight x mean over target tokens of KL(reference || current), in nats.
 
-    The reference distribution is that of the frozen model under the reference parameters. A soft prompt of
-    length 0 as the reference stands for the model without a prompt.
+    The reference distribution is that of the frozen model under the reference parameters. A reference soft
+    prompt of length 0 is the model without a prompt.
     """
 
     weight: float
@@ -90,7 +90,7 @@ class Sharpness:
     radius: float
 
     def gradient(self, step: Step) -> Params:
-        """Return the gradient at the ascended parameters less that at the parameters."""
+        """Return the gradient at params + e minus the gradient at params."""
         here = step.loss.gradients
         there = step.solver.gradients(self._ascended(step.params, here), step.batches).gradients
         return {key: there[key] - slope for key, slope in here.items()}
@@ -117,13 +117,13 @@ class Sharpness:
 
 
 def with_terms(step: Step, terms: Sequence[Term], clients: Sequence[ClientId], number: int) -> Params:
-    """Add the gradients of all terms to those of the loss, stacked each.
+    """Add the gradients of all terms to those of the loss; all are stacked.
 
     Args:
-        step: what the terms are computed from.
+        step: the inputs of the terms.
         terms: the terms.
         clients: the clients' names, for messages.
-        number: of the local step, from 1, likewise.
+        number: the local step, from 1, for messages.
 
     Raises:
         UserError: a term returned wrong names, shapes or NaN.
@@ -139,8 +139,8 @@ def with_terms(step: Step, terms: Sequence[Term], clients: Sequence[ClientId], n
 def check_gradient(term: Term, found: object, step: Step, clients: Sequence[ClientId], number: int) -> None:
     """Raise UserError unless a term's gradient has the parameters' names and shapes, and no NaN of its own.
 
-    NaN is the term's own where the client's parameters, loss and gradient are finite. Infinite values are
-    not refused: that client diverges, and stops.
+    NaN is the term's own if the client's parameters, loss and gradient are finite. Infinite values are
+    allowed: that client diverges and stops.
     """
     import torch
 

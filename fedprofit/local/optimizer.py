@@ -1,8 +1,8 @@
 """Client optimizers: SGD, SGD with momentum, Adam and AdamW, each for many clients at once.
 
-A client optimizer is a settings class whose `step` moves one tensor of stacked parameters, `[clients, ...]`.
-`stacked.py` turns that into a `ClientOptimizer`: each client has its own state and its own clock. A client's
-slice equals what `torch.optim` computes for it alone (a test).
+A client optimizer is a settings class whose `step` updates one stacked tensor, `[clients, ...]`.
+`stacked.py` turns that into a `ClientOptimizer`: each client has its own state and step count. A client's
+slice equals the result of `torch.optim` for this client (tested).
 """
 
 from typing import TYPE_CHECKING, ClassVar
@@ -38,9 +38,9 @@ class ClientOptimizerSettings(
 
         Args:
             parameter: `[clients, ...]`.
-            gradient: likewise.
-            moments: by the names of `moments`, each like the parameter.
-            steps: how many steps each client has taken, this one included, `[clients, 1, ...]`.
+            gradient: of the same shape.
+            moments: by the names of `moments`, each of the parameter's shape.
+            steps: each client's steps, including this one, `[clients, 1, ...]`.
         """
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class Momentum(ClientOptimizerSettings, kind="momentum"):
     moments: ClassVar[tuple[str, ...]] = ("momentum",)
 
     momentum: Fraction = 0.9
-    """The share of the velocity that stays at each step."""
+    """The share of the velocity that is kept at each step."""
     weight_decay: Weight = 0.0
     """The weight of the L2 penalty on the parameters."""
 

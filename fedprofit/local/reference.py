@@ -1,8 +1,8 @@
-"""The sequential reference: the obvious loop, one client at a time. The oracle of `solver.py`.
+"""The sequential reference: a plain loop over clients. Tests compare `solver.py` with it.
 
 No stacking, no packing, no shared prefix, no micro-batches: plain concatenation, the model's own
-attention, autograd, torch.optim. Read this to know what the solver computes. A whole run computes so with
-`backbone.engine: reference`.
+attention, autograd, torch.optim. Read this to know what the solver computes. `backbone.engine: reference`
+computes a complete run with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from fedprofit.backbone import paths
 from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.backbone.load import Backbone
-from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
+from fedprofit.core.types import Batch, ClientBatches, LocalResult, Params
 from fedprofit.local.base import ClientStep, Gradients, Step, Term
 from fedprofit.local.objective import check_gradient, term_error
 from fedprofit.local.optimizer import ClientOptimizerSettings
@@ -25,7 +25,7 @@ from fedprofit.tuner.prompt import SOFT_PROMPT
 
 @dataclass
 class _Trained:
-    """What one client's training leaves."""
+    """Result of one client's training."""
 
     params: Params  # unstacked
     kept: dict[int, Params]
@@ -76,7 +76,7 @@ class Sequential:
     def solve(
         self,
         params: Params,
-        work: Sequence[ClientWork],
+        cohort: Sequence[ClientBatches],
         optimizer: ClientOptimizerSettings,
         terms: Sequence[Term] = (),
         snapshots: Sequence[int] = (),
@@ -84,7 +84,7 @@ class Sequential:
         """Train every client on its own batches from its own start."""
         done = [
             self._train(_of_client(params, place), client, place, optimizer, terms, snapshots)
-            for place, client in enumerate(work)
+            for place, client in enumerate(cohort)
         ]
         result = LocalResult(
             params=_stacked([one.params for one in done]) if done else params,
@@ -92,7 +92,7 @@ class Sequential:
             steps=[one.steps for one in done],
             tokens=[one.tokens for one in done],
             stopped={
-                client.client: one.stopped for client, one in zip(work, done, strict=True) if one.stopped
+                client.client: one.stopped for client, one in zip(cohort, done, strict=True) if one.stopped
             },
         )
         return result, {
@@ -102,13 +102,13 @@ class Sequential:
     def _train(
         self,
         params: Params,
-        client: ClientWork,
+        client: ClientBatches,
         place: int,
         optimizer: ClientOptimizerSettings,
         terms: Sequence[Term],
         snapshots: Sequence[int],
     ) -> _Trained:
-        """Train one client; `place` is its position among the stacked parameters that the terms hold."""
+        """Train one client; `place` is its position among the stacked parameters of the terms."""
         done = _Trained(params, dict.fromkeys(snapshots, params))
         move = _mover(optimizer, params)
         for number, batch in enumerate(client.batches, 1):
@@ -133,7 +133,7 @@ class Sequential:
         batch: Batch,
         loss: Gradients,
         terms: Sequence[Term],
-        client: ClientWork,
+        client: ClientBatches,
         place: int,
         number: int,
     ) -> Params:
@@ -156,7 +156,7 @@ class Sequential:
     def _each(
         self, params: Params, batches: Sequence[Batch], value: Callable[[int, Params, Batch], Tensor]
     ) -> Gradients:
-        """Differentiate a scalar of each client that has a batch; 0 for the others."""
+        """Differentiate a scalar of each client that has a batch; gradients of the others are 0."""
         losses, slopes, tokens = [], [], []
         length = self.tuner.apply(params).shape[1]
         for place, batch in enumerate(batches):
@@ -177,9 +177,9 @@ class Sequential:
 
 
 def _mover(optimizer: ClientOptimizerSettings, params: Params) -> Callable[[Params], Params | None]:
-    """Return what steps one client by a gradient: the next parameters, or None if they are not finite.
+    """Return a function from a gradient to the next parameters, or to None if they are not finite.
 
-    `torch.optim` where the optimizer has a twin there, else the optimizer on a stack of one.
+    It uses the equivalent optimizer of `torch.optim` if there is one, else the optimizer on one client.
     """
     leaves = {key: tensor.detach().clone().requires_grad_() for key, tensor in params.items()}
     twin = optimizer.in_torch(list(leaves.values()))

@@ -1,9 +1,9 @@
 """The local solver: K clients trained at once on one frozen backbone.
 
-The clients' parameters are stacked, `[clients, ...]`. A client's loss touches its own slice alone, so
-the gradient of the sum of all clients' losses holds each client's own gradient in its slice: one
-backward pass serves all. Micro-batches only split that sum. `reference.py` says the same one client at
-a time; tests hold the two equal.
+The clients' parameters are stacked, `[clients, ...]`. A client's loss depends only on its own slice.
+Therefore the gradient of the sum of all losses contains each client's gradient in its slice: one backward
+pass computes all. Micro-batches split that sum. `reference.py` computes the same one client at a time; tests
+compare the two.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, count_tokens
-from fedprofit.core.types import Batch, ClientWork, LocalResult, Params
+from fedprofit.core.types import Batch, ClientBatches, LocalResult, Params
 from fedprofit.local.base import Gradients, Step, Term
 from fedprofit.local.objective import with_terms
 from fedprofit.local.optimizer import ClientOptimizerSettings
@@ -25,7 +25,7 @@ from fedprofit.tuner.prompt import SOFT_PROMPT
 
 @dataclass(frozen=True)
 class Vectorized:
-    """The local solver of an engine: `LocalSolver` says what its methods do."""
+    """The local solver of an engine: `LocalSolver` documents its methods."""
 
     engine: Engine
     tuner: Tuner = SOFT_PROMPT
@@ -47,13 +47,13 @@ class Vectorized:
     def solve(
         self,
         params: Params,
-        work: Sequence[ClientWork],
+        cohort: Sequence[ClientBatches],
         optimizer: ClientOptimizerSettings,
         terms: Sequence[Term] = (),
         snapshots: Sequence[int] = (),
     ) -> tuple[LocalResult, dict[int, Params]]:
         """Train every client on its own batches from its own start."""
-        return solve(self.engine, params, work, optimizer, terms, snapshots, self.tuner)
+        return solve(self.engine, params, cohort, optimizer, terms, snapshots, self.tuner)
 
 
 def gradients(
@@ -69,7 +69,7 @@ def _differentiated(
     tuner: Tuner,
     compute: Callable[[Tensor, Sequence[Row], Tensor], tuple[Tensor, Tensor]],
 ) -> Gradients:
-    """Average what an engine computes of rows over each client's target tokens, and differentiate it."""
+    """Average an engine's values of rows over each client's target tokens, and return the gradients."""
     rows = [Row(client, example) for client, batch in enumerate(batches) for example in batch]
     targets = [sum(len(example.target) for example in batch) for batch in batches]
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in params.items()}
@@ -88,7 +88,7 @@ def _differentiated(
 def solve(
     engine: Engine,
     params: Params,
-    work: Sequence[ClientWork],
+    cohort: Sequence[ClientBatches],
     optimizer: ClientOptimizerSettings,
     terms: Sequence[Term] = (),
     snapshots: Sequence[int] = (),
@@ -98,14 +98,14 @@ def solve(
     rule = optimizer.build()
     params = {key: tensor.detach() for key, tensor in params.items()}
     state = rule.init(params)
-    losses: list[list[float]] = [[] for _ in work]
-    tokens, stopped = [0] * len(work), dict[str, str]()
-    solver, names = Vectorized(engine), [client.client for client in work]
+    losses: list[list[float]] = [[] for _ in cohort]
+    tokens, stopped = [0] * len(cohort), dict[str, str]()
+    solver, names = Vectorized(engine), [one.client for one in cohort]
     kept = {0: params} if 0 in snapshots else {}
-    for step in range(max([len(client.batches) for client in work] + list(snapshots), default=0)):
+    for step in range(max([len(one.batches) for one in cohort] + list(snapshots), default=0)):
         batches: list[Batch] = [
             client.batches[step] if step < len(client.batches) and client.client not in stopped else ()
-            for client in work
+            for client in cohort
         ]
         if any(batches):
             found = gradients(engine, params, batches, tuner)
@@ -121,7 +121,7 @@ def solve(
                 tokens[k] += found.tokens[k]
                 if state.steps[k] == before[k]:
                     what = "parameters" if finite[k] else "loss or gradient"
-                    stopped[work[k].client] = f"{what} not finite at local step {step + 1}"
+                    stopped[cohort[k].client] = f"{what} not finite at local step {step + 1}"
         if step + 1 in snapshots:
             kept[step + 1] = params
     return LocalResult(params, losses, state.steps.tolist(), tokens, stopped), kept

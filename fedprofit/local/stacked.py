@@ -1,8 +1,8 @@
 """Make an optimizer of stacked parameters from a rule for one tensor.
 
-An optimizer is a pair of pure functions over `Params` stacked as `[clients, ...]`. A mask says which
-clients step. The others' parameters and state do not move, nor do those of a client whose step would
-leave it with parameters that are not finite.
+An optimizer is a pair of pure functions over `Params` stacked as `[clients, ...]`. A mask selects the
+clients that step. The parameters and state of all others are unchanged, as are those of a client whose next
+parameters would not be finite.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class ClientOptimizer:
     update: Callable[[Params, Params, OptimizerState, Tensor], tuple[Params, OptimizerState]]
 
 
-# A rule moves one tensor: (parameter, gradient, moments, steps) -> (parameter, moments).
+# A rule updates one tensor: (parameter, gradient, moments, steps) -> (parameter, moments).
 Rule = Callable[[Tensor, Tensor, dict[str, Tensor], Tensor], tuple[Tensor, dict[str, Tensor]]]
 
 
@@ -39,7 +39,7 @@ def stacked_optimizer(names: Sequence[str], rule: Rule) -> ClientOptimizer:
 
     Args:
         names: the moments that the rule keeps.
-        rule: from a parameter, its gradient, moments and clock to the next parameter and moments.
+        rule: from a parameter, its gradient, moments and step counts to the next parameter and moments.
     """
 
     def init(params: Params) -> OptimizerState:
@@ -69,12 +69,12 @@ def stacked_optimizer(names: Sequence[str], rule: Rule) -> ClientOptimizer:
 
 
 def finite_slices(params: Params) -> Tensor:
-    """Tell which clients' parameters (or gradients) are all finite, `[clients]`."""
+    """Return which clients' parameters (or gradients) are all finite, `[clients]`."""
     return torch.stack([torch.isfinite(tensor.flatten(1)).all(1) for tensor in params.values()]).all(0)
 
 
 def finite_clients(losses: Tensor, gradients: Params) -> Tensor:
-    """Tell which clients' loss and whole gradient are finite, `[clients]`."""
+    """Return which clients' loss and complete gradient are finite, `[clients]`."""
     return torch.isfinite(losses) & finite_slices(gradients)
 
 

@@ -1,1 +1,1 @@
-"""From a federated prompt to a client's own."""
+"""Personalization methods, one module each."""

@@ -1,4 +1,4 @@
-"""What personalizes a federated prompt: many clients at once, each on its own examples."""
+"""Personalization of a federated prompt: many clients at once, each on its own examples."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fedprofit.config.component import Component, where_of
 from fedprofit.config.trial import Named
 from fedprofit.core.errors import UserError, cut
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.core.types import ClientId, ClientWork, Example, LocalResult, Params
+from fedprofit.core.types import ClientBatches, ClientId, Example, LocalResult, Params
 from fedprofit.data.batching import BatchPlan
 from fedprofit.local.base import LocalSolver, Term
 from fedprofit.local.optimizer import ClientOptimizerSettings
@@ -28,7 +28,7 @@ class Personalized:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is kept beside the prompts: clients, the steps that each took, and why any stopped."""
+        """Facts stored with the prompts: clients, the steps of each, and why any stopped."""
         return {"clients": self.clients, "steps": self.result.steps, "stopped": self.result.stopped}
 
 
@@ -58,7 +58,7 @@ class PersonalizationSettings(
     interpolate_at: Literal["last", "all"] = "last"
     """Whether only the last step is interpolated or all scored ones; each alpha costs a full scoring."""
     predictors: tuple[PredictorSettings, ...] = ()
-    """Predictors that are scored at the last step too, made of the personal and the federated parameters."""
+    """Predictors made of personal and federated parameters; also scored at the last step."""
     start: Literal["last", "best"] = "last"
     """The federated prompt of the last round, or of the best one on the validation clients."""
 
@@ -66,13 +66,13 @@ class PersonalizationSettings(
     def _predictors_are_distinct(self) -> Self:
         names = [predictor.name for predictor in self.predictors]
         if len(set(names)) < len(names):
-            raise ValueError("predictors: two entries have the same name; give each a name of its own")
+            raise ValueError("predictors: two entries have the same name; give each a distinct name")
         return self
 
     def per_client(self, examples: float) -> tuple[float, float]:
         """Return the steps of a client with that many examples, and how many rows each step reads.
 
-        Estimates of time and memory are made from it; it changes no result.
+        Only used to estimate time and memory.
         """
         return 1, examples
 
@@ -80,7 +80,7 @@ class PersonalizationSettings(
         """Make the function that personalizes.
 
         Args:
-            solver: computes what clients compute, for all of them at once.
+            solver: trains all clients at once.
         """
         raise NotImplementedError
 
@@ -101,25 +101,25 @@ def broadcast(params: Params, clients: int) -> Params:
     return {key: tensor.expand(clients, *tensor.shape) for key, tensor in params.items()}
 
 
-def draw_work(
+def draw_batches(
     plan: BatchPlan, clients: Sequence[ClientId], examples: ExamplesOf, seed: int
-) -> list[ClientWork]:
+) -> list[ClientBatches]:
     """Draw each client's batches for personalization.
 
-    They depend on seed and client only, so that every start and every rate sees the same ones.
+    They depend only on seed and client, so that all starts and rates use the same batches.
     """
-    work = []
+    cohort = []
     for client in clients:
         own = examples(client)
         positions = plan(len(own), numpy_generator(seed, "personalize", client))
-        work.append(ClientWork(client, [[own[p] for p in batch] for batch in positions], len(own)))
-    return work
+        cohort.append(ClientBatches(client, [[own[p] for p in batch] for batch in positions], len(own)))
+    return cohort
 
 
 def train_clients(
     solver: LocalSolver,
     start: Params,
-    work: Sequence[ClientWork],
+    cohort: Sequence[ClientBatches],
     optimizer: ClientOptimizerSettings,
     terms: Sequence[Term] = (),
     evaluate_at: Sequence[int] = (),
@@ -128,16 +128,16 @@ def train_clients(
 
     Args:
         solver: trains all clients at once.
-        start: where each client starts, stacked `[clients, ...]`.
-        work: each client's batches.
+        start: each client's start, stacked `[clients, ...]`.
+        cohort: the clients, with their batches.
         optimizer: of the local steps.
-        terms: of the objective, beside the loss.
-        evaluate_at: steps to keep, where some client reaches them; the last one is always kept.
+        terms: terms of the objective in addition to the loss.
+        evaluate_at: steps to return, if some client reaches them; the last one is always returned.
     """
-    last = max((len(client.batches) for client in work), default=0)
+    last = max((len(one.batches) for one in cohort), default=0)
     points = sorted({step for step in evaluate_at if step < last} | {last})
-    result, kept = solver.solve(start, work, optimizer, terms, points)
-    return Personalized([client.client for client in work], kept, result)
+    result, kept = solver.solve(start, cohort, optimizer, terms, points)
+    return Personalized([one.client for one in cohort], kept, result)
 
 
 def personalize(
@@ -148,11 +148,11 @@ def personalize(
     examples: ExamplesOf,
     seed: int,
 ) -> Personalized:
-    """Personalize by settings, and check what comes out.
+    """Personalize by settings, and check the result.
 
     Raises:
-        UserError: it failed by its own account, or returned other clients, wrong shapes, or parameters that
-            are not finite for a client that has not stopped; the message names the kind.
+        UserError: it raised UserError, or returned other clients, wrong shapes, or parameters that are not
+            finite for a client that has not stopped; the message names the kind.
     """
     where = f"{where_of(type(settings))}: the personalization {settings.kind!r} ({settings.name})"
     try:
@@ -166,7 +166,7 @@ def personalize(
 
 
 def _fault(done: object, start: Params, clients: Sequence[ClientId]) -> str | None:
-    """Return what is wrong with the parameters of personalized clients, None if nothing is."""
+    """Return the error in the parameters of personalized clients, None if there is none."""
     from fedprofit.local.stacked import finite_slices
 
     if not isinstance(done, Personalized):

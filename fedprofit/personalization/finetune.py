@@ -14,7 +14,7 @@ from fedprofit.personalization.base import (
     Personalize,
     Personalized,
     broadcast,
-    draw_work,
+    draw_batches,
     train_clients,
 )
 
@@ -34,8 +34,8 @@ class FineTune(LocalSteps, PersonalizationSettings, kind="finetune"):
             start: Params, clients: Sequence[ClientId], examples: ExamplesOf, seed: int
         ) -> Personalized:
             anchor = broadcast(start, len(clients))
-            work = draw_work(self.plan(), clients, examples, seed)
+            cohort = draw_batches(self.plan(), clients, examples, seed)
             terms = [Proximal(self.proximal, anchor)] if self.proximal else []
-            return train_clients(solver, anchor, work, self.client, terms, self.evaluate_at)
+            return train_clients(solver, anchor, cohort, self.client, terms, self.evaluate_at)
 
         return finetune

@@ -1,1 +1,1 @@
-"""What answers a client's inputs, made of personal and federated parameters."""
+"""Predictors, which answer a client's inputs with personal and federated parameters."""

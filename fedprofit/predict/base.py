@@ -27,7 +27,7 @@ class Predictor(Protocol):
     """Answers the rows of several clients; a row's `owner` is its client's position."""
 
     def __len__(self) -> int:
-        """Return the number of clients; 1 stands for a predictor that all clients share."""
+        """Return the number of clients; 1 for a predictor that all clients share."""
         ...
 
     def score(self, rows: "Sequence[Row]") -> "Tensor":
@@ -41,15 +41,15 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class PredictorContext:
-    """What a predictor is built from.
+    """Inputs from which a predictor is built.
 
     Attributes:
         engine: the frozen backbone.
-        tuner: what the parameters are of.
+        tuner: the tuner of the parameters.
         personal: the clients' personal parameters, stacked `[clients, ...]`.
         federated: the federated parameters that they started from, unstacked.
         clients: their names, in the order of `personal`.
-        examples: a client's own train examples.
+        examples: function from a client to its own train examples.
     """
 
     engine: "Engine"
@@ -72,11 +72,11 @@ class PredictorContext:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a client's predictor costs.
+    """Cost of a client's predictor.
 
     Attributes:
-        passes: readings of the input for one answer.
-        tokens: tokens of the tuner that are read for one answer, over all passes.
+        passes: number of times that the input is read for one answer.
+        tokens: tuner tokens that are read for one answer, over all passes.
         numbers: numbers that a client stores.
     """
 
@@ -92,16 +92,16 @@ class PredictorSettings(Named, Component, family="predictor", package="fedprofit
 
     @property
     def passes(self) -> float:
-        """How often an input is read for one answer."""
+        """Number of times that an input is read for one answer."""
         return 1
 
     @property
     def stored(self) -> int:
-        """How many sets of tuner parameters a client stores."""
+        """Number of sets of tuner parameters that a client stores."""
         return 1
 
     def features(self, width: int, examples: int) -> int:
-        """Return how many numbers a client stores beside parameters.
+        """Return the count of numbers that a client stores in addition to parameters.
 
         Args:
             width: of the backbone's input embeddings.
@@ -110,10 +110,10 @@ class PredictorSettings(Named, Component, family="predictor", package="fedprofit
         return 0
 
     def cost(self, tokens: int, parameters: int, width: int, examples: int) -> Cost:
-        """Return what the predictor costs a client.
+        """Return the predictor's cost for a client.
 
         Args:
-            tokens: that the tuner adds to an input.
+            tokens: tokens that the tuner adds to an input.
             parameters: numbers in one set of the tuner's parameters.
             width: of the backbone's input embeddings.
             examples: the client's train examples.
@@ -147,24 +147,24 @@ class Prompted:
 
 
 def predictor_of(engine: "Engine", prompts: "Tensor | Predictor") -> Predictor:
-    """Return a predictor as it is, and prompts `[clients, length, width]` as one."""
+    """Return a predictor unchanged; convert prompts `[clients, length, width]` to one."""
     import torch
 
     return Prompted(engine, prompts) if isinstance(prompts, torch.Tensor) else prompts
 
 
 def build_predictor(settings: PredictorSettings, context: PredictorContext, finite: bool = True) -> Predictor:
-    """Check the parameters, and make a predictor whose results are checked.
+    """Check the parameters, and build a predictor whose results are checked.
 
     Args:
         settings: the predictor.
-        context: what it is built from.
-        finite: refuse NaN and infinity among the parameters. A run does not: it scores a client that
-            diverged as it is.
+        context: the inputs.
+        finite: reject NaN and infinity among the parameters. A run does not: it also scores clients that
+            diverged.
 
     Raises:
-        UserError: the parameters are of another tuner or of wrong shape, or hold NaN; or the predictor is not
-            of as many clients.
+        UserError: the parameters are of another tuner or of wrong shape, or hold NaN; or the predictor is
+            for another number of clients.
     """
     what, tuner = f"predictor {settings.name!r}", context.tuner
     tuner.check(context.federated, f"{what}, federated parameters", finite=finite)
@@ -196,11 +196,11 @@ class Checked:
         return len(self.inner)
 
     def score(self, rows: "Sequence[Row]") -> "Tensor":
-        """Return each row's loss; UserError unless there is a number for each."""
+        """Return each row's loss. Raise UserError unless there is a number for each."""
         return self._losses(self.inner.score(rows), len(rows), "score")
 
     def answer(self, rows: "Sequence[Row]", max_new_tokens: int) -> "Answers":
-        """Return each row's loss and answer; UserError unless there is one of each for every row."""
+        """Return each row's loss and answer. Raise UserError unless there is one of each for every row."""
         losses, answers = self.inner.answer(rows, max_new_tokens)
         if len(answers) != len(rows):
             raise self._error(f"`answer` returned {len(answers)} answers for {len(rows)} rows")

@@ -5,7 +5,7 @@ The next token's distribution is the renormalized weighted mean of log-probabili
     log p(y) = w log p_personal(y) + (1 - w) log p_federated(y) - log Z,
     Z = sum_v p_personal(v)^w p_federated(v)^(1 - w),
 
-at every position, so that losses are of one distribution per token. Answers are greedy under it.
+at every position: losses are those of one distribution per token. Answers are greedy under it.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Ensemble(PredictorSettings, kind="ensemble"):
     """The mean of log-probabilities under personal and federated parameters, renormalized."""
 
     weight: Fraction = 0.5
-    """The weight of the personal parameters; the federated ones have the rest."""
+    """The weight of the personal parameters; that of the federated ones is 1 minus this."""
 
     @property
     def passes(self) -> float:

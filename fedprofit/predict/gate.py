@@ -20,11 +20,11 @@ class Gate(PredictorSettings, kind="gate"):
     """Personal or federated parameters, chosen for each input by a rule."""
 
     rule: GateRule = Likelihood()
-    """How to choose."""
+    """The rule."""
 
     @property
     def passes(self) -> float:
-        """Once, and as often as the rule reads."""
+        """Once for the answer, plus the reads of the rule."""
         return 1 + self.rule.passes
 
     @property
@@ -33,7 +33,7 @@ class Gate(PredictorSettings, kind="gate"):
         return 2
 
     def features(self, width: int, examples: int) -> int:
-        """Return what the rule stores."""
+        """Return the count of numbers that the rule stores."""
         return self.rule.features(width, examples)
 
     def build(self, context: PredictorContext) -> Predictor:

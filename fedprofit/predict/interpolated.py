@@ -5,10 +5,10 @@ from fedprofit.predict.base import Predictor, PredictorContext, PredictorSetting
 
 
 class Interpolated(PredictorSettings, kind="interpolated", paper="Collins et al. 2023, arXiv 2310.04627"):
-    """Parameters between the personal and the federated ones."""
+    """Interpolated personal and federated parameters."""
 
     alpha: Fraction = 0.5
-    """The weight of the personal parameters; the federated ones have 1 - alpha."""
+    """The weight of the personal parameters; that of the federated ones is 1 - alpha."""
 
     def build(self, context: PredictorContext) -> Predictor:
         """Make the predictor of all clients."""

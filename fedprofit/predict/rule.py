@@ -1,7 +1,7 @@
-"""Gate rules: which inputs a gate answers with the personal parameters.
+"""Gate rules, which select the inputs that a gate answers with the personal parameters.
 
-A rule of your own is a settings class with a `kind` and a `build`; `examples/plugins/gate.py` is one. The
-engine computes what rules compare: `mean_embeddings`, `hidden_states` and `input_likelihood`.
+A custom rule is a settings class with a `kind` and a `build`, as in `examples/plugins/gate.py`. The engine
+computes features for rules: `mean_embeddings`, `hidden_states` and `input_likelihood`.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ Choose = Callable[["Sequence[Row]"], "Tensor"]
 
 
 class GateRule(Component, family="gate rule", package="fedprofit.predict.rule", default="likelihood"):
-    """How a gate chooses between personal and federated parameters."""
+    """The choice of a gate between personal and federated parameters."""
 
     needs: ClassVar[tuple[tuple[str, ...], ...]] = (("build",),)
 
     @property
     def passes(self) -> float:
-        """How often the rule makes the backbone read an input."""
+        """Number of times that the backbone reads an input for the rule."""
         return 0
 
     def features(self, width: int, examples: int) -> int:
-        """Return how many numbers a client stores for the rule; see `PredictorSettings.features`."""
+        """Return the count of numbers that a client stores for the rule; see `PredictorSettings.features`."""
         return 0
 
     def build(self, context: PredictorContext) -> Choose:
@@ -44,10 +44,10 @@ class GateRule(Component, family="gate rule", package="fedprofit.predict.rule", 
 
 
 class Likelihood(GateRule, kind="likelihood"):
-    """Personal where the input is likelier under the personal parameters than under the federated ones."""
+    """Personal if the input is likelier under the personal parameters than under the federated ones."""
 
     margin: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """By how many nats per token it must be likelier."""
+    """Minimum difference in log-likelihood, in nats per token."""
 
     @property
     def passes(self) -> float:

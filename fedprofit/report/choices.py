@@ -9,15 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fedprofit.analyze.compare import (
+    SHOWN,
     Difference,
-    ScoredOtherwise,
+    ScoringMismatch,
+    changed_origin,
     changed_settings,
     compare,
-    made_otherwise,
 )
+from fedprofit.analyze.intervals import Estimate, counted
 from fedprofit.analyze.recommend import SCORES, Limit, NoneWithin, Recommendation, recommend
-from fedprofit.analyze.statistics import Estimate, counted
 from fedprofit.analyze.tables import Tables, open_tables
+from fedprofit.analyze.tradeoff import KEPT
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import write_json, write_text
 from fedprofit.evaluate.metric import in_order, metric_of
@@ -71,7 +73,8 @@ def _recommendation_table(one: Recommendation, metric: str, limit: Limit) -> Tab
     table.add_column(f"found: {sample_size(one.tested['local'], 'test client')}")
     for score in SCORES:
         estimates = (one.expected[score], one.tested[score])
-        table.add_row(score, *(format_estimate(estimate, metric) for estimate in estimates))
+        title = one.robustness if score == KEPT else score
+        table.add_row(title, *(format_estimate(estimate, metric) for estimate in estimates))
     bound = "most" if metric_of(metric).lower_is_better else "least"
     constraint = (
         f"forgetting at most {limit.most_forgotten:g}"
@@ -121,7 +124,7 @@ def write_comparison(paths: Sequence[Path], metric: str | None, out: Path | None
     names = []
     for number, (path, tables) in enumerate(zip(paths, runs, strict=True)):
         made = in_words(tables.environments.values())
-        changes = ", ".join([*changed_settings(paths[0], path), *made_otherwise(runs[0], tables)])
+        changes = ", ".join([*changed_settings(paths[0], path), *changed_origin(runs[0], tables)])
         name = f"{chr(ord('A') + number)}: {path}{f' ({made})' if made else ''}"
         names.append(f"{name}{': ' if changes else ''}{changes}")
     found, refused = _compare_by_metric(runs, shown)
@@ -162,7 +165,7 @@ def _compare_by_metric(
     for metric in metrics:
         try:
             found[metric] = compare(runs, metric)
-        except ScoredOtherwise as error:
+        except ScoringMismatch as error:
             refused.append(f"not compared by {metric}: {error}")
     if not found:
         raise UserError("\n".join(refused))
@@ -189,12 +192,12 @@ def _unshared_metrics(runs: Sequence[Tables], shown: Sequence[str]) -> list[str]
     return [f"not compared by {name}: only scored in {', '.join(paths)}" for name, paths in having.items()]
 
 
-COLUMNS = ("", "condition", "local", "better", "global", "better")
+COLUMNS = ("", "condition", "local", "better", "others", "better")
 
 
 def _table_row(one: Difference, metric: str) -> list[str]:
     row = [chr(ord("A") + one.run), ", ".join([*one.axes.values(), one.condition])]
-    for scope in ("local", "global"):
+    for scope in SHOWN:
         row.append(f"{format_score(one.first[scope], metric)} → {format_score(one.other[scope], metric)}")
         row.append(_signed(one.better[scope], metric))
     return row

@@ -1,10 +1,10 @@
-"""The trade-off as a figure: local score over global score, with curves along the steps."""
+"""The trade-off as a figure: local over retained score, with curves along the steps."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -15,14 +15,24 @@ from fedprofit.analyze.facts import TUNING_RATE
 from fedprofit.core.files import write_figure
 from fedprofit.evaluate.metric import main_ones, metric_of
 from fedprofit.evaluate.metrics.loss import LOSS
+from fedprofit.evaluate.results import GLOBAL, OTHERS
 from fedprofit.report.notes import omitted_metrics
-from fedprofit.report.overview import GridCell
+from fedprofit.report.overview import MAJORITY, GridCell
 from fedprofit.report.table import Means
 
 # Okabe and Ito's palette, distinguishable with common color vision deficiencies.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-BASELINES = {"base": ("*", "base model"), "local": ("P", "local only"), "central": ("X", "central")}
+BASELINES = {
+    "base": ("*", "base model"),
+    "local": ("P", "local only"),
+    "central": ("X", "central"),
+    "in_context": ("p", "in context"),
+}
+AXIS_LABELS = {
+    OTHERS: "others: on other clients' tasks",
+    GLOBAL: "global: on all test clients' pool",
+}
 INLINE_DPI = 110  # in notebooks
 ENTRY_WIDTH = 3.6  # maximum width of a legend entry, inches
 
@@ -59,7 +69,7 @@ def tradeoff_figure(title: str, model: str, cells: Sequence[GridCell]) -> Figure
         ax.yaxis.set_inverted(facts.lower_is_better)
         name = facts.named + " (axes inverted)" * facts.lower_is_better
         ax.set_title(", ".join(filter(None, [cell.title, name])), loc="left", fontsize=11)
-        ax.set_xlabel("global: on all test clients' pool")
+        ax.set_xlabel(AXIS_LABELS[cell.robustness])
         if is_single or cell is cells[0]:
             ax.set_ylabel("local: on the client's own test set")
         ax.grid(alpha=0.25, linewidth=0.6)
@@ -68,7 +78,7 @@ def tradeoff_figure(title: str, model: str, cells: Sequence[GridCell]) -> Figure
     heterogeneity = ", ".join(f"{cell.heterogeneity:.2f}" for cell in cells)
     clients = ", ".join(f"{cell.clients}" + f" of {cell.seeds} seeds" * (cell.seeds > 1) for cell in cells)
     figure.suptitle(
-        f"{title}: what personalization gains locally and loses globally\n"
+        f"{title}: what personalization gains locally and loses elsewhere\n"
         f"{model}; test clients {clients}; heterogeneity {heterogeneity}"
         + "".join(f"\n{note}" for note in omitted_metrics(others, "table.md")),
         x=0.01,
@@ -108,14 +118,20 @@ def _draw_legend(figure: Figure, interpolated: bool) -> None:
 
 def _draw_panel(ax: Axes, rows: list[Means], styles: Mapping[str, tuple[str, dict[str, str]]]) -> None:
     if rows:
-        anchor = rows[0]["global"]  # a point of the panel: the axes expand to include it
-        ax.axline((anchor, anchor), slope=1, color="#999999", ls=":", lw=1, label="local = global", zorder=1)
+        anchor = rows[0]["kept"]  # a point of the panel: the axes expand to include it
+        ax.axline((anchor, anchor), slope=1, color="#999999", ls=":", lw=1, label="equal scores", zorder=1)
+    for row in rows:
+        if row["condition"] == MAJORITY:  # what is not above and to the right has learned nothing
+            style: dict[str, Any] = {"color": "#999999", "lw": 1, "ls": "-.", "zorder": 1}
+            ax.axhline(row["local"], label="majority label", **style)
+            if row["kept"] is not None:
+                ax.axvline(row["kept"], **style)
     for name in dict.fromkeys(row["algorithm"] for row in rows if row["algorithm"]):
         color, markers = styles[name]
         own = [row for row in rows if row["algorithm"] == name]
         start = next(row for row in own if row["condition"] == "federated" and row["setting"] == "last")
         ax.scatter(
-            start["global"],
+            start["kept"],
             start["local"],
             s=150,
             facecolors="white",
@@ -130,9 +146,7 @@ def _draw_panel(ax: Axes, rows: list[Means], styles: Mapping[str, tuple[str, dic
         found = [row for row in rows if row["condition"] == condition]
         if found:
             row = max(found, key=lambda r: r["step"] or 0)
-            ax.scatter(
-                row["global"], row["local"], s=110, marker=marker, color="#555555", zorder=4, label=text
-            )
+            ax.scatter(row["kept"], row["local"], s=110, marker=marker, color="#555555", zorder=4, label=text)
 
 
 def _draw_curve(ax: Axes, own: list[Means], setting: str, color: str, marker: str) -> None:
@@ -147,7 +161,7 @@ def _draw_curve(ax: Axes, own: list[Means], setting: str, color: str, marker: st
     # The names of grid entries already contain their rate.
     rate = "" if value is None or f"rate{value:g}" in setting else f" (rate {value:g})"
     ax.plot(
-        [row["global"] for row in [start, *points]],
+        [row["kept"] for row in [start, *points]],
         [row["local"] for row in [start, *points]],
         color=color,
         marker=marker,
@@ -159,7 +173,7 @@ def _draw_curve(ax: Axes, own: list[Means], setting: str, color: str, marker: st
         label=f"{points[0]['algorithm']}, {setting}{rate}",
     )
     ax.scatter(
-        [row["global"] for row in mixed],
+        [row["kept"] for row in mixed],
         [row["local"] for row in mixed],
         marker=marker,
         s=34,
@@ -169,7 +183,7 @@ def _draw_curve(ax: Axes, own: list[Means], setting: str, color: str, marker: st
         zorder=2,
     )
     for row in mixed:
-        text, point = f"{row['alpha']:g}", (row["global"], row["local"])
+        text, point = f"{row['alpha']:g}", (row["kept"], row["local"])
         ax.annotate(text, point, (4, 3), textcoords="offset points", color=color, fontsize=7, zorder=2)
 
 

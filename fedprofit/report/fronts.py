@@ -19,10 +19,11 @@ FRONT_EXPLANATION = (
     "above the base model's scores. more: difference in volume to the grid cell's first algorithm, over the "
     "settings that both have, paired by client. 95% intervals in brackets."
 )
-KNEE_COLUMNS = ("axes", "algorithm", "knee", "local", "global", "worst")
+KNEE_COLUMNS = ("axes", "algorithm", "knee", "local", "others", "worst")
 KNEE_EXPLANATION = (
-    "knee: the setting on a front farthest beyond the line between its ends, if any, with its scores. worst: "
-    "mean forgetting at the knee of the tenth of the clients that forget most. Knees are read from the test "
+    "knee: the setting on a front farthest beyond the line between its ends, if any, with its scores. "
+    "others: the global score where each client has all tasks. worst: mean forgetting "
+    "at the knee of the tenth of the clients that forget most. Knees are read from the test "
     "clients, so do not select settings by them."
 )
 AREA_COLUMNS = ("axes", "algorithm", "setting", "steps", "area")
@@ -63,7 +64,7 @@ def write_fronts(path: Path, console: Console) -> None:
 def _terminal_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
-        right = name in ("settings", "local", "global", "worst")
+        right = name in ("settings", "local", "others", "worst")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)

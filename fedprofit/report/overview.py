@@ -10,14 +10,15 @@ import polars as pl
 
 from fedprofit.analyze.facts import FACTS, SETTING_NAMES, agreed
 from fedprofit.analyze.fronts import front_of
-from fedprofit.analyze.statistics import mean_of, worst_tenth
+from fedprofit.analyze.intervals import mean_of, worst_tenth
 from fedprofit.analyze.tables import Tables, place_of
-from fedprofit.analyze.tradeoff import averaged, units_of
+from fedprofit.analyze.tradeoff import averaged, robustness_of, units_of
 from fedprofit.evaluate.metric import metric_of
 from fedprofit.evaluate.results import axis_column
 from fedprofit.report.table import Means
 
 DIFFERENCES = ("gain", "forgetting")
+MAJORITY = "majority"  # the condition of the baseline
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class GridCell:
     heterogeneity: float
     clients: int  # test clients, of all seeds
     seeds: int
+    robustness: str  # the scope of the retained score
     # Rows of `averaged` with hyperparameters (FACTS), `front`, `knee`, `curve` (whether the row is a point of
     # its setting's curve), and interval ends of DIFFERENCES. `worst` is the mean forgetting over the tenth of
     # the clients that forget most, with its interval.
@@ -66,18 +68,32 @@ def summarize_cell(
     """Summarize the scores of one grid cell."""
     units = units_of(scores)
     clients, seeds = len(units.select("seed", "client").unique()), scores["seed"].n_unique()
-    rows = _condition_rows(units, agreed(scores).to_dicts())
-    return GridCell(title, axes or {}, heterogeneity, clients, seeds, rows, units)
+    robustness = robustness_of(scores)
+    rows = _condition_rows(units, agreed(scores).to_dicts(), robustness)
+    return GridCell(title, axes or {}, heterogeneity, clients, seeds, robustness, rows, units)
 
 
-def _condition_rows(units: pl.DataFrame, facts: list[dict[str, Any]]) -> list[Means]:
+def _condition_rows(units: pl.DataFrame, facts: list[dict[str, Any]], robustness: str) -> list[Means]:
     known = {tuple(one[name] for name in SETTING_NAMES): {fact: one[fact] for fact in FACTS} for one in facts}
     unknown = dict.fromkeys(FACTS)
     rows = [
-        {**row, **known.get(tuple(row[name] for name in SETTING_NAMES), unknown)}
+        {**row, "robustness": robustness, **known.get(tuple(row[name] for name in SETTING_NAMES), unknown)}
         for row in _drop_partial(averaged(units).to_dicts())
     ]
-    return [_add_intervals(row, units) for row in _mark_fronts(_mark_curves(rows))]
+    return [_add_intervals(row, units) for row in _mark_fronts(_mark_curves(_add_skill(rows)))]
+
+
+def _add_skill(rows: list[Means]) -> list[Means]:
+    """Add the local and retained scores minus those of the majority label; None where there are none."""
+    majority = {row["metric"]: row for row in rows if row["condition"] == MAJORITY}
+
+    def skill(row: Means, score: str) -> float | None:
+        base = majority.get(row["metric"])
+        if base is None or row[score] is None or base[score] is None:
+            return None
+        return metric_of(row["metric"]).sign * float(row[score] - base[score])
+
+    return [{**row, "skill": skill(row, "local"), "kept_skill": skill(row, "kept")} for row in rows]
 
 
 def _mark_curves(rows: list[Means]) -> list[Means]:

@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedprofit.analyze.claims import SAYS, Finding, caveats, check_claims
+from fedprofit.analyze.claims import SAYS, caveats, check_claims
+from fedprofit.analyze.comparison import Comparison
 from fedprofit.analyze.tables import open_tables
+from fedprofit.analyze.verdicts import Finding
 from fedprofit.core.errors import UserError
 from fedprofit.core.files import write_json, write_text
 from fedprofit.data.federated import check_sources
@@ -20,7 +22,7 @@ from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.libraries import load_libraries
 from fedprofit.runs.progress import duration
 from fedprofit.studies.admission import admit
-from fedprofit.studies.ledger import StudyFolder, done, is_of, missing, read_table
+from fedprofit.studies.ledger import StudyFolder, contains_study, done, missing, read_table
 from fedprofit.studies.many import Progress
 from fedprofit.studies.spec import describe, load_study
 from fedprofit.studies.watch import share_left
@@ -43,7 +45,7 @@ def show_plan(
     """
     study, runs = load_study(path, overrides, only, yes)
     folder = StudyFolder(out or Path("runs") / study.name)
-    is_of(folder, study)
+    contains_study(folder, study)
     runs = admit(folder, study, runs)
     remaining = missing(folder, runs)
     table = Table(title=f"{study.name}: {len(runs)} runs", title_justify="left", pad_edge=False)
@@ -83,14 +85,17 @@ def write_claims(path: Path, console: Console) -> None:
     tables = open_tables(path)
     if not tables.is_study:
         raise UserError(f"{path}: is a run, but claims need a study. Give the folder of a study.")
-    findings = {metric: check_claims(tables.results, tables.axes, metric) for metric in tables.metrics}
+    findings = {
+        metric: check_claims(tables.results, tables.axes, metric, tables.validation)
+        for metric in tables.metrics
+    }
     for metric, found in findings.items():
         console.print(_claims_table(metric, found))
     console.print(_verdict_table(findings))
     console.print(
-        "Effects: difference in retained global score at the same local score, with 95% intervals of a "
-        "paired bootstrap over seeds and clients, widened if seeds are few. Curves without a common local "
-        "score are not counted.",
+        "Effects: difference of the retained score (others; global where each client has all tasks) at the "
+        "same local score, with 95% intervals: the widest over seeds and clients, over seeds and tasks, and "
+        "over seeds. Verdicts are corrected for the number of claims by each metric (Holm).",
         style="dim",
         highlight=False,
     )
@@ -100,7 +105,7 @@ def write_claims(path: Path, console: Console) -> None:
     pages = [
         _verdict_markdown(findings),
         *map(escape_markdown, notes),
-        *(_claims_markdown(*item) for item in findings.items()),
+        *(page for metric, found in findings.items() for page in _claims_markdown(metric, found)),
     ]
     write_text(path / "claims.md", "\n\n".join(pages) + "\n")
     write_json(path / "claims.json", [_to_json(one) for found in findings.values() for one in found])
@@ -131,26 +136,81 @@ def _claims_table(metric: str, findings: Sequence[Finding]) -> Table:
     table.add_column("comparison, effect [95% interval], sample size", overflow="fold")
     for one in findings:
         verdict = Text(one.verdict, VERDICT_COLORS[one.verdict])
-        table.add_row(one.claim, verdict, "\n".join(map(str, one.comparisons)) or one.reason)
+        lines = [_with_power(each, metric) for each in one.comparisons]
+        table.add_row(one.claim, verdict, "\n".join(lines) or one.reason)
     return table
 
 
-def _claims_markdown(metric: str, findings: Sequence[Finding]) -> str:
-    rows = [(one.claim, one.verdict, "; ".join([one.reason, *map(str, one.comparisons)])) for one in findings]
-    return markdown_table(metric_of(metric).heading, ("claim", "verdict", "why"), rows)
+def _with_power(one: Comparison, metric: str) -> str:
+    """Describe a comparison; where no effect is shown, with the smallest effect that would have been."""
+    if one.estimate.sign or one.estimate.detectable is None:
+        return str(one)
+    return f"{one}; detectable {one.estimate.detectable:.{metric_of(metric).digits + 1}f}"
+
+
+EVIDENCE_COLUMNS = (
+    "comparison", "pairs", "local scores", "steps", "effect", "clients", "tasks", "seeds", "p", "detectable",
+)  # fmt: skip
+
+
+def _claims_markdown(metric: str, findings: Sequence[Finding]) -> list[str]:
+    """Return a table of verdicts, and for each claim the table of its evidence."""
+    rows = [
+        (one.claim, one.verdict, one.uncorrected, _probability(one.corrected), one.reason) for one in findings
+    ]
+    columns = ("claim", "verdict", "uncorrected", "corrected p", "why")
+    pages = [markdown_table(metric_of(metric).heading, columns, rows)]
+    for one in findings:
+        found = [*one.comparisons, *one.beside]
+        if found:
+            evidence = [_evidence(each, metric, each in one.comparisons) for each in found]
+            pages.append(
+                markdown_table(f"{one.claim} by {metric_of(metric).named}", EVIDENCE_COLUMNS, evidence)
+            )
+    return pages
+
+
+def _evidence(one: Comparison, metric: str, decides: bool) -> list[str]:
+    """Return a comparison's row: effect, the intervals by what is resampled, p-value, detectable effect."""
+    found, digits = one.estimate, metric_of(metric).digits + 1
+    intervals = []
+    for what in ("clients", "tasks", "seeds"):
+        ends = found.interval_by(what)
+        intervals.append("-" if ends is None else f"[{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]")
+    levels = "-" if one.levels is None else " to ".join(f"{level:.{digits}f}" for level in one.levels)
+    return [
+        one.what + " (beside)" * (not decides),
+        f"{one.compared} of {one.pairs}",
+        levels,
+        "-" if one.steps is None else f"{one.steps:.1f} times",
+        f"{found:+.{digits}f}",
+        *intervals,
+        _probability(found.probability) if found.error is not None else "-",
+        "-" if found.detectable is None else f"{found.detectable:.{digits}f}",
+    ]
+
+
+def _probability(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _to_json(one: Finding) -> dict[str, object]:
     comparisons = [
         {
             "what": c.what,
-            "told": c.told,
+            "decides": c in one.comparisons,
+            "compared": c.compared,
             "pairs": c.pairs,
-            "unsteady_pairs": c.unsteady,
-            "pairs_by_their_ends": c.straight,
-            "pairs_without_a_step_between": c.blind,
+            "unstable_pairs": c.unstable,
+            "pairs_by_their_ends": c.two_points,
+            "pairs_left_out": c.left_out,
+            "levels": c.levels,
+            "steps": c.steps,
             **c.estimate.plain(),
+            "probability": c.estimate.probability,
+            "detectable": c.estimate.detectable,
         }
-        for c in one.comparisons
+        for c in [*one.comparisons, *one.beside]
     ]
-    return {**vars(one), "says": SAYS[one.claim], "comparisons": comparisons}
+    kept = {key: value for key, value in vars(one).items() if key != "beside"}
+    return {**kept, "says": SAYS[one.claim], "comparisons": comparisons}

@@ -9,27 +9,65 @@ import polars as pl
 import polars.selectors as cs
 from rich.table import Table
 
-from fedprofit.analyze.statistics import LEAST_CLIENTS, LEAST_SEEDS
+from fedprofit.analyze.intervals import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.analyze.tradeoff import label
 from fedprofit.core.errors import printable
 from fedprofit.evaluate.metric import metric_of
+from fedprofit.evaluate.results import GLOBAL, OTHERS
 
 Means = dict[str, Any]  # a condition by one metric: its names, mean scores and intervals
 FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"  # start of a text that spreadsheets evaluate
-COLUMNS = {"local": "local", "global": "global", "unseen": "unseen", "gain": "gain", "forgetting": "forget"}
-FILE_COLUMNS = {**{name: name for name in COLUMNS}, "worst": "worst tenth"}  # files have no width limit
+KEPT_TITLES = {OTHERS: "others", GLOBAL: "global"}  # of the retained score, by its scope
+COLUMNS = {
+    "local": "local",
+    "kept": "others",
+    "unseen": "unseen",
+    "gain": "gain",
+    "forgetting": "forget",
+    "skill": "skill",
+}
+# Files have no width limit.
+FILE_COLUMNS = {
+    "local": "local",
+    "kept": "others",
+    "global": "global",
+    "unseen": "unseen",
+    "gain": "gain",
+    "forgetting": "forgetting",
+    "worst": "worst tenth",
+    "hurt": "share hurt",
+    "skill": "local skill",
+    "kept_skill": "others skill",
+}
 EXPLANATION = (
-    "local: on a client's own test examples; global: on the pooled test examples of all test clients; "
-    "unseen: on tasks that no client has. gain: local improvement by personalization; forget: global "
-    "decline; both relative to the federated prompt that it started from. best step: each run's step with "
-    "the lowest loss on the clients' own validation examples. Scores are means over test clients. 95% "
-    f"intervals are bootstrapped over seeds and clients; they need at least {LEAST_SEEDS} seeds and "
-    f"{LEAST_CLIENTS} clients."
+    "local: on a client's own test examples; others: on other clients' test examples of tasks that the "
+    "client does not train on; global: on those of all test clients, shown instead where each client has all "
+    "tasks; unseen: on tasks that no client has. gain: local improvement by personalization; forget: decline "
+    "of others (or global); both relative to the federated prompt that it started from. skill: local score "
+    "minus that of the majority label. best step: each run's step with the lowest loss on the clients' own "
+    "validation examples. Scores are means over examples, then tasks, then test clients."
 )
 FILE_EXPLANATION = (
-    f"{EXPLANATION} worst tenth: mean forgetting of the tenth of the clients that forget most, with its 95% "
-    "interval."
+    f"{EXPLANATION} worst tenth: mean forgetting of the tenth of the clients that forget most. share hurt: "
+    "clients whose local score personalization worsened. Intervals are 95%, over seeds and clients; they "
+    f"need at least {LEAST_SEEDS} seeds and {LEAST_CLIENTS} clients."
 )
+
+
+def column_titles(columns: dict[str, str], conditions: Sequence[Means]) -> dict[str, str]:
+    """Return the titles of the columns that have a score, with the scope of the retained score.
+
+    >>> row = {"robustness": "global", "local": 1.0, "kept": 2.0, "global": 2.0, "gain": None}
+    >>> column_titles({"local": "local", "kept": "others", "global": "global", "gain": "gain"}, [row])
+    {'local': 'local', 'kept': 'global'}
+    """
+    scope = next((row["robustness"] for row in conditions), OTHERS)
+    titles = {}
+    for name, title in columns.items():
+        has_scores = any(row.get(name) is not None for row in conditions)
+        if has_scores and not (name == GLOBAL and scope == GLOBAL):
+            titles[name] = title.replace("others", KEPT_TITLES[scope])
+    return titles
 
 
 def table_rows(conditions: Sequence[Means], metric: str) -> list[Means]:
@@ -89,16 +127,17 @@ def format_interval(value: float | None, low: float | None, high: float | None, 
 def terminal_table(conditions: Sequence[Means], metric: str) -> Table:
     """Return the table of one metric for a terminal of 80 columns."""
     table = Table(title=metric_of(metric).heading, title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("method", overflow="fold", max_width=37)
-    for name in COLUMNS.values():
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("method", overflow="fold", max_width=33)
+    titles = column_titles(COLUMNS, [row for row in conditions if row["metric"] == metric])
+    for title in titles.values():
+        table.add_column(title, justify="right", no_wrap=True)
     previous = None
     for row in table_rows(conditions, metric):
         group = row["algorithm"] or row["condition"]
         if previous is not None and group != previous and row["algorithm"] != previous:
             table.add_section()
         previous = group
-        table.add_row(_method_name(row), *(format_score(row[key], metric) for key in COLUMNS))
+        table.add_row(_method_name(row), *(format_score(row[key], metric) for key in titles))
     return table
 
 
@@ -193,8 +232,15 @@ def file_table(
 ) -> str:
     """Return the table of one metric in one grid cell of a study ("" for a run), in Markdown or LaTeX."""
     title = ": ".join(filter(None, [cell, metric_of(metric).heading]))
+    titles = column_titles(FILE_COLUMNS, [row for row in conditions if row["metric"] == metric])
     rows = [
-        [_method_name(row), *(format_row_score(row, key, metric) for key in FILE_COLUMNS)]
+        [_method_name(row), *(_file_score(row, key, metric) for key in titles)]
         for row in table_rows(conditions, metric)
     ]
-    return write(title, ["method", *FILE_COLUMNS.values()], rows, numbers=len(FILE_COLUMNS))
+    return write(title, ["method", *titles.values()], rows, numbers=len(titles))
+
+
+def _file_score(row: Means, key: str, metric: str) -> str:
+    if key == "hurt":
+        return "-" if row[key] is None else f"{row[key]:.0%}"
+    return format_row_score(row, key, metric)

@@ -1,6 +1,6 @@
-"""How a run tries, trains and scores its baselines.
+"""Training, trials and scoring of a run's baselines.
 
-They are treated as the algorithms are: where those have trials, these have as many, and the validation
+They are treated like the algorithms: if these have trials, each baseline has as many, and the validation
 clients select one.
 """
 
@@ -26,11 +26,11 @@ from fedprofit.runs.conditions import (
     score_points,
     score_prompts,
 )
-from fedprofit.runs.folder import TRY, RunFolder
+from fedprofit.runs.folder import TRIAL, RunFolder
 
 
 def context_of(bench: Bench) -> BaselineContext:
-    """Return what a run gives to its baselines."""
+    """Return the run's inputs for its baselines."""
     pool = bench.dataset.pooled("train", "train")
     length = bench.engine.backbone.context_length
     return BaselineContext(
@@ -46,12 +46,12 @@ def context_of(bench: Bench) -> BaselineContext:
 
 
 def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
-    """Record how well one trial does on the validation examples of the validation clients.
+    """Record the loss of one trial on the validation examples of the validation clients.
 
-    Parameters that all clients share are scored on the set that the algorithms' trials are selected by, and
-    kept. Else every client's are scored on the client's own examples.
+    Shared parameters are scored on the set by which the algorithms' trials are selected, and stored.
+    Otherwise each client's parameters are scored on the client's own examples.
     """
-    record, kept = folder.history(entry.name), folder.prompts(f"{TRY}{entry.name}")
+    record, kept = folder.history(entry.name), folder.prompts(f"{TRIAL}{entry.name}")
     if record.exists() and (kept.exists() or not entry.is_shared):
         return
     clients = bench.dataset.clients("validation")
@@ -72,17 +72,19 @@ def attempt(bench: Bench, folder: RunFolder, entry: BaselineSettings) -> None:
     write_record(record, [row])
 
 
-def score(bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool) -> list[Score]:
-    """Train the selected entry of a baseline, keep its parameters, and score them along its steps.
+def score(
+    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, has_trials: bool
+) -> list[Score]:
+    """Train the selected entry of a baseline, store its parameters, and score them along its steps.
 
-    Where several were `tried`, the rows name the baseline instead of the selected trial, so that runs that
-    selected other trials are still compared.
+    If there are several candidates (`has_trials`), the rows name the baseline instead of the selected trial,
+    so that runs with different selections remain comparable.
     """
-    what = Condition(name, setting=name if tried else entry.name)
+    what = Condition(name, setting=name if has_trials else entry.name)
     if not entry.is_trained:
         return _score_untrained(bench, entry, what)
     if entry.is_shared:
-        return _score_shared(bench, folder, name, entry, tried, what)
+        return _score_shared(bench, folder, name, entry, has_trials, what)
     tuned = entry.train(context_of(bench), bench.sets.clients)
     save_points(folder.prompts(name), tuned, bench.tuner)
     return score_points(bench, bench.start, tuned, entry, what)
@@ -98,11 +100,11 @@ def _score_untrained(bench: Bench, entry: BaselineSettings, what: Condition) -> 
 
 
 def _score_shared(
-    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, tried: bool, what: Condition
+    bench: Bench, folder: RunFolder, name: str, entry: BaselineSettings, has_trials: bool, what: Condition
 ) -> list[Score]:
     kept = folder.prompts(name)
-    if tried:  # what a trial has trained is not trained again
-        write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRY}{entry.name}")))
+    if has_trials:  # reuse the trial's parameters
+        write_with(kept, partial(shutil.copyfile, folder.prompts(f"{TRIAL}{entry.name}")))
     else:
         save_points(kept, entry.train(context_of(bench), bench.sets.clients), bench.tuner)
     points, facts = load_points(kept, bench.tuner, bench.engine.backbone.device)

@@ -1,4 +1,4 @@
-"""What the stages of a run share: the engine, the data, the clients that are personalized and their sets."""
+"""Shared state of a run's stages: the engine, the data, the personalized clients and their sets."""
 
 from dataclasses import dataclass, field, replace
 
@@ -28,16 +28,16 @@ from fedprofit.tuner.base import Tuner
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that is fixed before the first round."""
+    """State that is fixed before the first round."""
 
     config: Config
     engine: Engine
     dataset: FederatedDataset
-    start: Params  # the one initialization of all clients
-    sets: Sets  # the test clients and what they are scored on
+    start: Params  # the common initialization
+    sets: Sets  # the test clients and their sets
     validation: Examples  # the global validation set; empty without validation clients
-    scoring: Scoring  # the metrics, as decided for the data set
-    records: Recorder = field(default_factory=Recorder)  # of the examples that the stage scored
+    scoring: Scoring  # the metrics, resolved for the data set
+    records: Recorder = field(default_factory=Recorder)  # records of the examples that the stage scored
 
     def train_examples(self, client: ClientId) -> Examples:
         """Return a client's own train examples."""
@@ -45,21 +45,21 @@ class Bench:
 
     @property
     def solver(self) -> LocalSolver:
-        """What computes the clients' training."""
+        """The solver of local training."""
         if self.config.backbone.engine == "reference":
             return Sequential(self.engine.backbone, tuner=self.tuner)
         return Vectorized(self.engine, self.tuner)
 
     @property
     def tuner(self) -> Tuner:
-        """What clients own and train."""
+        """The tuner."""
         return self.config.tuner.build()
 
     def of_validation_clients(self) -> "Bench":
-        """Return the same bench with the validation clients in the test clients' place.
+        """Return a copy with the validation clients in place of the test clients.
 
-        They are scored as those are, on test examples of their own and of their pool. None of these is in
-        the set that rounds and trials are chosen by.
+        They are scored in the same way, on their own and their pool's test examples. None of these is in the
+        set by which rounds and trials are selected.
         """
         return replace(self, sets=draw_sets(self.dataset, "validation", self.config))
 
@@ -69,14 +69,14 @@ def prepare(config: Config, dtype: str | None = None, backbone: Backbone | None 
 
     Args:
         config: what to run.
-        dtype: the number type where the configuration leaves it to the machine.
+        dtype: the number type if the configuration has `auto`.
         backbone: a model in memory, instead of the one that the configuration names.
 
     Raises:
-        UserError: something cannot be used; the message names it.
+        UserError: data, model or a setting cannot be used; the message names it.
     """
     check_trials(config)
-    prepare_clients(config.data, config.seed)  # first: what is wrong with the data shows before a model loads
+    prepare_clients(config.data, config.seed)  # first: errors in the data are found before a model is loaded
     settings = config.in_type(dtype or "auto").backbone
     backbone = backbone or load_backbone(settings.name, settings.dtype, settings.device)
     dataset = open_dataset(config.data, backbone, config.seed)
@@ -100,12 +100,12 @@ def prepare(config: Config, dtype: str | None = None, backbone: Backbone | None 
 
 
 def longest_row(config: Config, dataset: FederatedDataset) -> int:
-    """Return the tokens of the longest row, with the tuner's and the generated ones."""
+    """Return the tokens of the longest row, including those of the tuner and the answer."""
     return config.tuner.tokens + dataset.store.longest() + config.evaluation.max_new_tokens
 
 
 def scored_group(config: Config) -> Group:
-    """Return the group of clients that results are about, by the regime."""
+    """Return the group of scored clients, by the regime."""
     return "test" if config.evaluation.regime == "new" else "train"
 
 
@@ -122,7 +122,7 @@ def _participants(dataset: FederatedDataset, config: Config) -> list[ClientId]:
 
 
 def draw_sets(dataset: FederatedDataset, group: Group, config: Config) -> Sets:
-    """Draw what the clients of a group are scored on."""
+    """Draw the sets that the clients of a group are scored on."""
     evaluation, seed = config.evaluation, config.seed
     clients = _participants(dataset, config) if group == "train" else list(dataset.clients(group))
     purpose = "global" if group == "test" else f"global of {group} clients"
@@ -154,7 +154,9 @@ def _check_clients(config: Config, dataset: FederatedDataset) -> None:
             "each."
         )
     wants = []
-    if any(len(trials) > 1 for trials in config.training.methods.values()):  # then baselines have as many
+    if any(
+        len(trials) > 1 for trials in config.training.methods.values()
+    ):  # then baselines have several, too
         wants.append("to choose among trials")
     if config.evaluation.validation:
         wants.append("evaluation.validation")

@@ -14,12 +14,12 @@ from fedprofit.core.reading import read_tensors
 from fedprofit.core.sealed import facts_text, seal_file
 from fedprofit.core.types import Params, ServerState
 
-ORDER = "tensors"  # the fact of a checkpoint that names its tensors in order
+ORDER = "tensors"  # fact of a checkpoint: its tensors' names, in order
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON-like facts to one safetensors file."""
-    # Cloned: safetensors refuses tensors that share memory, as the last and the best prompt may.
+    # Cloned: safetensors rejects tensors that share memory, as the last and the best prompt may.
     held = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -32,7 +32,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: dict[str, 
 def load_tensors(
     path: Path, device: torch.device | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote; UserError if it is damaged."""
+    """Read a file of `save_tensors`. Raise UserError if it is damaged."""
     tensors, facts = read_tensors(path, "Delete it and run with --resume.")
     return {name: tensor.to(device or "cpu") for name, tensor in tensors.items()}, facts
 
@@ -47,11 +47,11 @@ def save_state(path: Path, state: ServerState, best: Params, facts: dict[str, An
 
 
 def load_state(path: Path, device: torch.device) -> tuple[ServerState, Params, dict[str, Any]]:
-    """Read what `save_state` wrote."""
+    """Read a file of `save_state`."""
     tensors, facts = load_tensors(path, device)
     plain: dict[str, Params] = {"params": {}, "best": {}}
     named: dict[str, dict[str, Params]] = {"optimizer": {}, "extra": {}}
-    # In the order in which they were saved: sums over tensors are then the same bits.
+    # In the saved order: sums over tensors are then bit-identical.
     for path_inside in facts.get(ORDER, tensors):
         tensor = tensors[path_inside]
         section, _, key = path_inside.partition("/")

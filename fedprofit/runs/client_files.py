@@ -1,7 +1,7 @@
 """The client store of a run on disk: one file for the clients of each round.
 
-`round-00000007.safetensors` has the rows that round 7 wrote. A later row of a client takes the place of an
-earlier one. A round costs what its cohort writes, whatever the size of the population.
+`round-00000007.safetensors` has the rows that round 7 wrote. A client's later row replaces an
+earlier one. The cost of a round depends on its cohort, not on the size of the population.
 
 A process may be killed at any moment. A round's file is written before the server's checkpoint, which names
 the round: files of later rounds are removed when the store is opened. Files whose rows are all replaced are
@@ -24,7 +24,7 @@ from fedprofit.core.types import ClientId, Params
 from fedprofit.runs.checkpoint import save_tensors
 
 Key = tuple[str, ClientId]  # name of the tensors, client
-FACT = "client_files"  # of a checkpoint: which files it belongs with
+FACT = "client_files"  # fact of a checkpoint: the files that belong to it
 
 
 class ClientFiles:
@@ -33,22 +33,22 @@ class ClientFiles:
     def __init__(
         self, folder: Path, algorithm: str, round: int, facts: Mapping[str, Any], remedy: str
     ) -> None:
-        """Open the store as it was after a round; remove what later rounds left.
+        """Open the store as it was after a round; remove the files of later rounds.
 
         Args:
-            folder: where the files are; made when the first one is written.
-            algorithm: what the states belong to.
-            round: the last one that the server's checkpoint has; 0 before the first.
-            facts: of that checkpoint.
-            remedy: what to do if files are damaged.
+            folder: folder of the files; created with the first file.
+            algorithm: the algorithm of the states.
+            round: the round of the server's checkpoint; 0 before the first.
+            facts: facts of that checkpoint.
+            remedy: remedy for damaged files, for messages.
 
-        Raises UserError if files are damaged, absent, or of another algorithm.
+        Raises UserError if files are damaged, missing, or of another algorithm.
         """
         self._folder, self._algorithm, self._what = folder, algorithm, f"client states of {algorithm!r}"
         self._round, self._remedy = round, remedy
         self._at: dict[Key, tuple[int, int]] = {}  # round and position of each current row
         self._current: Counter[int] = Counter()  # rows of each file
-        self._stored: Counter[int] = Counter()  # those that later ones replace included
+        self._stored: Counter[int] = Counter()  # including replaced ones
         self._shapes: dict[str, dict[str, list[int]]] = {}
         self._pending: dict[Key, Params] = {}
         for number in sorted(self._numbers()):
@@ -65,7 +65,7 @@ class ClientFiles:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint records of the store."""
+        """The facts of the store for a checkpoint."""
         numbers = sorted(number for number, rows in self._current.items() if rows)
         return {FACT: content_hash(numbers)} if numbers else {}
 
@@ -88,7 +88,7 @@ class ClientFiles:
         self._pending[name, client] = row
 
     def save(self, round: int) -> None:
-        """Write what a round changed; the checkpoint that is written next makes it count."""
+        """Write the rows of a round; they become valid with the next checkpoint."""
         self._round = round
         if not self._pending:
             return
@@ -114,7 +114,7 @@ class ClientFiles:
             del self._stored[number], self._current[number]
 
     def _worth_moving(self) -> list[Key]:
-        """Return the rows of the oldest file that stay current, if less than half of all stored ones are."""
+        """Return the current rows of the oldest file if less than half of all stored rows are current."""
         fresh = sum(key not in self._at for key in self._pending)
         stored = sum(self._stored.values()) + len(self._pending)
         if not self._at or stored <= 2 * (len(self._at) + fresh):
@@ -138,7 +138,7 @@ class ClientFiles:
             self._stored[number] += len(owners)
 
     def _read(self, number: int) -> tuple[dict[str, list[ClientId]], dict[str, Any]]:
-        """Check a file and return whose rows it has, and their shapes."""
+        """Check a file and return its clients and the shapes of their rows."""
         path = self._file(number)
         _, facts = read_tensors(path, self._remedy)
         if facts.get("algorithm") != self._algorithm:

@@ -1,4 +1,4 @@
-"""The conditions of a run's table: each trains or takes prompts, keeps them, and scores them."""
+"""The conditions of a run's table: train or reuse prompts, store and score them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ from fedprofit.runs.checkpoint import load_tensors, save_tensors
 from fedprofit.runs.train import Trained
 from fedprofit.tuner.base import Tuner
 
-SERVED = "served"  # the condition of predictors that a personalization names
+SERVED = "served"  # the condition of a personalization's predictors
 
 
 def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Score]:
@@ -42,7 +42,7 @@ def score_shared(bench: Bench, prompt: Params, condition: Condition) -> list[Sco
 
 
 def prompted(bench: Bench, params: Params) -> Predictor:
-    """Return the predictor of stacked parameters: one set a client, or one for all."""
+    """Return the predictor of stacked parameters: one set per client, or one for all."""
     return Prompted(bench.engine, bench.tuner.apply(params))
 
 
@@ -52,7 +52,7 @@ def federated(bench: Bench, name: str, trained: Trained) -> list[Score]:
         bench, trained.last, Condition("federated", name, setting="last", step=trained.rounds)
     )
     what = Condition("federated", name, setting="best", step=trained.best_round)
-    if trained.best_round == trained.rounds:  # the same prompt need not be scored twice
+    if trained.best_round == trained.rounds:  # the prompt is already scored
         bench.records.repeat(replace(what, setting="last"), what)
         return last + [replace(score, condition=what) for score in last]
     return last + score_shared(bench, trained.best, what)
@@ -89,7 +89,7 @@ def score_points(
     def at(step: int, alpha: float) -> tuple[Predictor, Condition]:
         return predictor(step, Interpolated(alpha=alpha)), replace(what, alpha=alpha, step=step)
 
-    # The clients' own validation losses come first: they say at which step answers are wanted too.
+    # The clients' validation losses come first: they determine another step with generated answers.
     checks = {step: check_prompts(bench, *at(step, 1.0), notes[step]) for step in tuned.points}
     best = best_step([check for found in checks.values() for check in found], last)
     scores = []
@@ -107,7 +107,7 @@ def score_points(
 
 
 def best_step(scores: Sequence[Score], last: int) -> int:
-    """Return the step with the least mean local validation loss; the last if none is known."""
+    """Return the step with the lowest mean local validation loss; the last if none is known."""
     losses: dict[int, list[float]] = {}
     for one in scores:
         if one.scope == "validation" and one.condition.alpha == 1.0 and one.condition.step is not None:
@@ -129,7 +129,7 @@ def score_prompts(
     notes: dict[str, str] | None = None,
     checks: Sequence[Score] | None = None,
 ) -> list[Score]:
-    """Score a predictor on what the run scores on; `checks` if known already."""
+    """Score a predictor on the run's sets; `checks` are its validation scores, if known."""
     most = bench.config.evaluation.max_new_tokens
     found = score_clients(bench.engine, predictor, bench.sets, condition, metrics, most, notes)
     bench.records.add(found.records)
@@ -146,7 +146,7 @@ def check_prompts(
 
 
 def save_points(path: Path, tuned: Personalized, tuner: Tuner) -> None:
-    """Keep the clients' prompts at every evaluation point."""
+    """Write the clients' prompts at every evaluation point."""
     points = {f"step-{step}": params for step, params in tuned.points.items()}
     save_tensors(path, tuner.save(points), tuned.facts)
 

@@ -1,7 +1,7 @@
-"""What results depend on beyond the configuration: versions, the machine, and hashes of data and model.
+"""Facts beyond the configuration on which results depend: versions, machine, hashes of data and model.
 
-How a run is computed (section `computed`) may change when it is resumed, and so may versions and the
-machine. Sums are then rounded otherwise, in every number type; each change is recorded in `resumed`.
+The section `computed`, versions and the machine may change when a run is resumed. Sums are then rounded
+differently, in every dtype; each change is recorded in `resumed`.
 """
 
 import platform
@@ -22,13 +22,13 @@ from fedprofit.runs.folder import ENVIRONMENT, RunFolder
 if TYPE_CHECKING:
     from fedprofit.backbone.engine import Engine
 
-BEGIN_ANEW = "Or begin anew: choose another place with --out, or remove the folder."
+NEW_RUN = "Or start a new run: choose another folder with --out, or remove this one."
 PACKAGES = ("fedprofit", "torch", "transformers", "safetensors", "numpy", "polars", "rouge-score", "regex")
 
 
 def environment(config: Config, engine: "Engine", data_fingerprint: str) -> dict[str, Any]:
-    """Collect what a result depends on beyond the configuration."""
-    import torch  # here: reports name versions too, and wait for neither torch nor pyarrow
+    """Collect the facts beyond the configuration on which results depend."""
+    import torch  # here: reports read versions without importing torch or pyarrow
 
     from fedprofit.data.sources import content
 
@@ -62,9 +62,9 @@ def environment(config: Config, engine: "Engine", data_fingerprint: str) -> dict
 
 
 def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
-    """Record the environment at a run's first start; when it is resumed, record and return what differs.
+    """Record the environment at a run's first start; when it is resumed, record and return the changes.
 
-    What differs is compared with how the run was computed last.
+    Changes are relative to the last process that computed the run.
     """
     path = folder.environment
     if not path.exists():
@@ -75,7 +75,7 @@ def write_environment(folder: RunFolder, facts: dict[str, Any]) -> list[str]:
     before = {f"{section}.{key}": value for section, key, value in _changeable(recorded)}
     for change in resumed:
         before |= {name: now for name, (_, now) in change.items()}
-    # A run that an earlier version began does not have all of the facts.
+    # A run started by an earlier version lacks some facts.
     differs = {
         name: [before[name], value]
         for section, key, value in _changeable(facts)
@@ -93,47 +93,48 @@ def _changeable(facts: dict[str, Any]) -> list[tuple[str, str, Any]]:
 
 
 def check_environment(folder: RunFolder, config: Config, facts: dict[str, Any]) -> None:
-    """Raise UserError if a run was begun with other data, another model or other rules of scoring."""
+    """Raise UserError if a run was started with other data, another model or other scoring rules."""
     if not folder.environment.exists():
         return
-    before = read_json(folder.environment, BEGIN_ANEW, ENVIRONMENT)
+    before = read_json(folder.environment, NEW_RUN, ENVIRONMENT)
     for what, was, now in (
         ("data", before["data_hash"], facts["data_hash"]),
         ("model", before["model"]["hash"], facts["model"]["hash"]),
     ):
         if was != now:
             raise UserError(
-                f"{folder.path}: the {what} changed since the run was begun ({was}, now {now}). Restore it "
-                f"(a file above 256 MiB is known by its size and time of change). {BEGIN_ANEW}"
+                f"{folder.path}: the {what} changed since the run was started ({was}, now {now}). Restore it "
+                f"(a file above 256 MiB is identified by its size and modification time). {NEW_RUN}"
             )
     for metric in config.evaluation.metrics:
         was, now = (recorded_variant(each, metric.name).name for each in (before, facts))
         if was != now:
             raise UserError(
-                f"{folder.path}: {metric.name} was scored with {was!r} when the run was begun, and would be "
-                f"with {now!r} now; these do not compare. Resume with the version that began it. {BEGIN_ANEW}"
+                f"{folder.path}: {metric.name} was scored with {was!r} when the run was started, but "
+                f"would be with {now!r} now; the scores are not comparable. Resume with the version that "
+                f"started it. {NEW_RUN}"
             )
 
 
 def check_content(folder: RunFolder, config: Config) -> None:
-    """Raise UserError if what a complete run read is not what lies there now, where both are known.
+    """Raise UserError if the data of a complete run has changed since, if both are known.
 
-    What the package itself holds is another in another version, and the run says of which it is.
+    Data in the package itself depends on the version, which the run records.
     """
     from fedprofit.data.sources import content  # here: see above
 
-    known = read_json(folder.environment, BEGIN_ANEW) if folder.environment.exists() else {}
+    known = read_json(folder.environment, NEW_RUN) if folder.environment.exists() else {}
     was = known.get("data_content")
     now = content(config.data.source) if was and not config.data.source.comes_with_package else ""
     if now and was != now:
         raise UserError(
-            f"{folder.path}: is complete, and the data changed since ({was}, now {now}): it says nothing of "
-            f"what is there now. Restore it. {BEGIN_ANEW}"
+            f"{folder.path}: is complete, and the data changed since ({was}, now {now}). Restore the "
+            f"data. {NEW_RUN}"
         )
 
 
 def in_words(environments: Iterable[dict[str, Any]]) -> str:
-    """Say in a few words what runs were made with: version, number types and all processors.
+    """Describe the environment of runs in short: version, dtypes and all processors.
 
     >>> in_words([{"versions": {"fedprofit": "0.1.0", "commit": "1f2e3d4"}, "machine": {"processor": "A"}}])
     'version 0.1.0 at 1f2e3d4, A'
@@ -148,7 +149,7 @@ def in_words(environments: Iterable[dict[str, Any]]) -> str:
 
 
 def processors(environments: Iterable[dict[str, Any]]) -> str:
-    """Name all processors that computed some run."""
+    """Name the processors of all runs."""
     return _each_once(one.get("machine", {}).get("processor", "") for one in environments)
 
 
@@ -157,7 +158,7 @@ def _each_once(names: Iterable[str]) -> str:
 
 
 def commit() -> str:
-    """Name the last commit that changed this package, "+" where it was changed since; "none" of no clone."""
+    """Name the last commit that changed this package, with "+" if it has changes; "none" outside a clone."""
     package = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
@@ -168,7 +169,7 @@ def commit() -> str:
         found = git("log", "-1", "--format=%h")
         return found + "+" * bool(git("status", "--porcelain")) if found else "none"
     except OSError:
-        return "none"  # there is no git
+        return "none"  # git is not installed
 
 
 def processor() -> str:

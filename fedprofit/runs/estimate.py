@@ -15,7 +15,7 @@ def reading_speed(bench: Bench) -> float:
 
     The steps use the first algorithm's batch size up to a limit: small batches are slower per token.
     """
-    work, training = measure(bench), bench.config.training
+    sizes, training = measure(bench), bench.config.training
     rows = int(training.algorithms[0].per_client(MOST_ROWS)[1])
     cohort = bench.dataset.clients("train")[: training.cohort]
     batches: list[Batch] = [bench.dataset.examples(client, "train")[:rows] for client in cohort]
@@ -24,5 +24,5 @@ def reading_speed(bench: Bench) -> float:
     began = time.monotonic()
     for _ in range(2):
         gradients(bench.engine, start, batches, bench.tuner)
-    done = work.trained(len(batches), 2, sum(map(len, batches)) / len(batches))
+    done = sizes.trained(len(batches), 2, sum(map(len, batches)) / len(batches))
     return done / (time.monotonic() - began)

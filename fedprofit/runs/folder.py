@@ -40,7 +40,7 @@ LOGGER = logging.getLogger(__name__)
 # Required keys of these files.
 ENVIRONMENT = ("versions.fedprofit", "model.name", "model.hash", "model.dtype", "data_hash", "config_hash")
 SUMMARY = ("name", "config_hash", "data.heterogeneity")
-TRAIN, TRY = "train-", "try-"  # stages without results: an algorithm's training, a baseline's trial
+TRAIN, TRIAL = "train-", "try-"  # stages without results: an algorithm's training, a baseline's trial
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ class RunFolder(Folder):
 
     def read_environment(self) -> dict[str, Any]:
         """Read the environment. Raise UserError with the remedy if the file is damaged."""
-        remedy = self.again("it, and summary.json if it is there,")
+        remedy = self.remedy("it, and summary.json if it is there,")
         return read_json(self.environment, remedy, ENVIRONMENT)
 
     def read_summary(self) -> dict[str, Any]:
         """Read the summary of a complete run. Raise UserError with the remedy if the file is damaged."""
-        return read_json(self.summary, self.again(), SUMMARY)
+        return read_json(self.summary, self.remedy(), SUMMARY)
 
     def read_config_text(self) -> str:
         """Read the text of the configuration as run. Raise UserError if the file was changed."""
@@ -143,7 +143,7 @@ class RunFolder(Folder):
         with reading_records():  # a report needs no plug-in
             return from_mapping(upgraded(mapping), str(self.config))
 
-    def again(self, damaged: str = "it") -> str:
+    def remedy(self, damaged: str = "it") -> str:
         """Return the remedy for a damaged file of a run."""
         command = f"fedprofit run {self.config} --out {self.path} --resume"
         return f"Delete {damaged} and resume the run: {command}"

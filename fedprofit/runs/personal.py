@@ -1,4 +1,4 @@
-"""The condition "personal": the parameters that a method's own training leaves to each client."""
+"""The condition "personal": the parameters of each client from a method's own training."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ PERSONAL = "personal"
 
 
 def has_personal(bench: Bench, settings: AlgorithmSettings) -> bool:
-    """Tell whether a method has personal parameters."""
+    """Return whether a method has personal parameters."""
     return settings.build(Context(bench.solver)).personal is not None
 
 
 def score_personal(bench: Bench, keep: Path, method: str, trained: Trained) -> list[Score]:
-    """Score the clients' personal parameters, which are new clients' or participating ones' by the regime."""
+    """Score the clients' personal parameters; the regime selects new or participating clients."""
     assert trained.personal is not None
     clients = bench.sets.clients
     params = trained.personal(clients)

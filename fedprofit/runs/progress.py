@@ -14,7 +14,7 @@ from typing import Protocol
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from fedprofit.core.errors import UserError, printable
-from fedprofit.core.files import naming_place
+from fedprofit.core.files import path_in_errors
 from fedprofit.core.terminal import Terminal
 
 EARLY = 0.03  # share of the planned cost before which no remaining time is shown
@@ -26,10 +26,10 @@ class Reporter(Protocol):
     def begin(self, stage: str) -> None:
         """Report that a stage begins."""
 
-    def advance(self, work: float, message: str = "") -> None:
+    def advance(self, cost: float, message: str = "") -> None:
         """Report a completed part of the planned cost, with the latest metrics."""
 
-    def skip(self, work: float) -> None:
+    def skip(self, cost: float) -> None:
         """Report a part of the planned cost that was completed earlier."""
 
     def log(self, message: str) -> None:
@@ -105,16 +105,16 @@ class Quiet:
         self._stage = stage
         self.log(f"{stage} …")
 
-    def advance(self, work: float, message: str = "") -> None:
+    def advance(self, cost: float, message: str = "") -> None:
         """Add to the completed cost and log the message."""
-        self._done += work
+        self._done += cost
         if message:
             self._write(f"{self._stage}: {message}")
 
-    def skip(self, work: float) -> None:
+    def skip(self, cost: float) -> None:
         """Add to the completed cost, but not to the measured speed."""
-        self._skipped += work
-        self.advance(work)
+        self._skipped += cost
+        self.advance(cost)
 
     def log(self, message: str) -> None:
         """Write to the log file."""
@@ -135,7 +135,7 @@ class Quiet:
     def _write(self, message: str) -> None:
         if self._file is not None:
             line = printable(message).replace("\n", "\\n")  # one line per entry
-            with naming_place(self._file), open(self._file, "a", encoding="utf-8") as handle:
+            with path_in_errors(self._file), open(self._file, "a", encoding="utf-8") as handle:
                 handle.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
 
 
@@ -169,9 +169,9 @@ class Live(Quiet):
         super().begin(stage)
         self._progress.update(self._task, description=printable(stage), message="")
 
-    def advance(self, work: float, message: str = "") -> None:
+    def advance(self, cost: float, message: str = "") -> None:
         """Advance the bar and show the message."""
-        super().advance(work, message)
+        super().advance(cost, message)
         share = min(self._done / self._total, 1.0) if self._total else 1.0
         self._progress.update(self._task, completed=share, message=printable(message), left=self.left())
 

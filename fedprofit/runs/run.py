@@ -9,7 +9,7 @@ from typing import Any
 
 from fedprofit.config.run import Config
 from fedprofit.core.errors import UserError, first_line, is_out_of_memory
-from fedprofit.core.files import alone_in, naming_place
+from fedprofit.core.files import exclusive_lock, path_in_errors
 from fedprofit.core.places import ANEW, numba_folder
 from fedprofit.core.sealed import write_record
 from fedprofit.evaluate.results import to_frame, write_frame
@@ -49,12 +49,12 @@ def run(
     Raises UserError for a problem with the configuration, its data, its model or the folder.
     """
     place = Path(out) if out else default_folder(config)
-    with naming_place(place):
+    with path_in_errors(place):
         folder = check_folder(place, config, resume)
         if folder.is_complete:
             check_content(folder, config)
             if must_rewrite_config(folder, config):
-                with alone_in(folder.path):
+                with exclusive_lock(folder.path):
                     claim_folder(folder, config)
         else:
             report = report or Quiet()
@@ -71,7 +71,7 @@ def _run(config: Config, folder: RunFolder, report: Quiet) -> None:
         facts[METRICS] = bench.scoring.to_mapping()
         check_environment(folder, config, facts)
         # Created only now, so that a configuration that cannot run leaves no folder.
-        with alone_in(folder.path):
+        with exclusive_lock(folder.path):
             claim_folder(folder, config)
             _compute(bench, folder, facts, report)
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""All settings that a run scores, with their hyperparameters, read from its configuration."""
+"""The scored settings of a run with their hyperparameters, from its configuration."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -30,10 +30,10 @@ def settings_of(
 
     Args:
         configuration: of the run, complete (`Config.to_mapping`).
-        chosen: the trial that was selected of each algorithm and baseline. Of one that is missing, only the
-            hyperparameters are known that all its trials share.
+        chosen: the selected trial of each algorithm and baseline. If it is missing, only the common
+            hyperparameters of its trials are known.
         regime: whether the scored clients took part in training.
-        personal: the methods whose training leaves personal parameters.
+        personal: the methods with personal parameters.
     """
     return list(_settings(configuration, chosen, regime, personal))
 
@@ -73,6 +73,6 @@ def _settings(
 
 
 def _selected(trials: Sequence[Entry], name: str | None) -> dict[str, Any]:
-    """Return the hyperparameters of the trial of this name, or those that all trials share."""
+    """Return the hyperparameters of the trial of this name, or the common ones of all trials."""
     named = [entry for entry in trials if entry["name"] == name]
     return in_common([flattened(entry) for entry in named or trials])

@@ -20,11 +20,11 @@ from fedprofit.personalization.base import PersonalizationSettings
 from fedprofit.runs import baselines, cost
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.conditions import federated, personalized, score_shared
-from fedprofit.runs.folder import TRAIN, TRY, RunFolder, Stopwatch
+from fedprofit.runs.folder import TRAIN, TRIAL, RunFolder, Stopwatch
 from fedprofit.runs.personal import has_personal, score_personal
 from fedprofit.runs.progress import Reporter
 from fedprofit.runs.train import Trained, save_trained, train
-from fedprofit.runs.trials import chosen_of
+from fedprofit.runs.trials import selected_trial
 
 VALIDATION = "validation-"  # name prefix of stages that score the validation clients
 
@@ -71,8 +71,8 @@ def stages_of(bench: Bench) -> list[Stage]:
         for group in benches:
             found += _of_method(benches[group], sizes[group], group, method)
     without_text = not any(metric.needs_text for metric in bench.scoring.metrics)
-    for name, trials in bench.config.baseline_trials.items():
-        if trials[0].answers_without_model and without_text:
+    for name, entries in bench.config.baseline_trials.items():
+        if entries[0].answers_without_model and without_text:
             continue  # a text has no loss
         found += _of_baseline(bench, sizes[""], name)
     return found
@@ -102,7 +102,7 @@ def _of_method(bench: Bench, sizes: cost.Sizes, group: str, method: str) -> Iter
 
     def selected(running: Running) -> Trained:
         trials = [trial.name for trial in config.training.methods[method]]
-        return running.trained[chosen_of(running.folder, trials)]
+        return running.trained[selected_trial(running.folder, trials)]
 
     def score_federated(running: Running) -> list[Score]:
         chosen = selected(running)
@@ -140,10 +140,10 @@ def _of_baseline(bench: Bench, sizes: cost.Sizes, name: str) -> Iterator[Stage]:
         return []
 
     def final(running: Running) -> list[Score]:
-        best = chosen_of(running.folder, [entry.name for entry in entries])
+        best = selected_trial(running.folder, [entry.name for entry in entries])
         entry = next(entry for entry in entries if entry.name == best)
         return baselines.score(bench, running.folder, name, entry, has_trials)
 
     for entry in entries if has_trials else ():
-        yield Stage(f"{TRY}{entry.name}", costs[entry.name][0], partial(attempt, entry), table="")
+        yield Stage(f"{TRIAL}{entry.name}", costs[entry.name][0], partial(attempt, entry), table="")
     yield Stage(name, max(own for _, own in costs.values()), final)

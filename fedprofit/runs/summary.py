@@ -53,7 +53,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
 
 def _budget(folder: RunFolder, algorithm: str) -> dict[str, Any]:
     """Add up the cost of federated training, so that methods can be compared at equal budget."""
-    rounds = read_rows(folder.history(algorithm), folder.again())
+    rounds = read_rows(folder.history(algorithm), folder.remedy())
     total: dict[str, Any] = {key: sum(row[key] for row in rounds) for key in BUDGET}
     stopped = sum(len(row["stopped"]) for row in rounds)
     return {"rounds": len(rounds), **total, "stopped_client_rounds": stopped}

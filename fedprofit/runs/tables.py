@@ -1,4 +1,4 @@
-"""The tables of a complete run, put together from what its stages left."""
+"""The tables of a complete run, merged from the files of its stages."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,15 @@ from fedprofit.evaluate.worst import Texts, worst_examples
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.settings import settings_of, settings_table
-from fedprofit.runs.trials import chosen_trials
+from fedprofit.runs.trials import selected_trials
 
-PERSONAL = "personal-"  # begins the names of stages that score what training leaves to each client
+PERSONAL = "personal-"  # name prefix of stages that score personal parameters
 
 
 def write_stage_examples(folder: RunFolder, stage: str, records: Recorder) -> None:
     """Write the examples that a stage scored.
 
-    Write them before its scores, which mark the stage as done.
+    Call this before the scores are written, which mark the stage as complete.
     """
     found = records.take()
     if found is not None:
@@ -34,9 +34,9 @@ def write_tables(
 
     Args:
         folder: the run's.
-        bench: what its stages shared.
+        bench: shared state of its stages.
         scored: the stages that score test clients.
-        checks: those that score validation clients; without any, these have no table.
+        checks: the stages that score validation clients; without any, there is no table for them.
 
     Returns:
         The scores of the test clients.
@@ -44,7 +44,7 @@ def write_tables(
     personal = [stage.removeprefix(PERSONAL) for stage in scored if stage.startswith(PERSONAL)]
     settings = settings_of(
         bench.config.to_mapping(),
-        chosen_trials(folder, bench.config),
+        selected_trials(folder, bench.config),
         bench.config.evaluation.regime,
         personal,
     )
@@ -58,22 +58,22 @@ def write_tables(
 
 
 def _gathered(folder: RunFolder, stages: Sequence[str], settings: Sequence[ScoredSetting]) -> pl.DataFrame:
-    # Relaxed: a run that an earlier version began has other columns.
-    parts = [read_parquet(folder.part(stage), folder.again()) for stage in stages]
+    # Relaxed: a run started by an earlier version has other columns.
+    parts = [read_parquet(folder.part(stage), folder.remedy()) for stage in stages]
     return identified(pl.concat(parts, how="diagonal_relaxed"), settings).select(*SCHEMA)
 
 
 def _write_examples(
     folder: RunFolder, bench: Bench, stages: Sequence[str], settings: Sequence[ScoredSetting]
 ) -> None:
-    """Write all scored examples, and the worst of them with their texts; nothing where none is recorded."""
+    """Write all scored examples, and the worst of them with their texts; nothing if none is recorded."""
     paths = [folder.stage_examples(stage) for stage in stages]
-    parts = [read_parquet(path, folder.again()) for path in paths if path.exists()]
+    parts = [read_parquet(path, folder.remedy()) for path in paths if path.exists()]
     if not parts:
         return
     examples = gathered(parts, settings)
     write_frame(folder.examples, without_names(examples))
-    scores = read_parquet(folder.results, folder.again())["metric"].unique().to_list()
+    scores = read_parquet(folder.results, folder.remedy())["metric"].unique().to_list()
     write_frame(folder.worst, worst_examples(examples, scores, lambda row: _texts(bench, row)))
 
 

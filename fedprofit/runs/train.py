@@ -14,7 +14,7 @@ from fedprofit.config.component import located
 from fedprofit.core.errors import UserError
 from fedprofit.core.sealed import write_record
 from fedprofit.core.seeding import numpy_generator
-from fedprofit.core.types import ClientId, ClientWork, Params, RoundReport, ServerState
+from fedprofit.core.types import ClientBatches, ClientId, Params, RoundReport, ServerState
 from fedprofit.evaluate.clients import mean_loss
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.checkpoint import load_state, save_state, save_tensors
@@ -29,16 +29,16 @@ from fedprofit.tuner.base import Tuner
 
 @dataclass(frozen=True)
 class Trained:
-    """What federated training leaves.
+    """Result of federated training.
 
     Attributes:
         name: of the algorithm.
         last: the parameters after the last round.
-        best: those of the round with the least validation loss.
-        rounds: how many there were.
-        best_round: the number of the best one.
-        personal: from clients to their personal parameters, stacked, after the last round; None for methods
-            without personal parameters.
+        best: the parameters after the round with the lowest validation loss.
+        rounds: number of rounds.
+        best_round: number of the best round, from 1.
+        personal: function from clients to their personal parameters after the last round, stacked; None for
+            methods without personal parameters.
     """
 
     name: str
@@ -54,14 +54,14 @@ def train(
     method: AlgorithmSettings,
     folder: RunFolder,
     report: Reporter,
-    work_a_round: float,
+    round_cost: float,
     watch: Stopwatch,
 ) -> Trained:
     """Train from the common initialization, or resume from the folder's checkpoint.
 
-    After every round the state of the server and of the clients is on disk, and the seconds it took. A run
-    killed at any moment repeats at most one round, to the same bits: cohort and batches depend on seed,
-    round and client only.
+    After every round, the state of server and clients and the seconds that it took are written. A run killed
+    at any moment repeats at most one round, with bit-identical results: cohort and batches depend only on
+    seed, round and client.
     """
     algorithm = method.build(Context(bench.solver))
     path, settings, name = folder.checkpoint(algorithm.name), bench.config.training, algorithm.name
@@ -75,14 +75,14 @@ def train(
     files = ClientFiles(folder.client_states(name), name, state.round, facts, remedy)
     clients = bench.dataset.clients("train")
     context = Context(bench.solver, bench.config.seed, len(clients), ClientStore(files))
-    report.skip(work_a_round * state.round)
+    report.skip(round_cost * state.round)
     while state.round < settings.rounds:
         number = state.round + 1
         cohort = draw_cohort(clients, settings.cohort, bench.config.seed, number)
         began = time.monotonic()
         with named_errors(f"{what}: round {number}"):
-            work = [client_work(bench, algorithm, client, number) for client in cohort]
-            state, done = checked_round(algorithm, state, work, context.at(number))
+            drawn = [client_batches(bench, algorithm, client, number) for client in cohort]
+            state, done = checked_round(algorithm, state, drawn, context.at(number))
         row: dict[str, Any] = {"round": number, **done.to_mapping(), "loss": _known(done.loss)}
         if number % settings.evaluate_every == 0 or number == settings.rounds:
             row["validation_loss"] = _known(
@@ -92,7 +92,7 @@ def train(
                 best = state.params
                 facts |= {"best_round": number, "best_loss": row["validation_loss"]}
         facts["history"] = [*facts["history"], row]
-        files.save(number)  # first: the checkpoint says up to which round client states count
+        files.save(number)  # first: the checkpoint defines up to which round client states are valid
         save_state(path, state, best, {**facts, FACT: None, **files.facts})
         files.tidy()
         watch.lap()
@@ -100,10 +100,10 @@ def train(
             report.log(f"round {number}: client {client} stopped: {reason}")
         speed = done.tokens / (time.monotonic() - began)
         figures = f"round {number}/{settings.rounds}, loss {done.loss:.3f}, {speed:.0f} tokens/s"
-        report.advance(work_a_round, figures)
+        report.advance(round_cost, figures)
     write_record(folder.history(name), facts["history"])
     if not facts["best_round"]:
-        # No validation clients, so nothing tells one round from another: the last one stands.
+        # Without validation clients the rounds cannot be compared: use the last one.
         best, facts["best_round"] = state.params, state.round
     found = partial(_personal, bench, what, algorithm, state, context.at(state.round))
     personal = found if algorithm.personal else None
@@ -118,20 +118,20 @@ def _personal(
     context: Context,
     clients: Sequence[ClientId],
 ) -> Params:
-    """Return the clients' personal parameters, checked; a new client's work is that of one more round."""
+    """Return the clients' personal parameters, checked; a new client gets the batches of one more round."""
     assert algorithm.personal is not None
     with named_errors(f"{what}: personal parameters"):
-        work = [client_work(bench, algorithm, client, context.round + 1) for client in clients]
-        params = algorithm.personal(state, work, context)
-        check_tensors("after the last round", params, stacked(state.params, len(work)), clients)
+        drawn = [client_batches(bench, algorithm, client, context.round + 1) for client in clients]
+        params = algorithm.personal(state, drawn, context)
+        check_tensors("after the last round", params, stacked(state.params, len(drawn)), clients)
     return params
 
 
 def checked_round(
-    algorithm: Algorithm, state: ServerState, work: Sequence[ClientWork], context: Context
+    algorithm: Algorithm, state: ServerState, cohort: Sequence[ClientBatches], context: Context
 ) -> tuple[ServerState, RoundReport]:
-    """Compute a round; UserError if it returns other shapes, or numbers that are not finite."""
-    after, done = algorithm.round(state, work, context)
+    """Compute a round. Raise UserError if it returns other shapes, or numbers that are not finite."""
+    after, done = algorithm.round(state, cohort, context)
     check_tensors("parameters", after.params, state.params)
     for what, groups in (("optimizer", after.optimizer), ("extra", after.extra)):
         for name, tensors in groups.items():
@@ -145,7 +145,7 @@ def checked_round(
 
 @contextmanager
 def named_errors(what: str) -> Iterator[None]:
-    """Put component and round before a UserError's message."""
+    """Prefix a UserError's message with component and round."""
     try:
         yield
     except UserError as error:
@@ -153,17 +153,17 @@ def named_errors(what: str) -> Iterator[None]:
 
 
 def save_trained(path: Path, trained: Trained, tuner: Tuner) -> None:
-    """Keep the prompts of the last and the best-on-validation round."""
+    """Write the prompts of the last round and of the round with the lowest validation loss."""
     tensors = tuner.save({"last": trained.last, "best": trained.best})
     rounds = {"last": trained.rounds, "best": trained.best_round}
     save_tensors(path, tensors, {"algorithm": trained.name, "rounds": rounds})
 
 
-def client_work(bench: Bench, algorithm: Algorithm, client: ClientId, round: int) -> ClientWork:
+def client_batches(bench: Bench, algorithm: Algorithm, client: ClientId, round: int) -> ClientBatches:
     """Draw a client's batches of one round and read their examples."""
     examples = bench.dataset.examples(client, "train")
     positions = algorithm.plan(len(examples), numpy_generator(bench.config.seed, "train", round, client))
-    return ClientWork(client, [examples.take(batch) for batch in positions], float(len(examples)))
+    return ClientBatches(client, [examples.take(batch) for batch in positions], float(len(examples)))
 
 
 def _known(loss: float) -> float | None:

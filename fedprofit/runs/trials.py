@@ -1,7 +1,7 @@
 """Trials: several hyperparameters of a method, of which the validation clients select one.
 
 An algorithm's trials are selected by the loss of the last round's prompt on the global validation set, since
-that prompt is personalized by default. The best round is recorded too, for methods that start from it. A
+that prompt is personalized by default. The best round is also recorded, for methods that start from it. A
 baseline's trials are selected by the loss after the last step: central on the same set, local by each
 validation client's prompt on its own examples.
 """
@@ -60,10 +60,10 @@ def baseline_outcomes(folder: RunFolder, config: Config) -> list[Outcome]:
 
 
 def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[Outcome]:
-    """Return the outcomes of a method's trials; the first with the lowest loss is chosen."""
+    """Return the outcomes of a method's trials; the first with the lowest loss is selected."""
     found = []
     for trial in trials:
-        history = read_rows(folder.history(trial), folder.again())
+        history = read_rows(folder.history(trial), folder.remedy())
         checked = [row for row in history if row.get("validation_loss") is not None]
         best = min(checked, key=lambda row: row["validation_loss"], default=history[-1])
         facts = (history[-1]["round"], history[-1].get("validation_loss"), best["round"])
@@ -72,13 +72,13 @@ def outcomes_of(folder: RunFolder, method: str, trials: Sequence[str]) -> list[O
     return [Outcome(method, trial, trial == chosen, *facts) for trial, *facts in found]
 
 
-def chosen_trials(folder: RunFolder, config: Config) -> dict[str, str]:
+def selected_trials(folder: RunFolder, config: Config) -> dict[str, str]:
     """Return the selected trial of each algorithm, and of each baseline that has several."""
     every = [*outcomes(folder, config), *baseline_outcomes(folder, config)]
     return {one.method: one.trial for one in every if one.chosen}
 
 
-def chosen_of(folder: RunFolder, trials: Sequence[str]) -> str:
+def selected_trial(folder: RunFolder, trials: Sequence[str]) -> str:
     """Return the name of a method's selected trial."""
     if len(trials) == 1:
         return trials[0]

@@ -1,1 +1,1 @@
-"""What the server does: draw a cohort, average what comes back, apply it."""
+"""The server: draw a cohort, aggregate the updates, apply the result."""

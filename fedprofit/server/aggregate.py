@@ -1,4 +1,4 @@
-"""The only averaging in the house: every algorithm, backend and deployment calls this."""
+"""The weighted mean that all algorithms use."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from fedprofit.core.types import Params
 def weighted_mean(stacked: Params, weights: Sequence[float]) -> Params:
     """Average stacked parameters over clients: `[clients, ...]` to `[...]`.
 
-    Sums in float64, in client order. Clients of weight 0 (no data, or stopped) do not count, whatever
-    numbers they hold; if all are, the mean is zero.
+    Sums in float64, in client order. Clients of weight 0 (no data, or stopped) do not count, even if
+    their numbers are NaN; if all weights are 0, the mean is zero.
 
     >>> weighted_mean({"prompt": torch.tensor([[1.0], [5.0]])}, [3, 1])
     {'prompt': tensor([2.])}

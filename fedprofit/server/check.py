@@ -14,8 +14,8 @@ def check_tensors(
     Args:
         what: component and round, for the message.
         tensors: what the component returned.
-        like: what names and shapes are compared with, if given.
-        clients: where the tensors are stacked, whose they are.
+        like: tensors with the expected names and shapes, if given.
+        clients: the clients' names, if the tensors are stacked.
     """
     import torch
 

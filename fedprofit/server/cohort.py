@@ -1,4 +1,4 @@
-"""Which clients take part in a round."""
+"""Sampling of the clients of a round."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from fedprofit.core.types import ClientId
 
 
 def draw_cohort(clients: Sequence[ClientId], size: int, seed: int, round: int) -> list[ClientId]:
-    """Draw `size` distinct clients uniformly, by seed and round; all of them where there are fewer.
+    """Draw `size` distinct clients uniformly, by seed and round; all of them if there are fewer.
 
-    Costs memory of the cohort's size, not of the population's: `clients` may be a lazy sequence.
+    Memory depends on the cohort's size, not on the population's: `clients` may be a lazy sequence.
 
     >>> draw_cohort(["a", "b", "c"], 5, seed=0, round=1)
     ['a', 'b', 'c']

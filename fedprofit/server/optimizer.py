@@ -1,6 +1,6 @@
 """Server optimizers over the averaged client delta (Reddi et al. 2021, Adaptive Federated Optimization).
 
-The delta d points where the clients want to go, so it is added:
+The delta d is the averaged step of the clients, so it is added:
 
     sgd       x += rate * d
     momentum  m = momentum * m + d;                            x += rate * m
@@ -48,11 +48,11 @@ class ServerOptimizerSettings(
     """The learning rate."""
 
     def start(self) -> dict[str, float]:
-        """Return what each moment is filled with before the first round, by name."""
+        """Return the initial value of each moment, by name."""
         return {}
 
     def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":
-        """Return what is added to the parameters, to be multiplied by the rate, and the next moments."""
+        """Return the step, before multiplication by the rate, and the next moments."""
         raise NotImplementedError
 
     def build(self) -> ServerOptimizer:
@@ -97,10 +97,10 @@ class MomentumServer(ServerOptimizerSettings, kind="momentum", paper=FEDAVGM):
     """Add the averaged delta with momentum (FedAvgM)."""
 
     momentum: Fraction = 0.9
-    """The share of the velocity that stays at each round."""
+    """The share of the velocity that is kept at each round."""
 
     def start(self) -> dict[str, float]:
-        """Return the velocity at rest."""
+        """Return the initial velocity."""
         return {"first": 0.0}
 
     def step(self, delta: "Tensor", moments: "Moments") -> "tuple[Tensor, Moments]":

@@ -1,7 +1,7 @@
 """The client store: named tensors that each client keeps between rounds.
 
-An algorithm sees a `ClientStore`. Rows live in a `Backing`: a dictionary here, files of a run's folder in
-`runs/client_files.py`. Either costs what is touched, whatever the size of the population.
+An algorithm sees a `ClientStore`. Rows are stored in a `Backing`: a dictionary here, files of a run's folder
+in `runs/client_files.py`. The cost depends on the rows that are used, not on the size of the population.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Backing(Protocol):
 
 @dataclass
 class InMemory:
-    """A backing that ends with the process."""
+    """A backing in memory."""
 
     rows: dict[tuple[str, ClientId], Params] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class ClientStore:
         return replace(self, scope=f"{self.scope}{scope}.")
 
     def has(self, name: str, clients: Sequence[ClientId]) -> list[bool]:
-        """Tell which clients have tensors of this name."""
+        """Return which clients have tensors of this name."""
         return [self.backing.read(self.scope + name, client) is not None for client in clients]
 
     def get(self, name: str, clients: Sequence[ClientId], default: Params) -> Params:
@@ -67,7 +67,7 @@ class ClientStore:
         Args:
             name: of the tensors.
             clients: in the order of the result.
-            default: unstacked; what clients have that no round has touched. Sets shapes and device.
+            default: unstacked; the initial tensors of every client. They define shapes and device.
 
         Raises UserError for stored tensors of other names or shapes.
         """
@@ -118,5 +118,5 @@ def _check_like(what: str, row: Params, default: Params) -> None:
     if found != expected:
         raise UserError(
             f"{what}: holds {cut(str(found))}, expected {cut(str(expected))}. It was written by another "
-            "algorithm or tuner. Begin the run in another folder."
+            "algorithm or tuner. Start the run in another folder."
         )

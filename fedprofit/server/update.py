@@ -1,4 +1,4 @@
-"""The aggregation chain: from the updates of a cohort to the one that the server's optimizer applies."""
+"""The aggregation chain: from the updates of a cohort to the update that the server optimizer applies."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def checked_chain(steps: tuple[AggregationStep, ...]) -> tuple[AggregationStep, 
     ValueError: no step turns the clients' updates into one (clip); end the list with mean, for example
     """
     if any(step.is_recorded for step in steps):
-        return steps  # of a finished run, shown without its plug-in
+        return steps  # a finished run is shown without its plug-in
     kinds = ", ".join(step.kind for step in steps)
     reducers = [step.kind for step in steps if isinstance(step, Reducer)]
     if not reducers:
@@ -50,7 +50,7 @@ Steps = Annotated[tuple[AggregationStep, ...], AfterValidator(checked_chain)]
 
 @dataclass(frozen=True)
 class Aggregated:
-    """What a chain makes of a cohort's updates."""
+    """Result of a chain for a cohort's updates."""
 
     delta: Params  # unstacked
     states: dict[str, Params]  # the steps' tensors on the server, by step
@@ -59,7 +59,7 @@ class Aggregated:
 
 @dataclass(frozen=True)
 class Chain:
-    """Aggregation steps in their order."""
+    """Aggregation steps, in order."""
 
     steps: tuple[AggregationStep, ...]
 
@@ -69,7 +69,7 @@ class Chain:
         return {name: tensors for name, tensors in found.items() if tensors}
 
     def weigh(self, examples: Sequence[float]) -> list[float]:
-        """Return the weights of the clients, as the step that reduces has them."""
+        """Return the clients' weights in the reducing step."""
         (reducer,) = (step for step in self.steps if isinstance(step, Reducer))
         return reducer.weigh(examples)
 
@@ -83,7 +83,7 @@ class Chain:
         round: int,
         store: ClientStore,
     ) -> Aggregated:
-        """Aggregate what a cohort returned.
+        """Aggregate a cohort's updates.
 
         Args:
             params: stacked `[clients, ...]`.

@@ -1,7 +1,6 @@
-"""Which runs may be added to the table of a study: those that belong to the same study as its rows.
+"""Check which runs may be added to a study's table: those that are comparable with its rows.
 
-All of it is told before anything is computed. Runs that are begun and not yet in the table count as well:
-they will be.
+All checks precede the first computation. They include unfinished runs, whose rows are not in the table yet.
 """
 
 from collections.abc import Sequence
@@ -21,75 +20,77 @@ from fedprofit.runs.identity import NOT_COMPUTED, portable_run
 from fedprofit.studies.ledger import RUN, StudyFolder, labels_of, made_with, missing, read_table
 from fedprofit.studies.spec import PlannedRun, Study, describe
 
-RESTORE = "Restore it, or delete it to go on without this check."
+RESTORE = "Restore it, or delete it to continue without this check."
 
 
 def admit(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Return a study's runs as they are to be computed for its table.
+    """Return a study's runs with the dtype of its table.
 
-    Raises UserError where the table's rows, or runs that are begun, are of another version of this package or
-    of several number types; where the rows are of runs that read other data, or that differ from the planned
-    ones in anything but the study's axes.
+    Raises:
+        UserError: the table or an unfinished run was computed by another version of this package or in
+            another dtype; or the runs in the table read other data or differ in more than the axes.
     """
-    made = _made(folder, runs)
-    for one in made:
-        _check_version(one)
+    origins = _origins(folder, runs)
+    for origin in origins:
+        _check_version(origin)
     if folder.results.exists():
         _check_columns(folder)
-        _check_places(folder, runs)
+        _check_cells(folder, runs)
         _check_data(folder, study, runs)
-    runs = _in_one_type(made, runs)
+    runs = _with_common_dtype(origins, runs)
     if folder.results.exists():
         _check_configurations(folder, study, runs)
     return runs
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What the rows of the table, or of a run that is begun, are made with."""
+class _Origin:
+    """The version and dtype that computed the table or an unfinished run."""
 
-    where: Path
-    begun: bool  # a run, of which nothing is in the table yet
+    path: Path
+    is_unfinished: bool  # an unfinished run; else the table
     version: str
     dtype: str
 
     @property
-    def of_version(self) -> str:
-        return f"{self.where}: {'was begun by' if self.begun else 'holds results of'} version {self.version}"
+    def with_version(self) -> str:
+        verb = "was started by" if self.is_unfinished else "contains results of"
+        return f"{self.path}: {verb} version {self.version}"
 
     @property
-    def of_type(self) -> str:
-        return f"{self.where}: {'was begun in' if self.begun else 'holds results computed in'} {self.dtype}"
+    def with_dtype(self) -> str:
+        verb = "was started in" if self.is_unfinished else "contains results computed in"
+        return f"{self.path}: {verb} {self.dtype}"
 
     @property
-    def anew(self) -> str:
-        """Say what there is to do without it."""
-        removed = "remove that folder to begin the run anew, or " * self.begun
-        return f"{removed}choose another place with --out"
+    def remedy(self) -> str:
+        """What to do without it."""
+        removed = "remove that folder to start the run again, or " * self.is_unfinished
+        return f"{removed}choose another folder with --out"
 
 
-def _made(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[_Made]:
-    """Return what the table is made with, and each planned run that is begun and not in it yet."""
+def _origins(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[_Origin]:
+    """Return the origin of the table, then those of the unfinished planned runs."""
     found = []
     if folder.results.exists():
-        found.append(_Made(folder.results, False, *read_table(folder).select("version", "dtype").row(0)))
+        found.append(_Origin(folder.results, False, *read_table(folder).select("version", "dtype").row(0)))
     for planned in missing(folder, runs):
         run = RunFolder(folder.run(planned.key))
         try:
             facts = made_with(run) if run.environment.exists() else None
         except UserError:
-            continue  # it is damaged, which is told when the run is tried; the others go on
+            continue  # damaged: reported when it runs, while the others continue
         if facts:
-            found.append(_Made(run.path, True, facts["version"], facts["dtype"]))
+            found.append(_Origin(run.path, True, facts["version"], facts["dtype"]))
     return found
 
 
-def _check_version(made: _Made) -> None:
+def _check_version(origin: _Origin) -> None:
     here = package_version("fedprofit")
-    if made.version != here:
+    if origin.version != here:
         raise UserError(
-            f"{made.of_version}, this is {here}, and they do not compare. Install version {made.version}, "
-            f"or {made.anew}."
+            f"{origin.with_version}, this is {here}: they are not comparable. Install version "
+            f"{origin.version}, or {origin.remedy}."
         )
 
 
@@ -97,78 +98,78 @@ def _check_columns(folder: StudyFolder) -> None:
     if SETTING_ID not in read_table(folder).columns:
         raise UserError(
             f"{folder.results}: was written by an earlier version, in other columns. `report` and `claims` "
-            "read it; to add runs, choose another place with --out."
+            "read it; to add runs, choose another folder with --out."
         )
 
 
-def _check_places(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
-    """Raise UserError if the table holds another run at a planned one's place, or it at another place."""
+def _check_cells(folder: StudyFolder, runs: Sequence[PlannedRun]) -> None:
+    """Raise UserError if the table has another run in a planned run's grid cell, or that run in another."""
     columns = [*labels_of(runs[0]), "seed"]
-    held = {tuple(place): key for key, *place in read_table(folder).select(RUN, *columns).unique().rows()}
-    places = {key: place for place, key in held.items()}
+    keys = {tuple(cell): key for key, *cell in read_table(folder).select(RUN, *columns).unique().rows()}
+    cells = {key: cell for cell, key in keys.items()}
     for planned in runs:
-        place = (*labels_of(planned).values(), planned.config.seed)
-        if held.get(place, planned.key) != planned.key:
+        cell = (*labels_of(planned).values(), planned.config.seed)
+        if keys.get(cell, planned.key) != planned.key:
             raise UserError(
-                f"{folder.results}: holds results at {describe(planned.axes)} of another configuration (run "
-                f"{held[place]}, now {planned.key}). Choose another place with --out, or run what made them."
+                f"{folder.results}: contains results at {describe(planned.axes)} of another configuration "
+                f"(run {keys[cell]}, now {planned.key}). Choose another folder with --out, or use the "
+                "configuration that computed them."
             )
-        if places.get(planned.key, place) != place:
-            there = ", ".join(map(str, places[planned.key][:-1]))
+        if cells.get(planned.key, cell) != cell:
+            known = ", ".join(map(str, cells[planned.key][:-1]))
             raise UserError(
-                f"{folder.results}: holds the results of the run at {describe(planned.axes)} under another "
-                f"name on the axes ({there}). Call the value what it was called, or choose another place "
-                "with --out."
+                f"{folder.results}: contains the results of the run at {describe(planned.axes)} under "
+                f"another name on the axes ({known}). Restore that name, or choose another folder with --out."
             )
 
 
 def _check_data(folder: StudyFolder, study: Study, runs: Sequence[PlannedRun]) -> None:
-    """Raise UserError if what lies where a planned run reads is not what the table's runs read there.
+    """Raise UserError if a planned run would read other data than the table's runs did.
 
-    Where an axis says what is read, runs at the same place on the axes, seeds aside, read the same.
+    If an axis changes the data, only runs in the same grid cell, ignoring the seed, are compared.
     """
-    from fedprofit.data.sources import content  # here: claims and fronts wait for no pyarrow
+    from fedprofit.data.sources import content  # here, so that claims and fronts do not import pyarrow
 
-    by_place = any(key.startswith("data.source") for key in study.changed_keys)
-    axes = [*labels_of(runs[0])] if by_place else []
-    known = read_json(folder.environments, RESTORE) if folder.environments.exists() else {}
-    held = {
-        tuple(place): known[key]["data_content"]
-        for key, *place in read_table(folder).select(RUN, *axes).unique().rows()
-        if "data_content" in known.get(key, {})
+    by_cell = any(key.startswith("data.source") for key in study.changed_keys)
+    axes = [*labels_of(runs[0])] if by_cell else []
+    environments = read_json(folder.environments, RESTORE) if folder.environments.exists() else {}
+    contents = {
+        tuple(cell): environments[key]["data_content"]
+        for key, *cell in read_table(folder).select(RUN, *axes).unique().rows()
+        if "data_content" in environments.get(key, {})
     }
     sources = {
         tuple(labels_of(planned)[axis] for axis in axes): planned.config.data.source for planned in runs
     }
-    for place, settings in sources.items():
-        now = content(settings) if place in held else ""
-        if now and now != held[place]:
+    for cell, settings in sources.items():
+        now = content(settings) if cell in contents else ""
+        if now and now != contents[cell]:
             raise UserError(
-                f"{folder.results}: its runs read other data ({held[place]}) than {settings.place} is now "
-                f"({now}). Restore it, or choose another place with --out."
+                f"{folder.results}: its runs read other data ({contents[cell]}) than {settings.place} now "
+                f"contains ({now}). Restore it, or choose another folder with --out."
             )
 
 
-def _in_one_type(made: Sequence[_Made], runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Let runs that leave their number type to the machine compute in that of what is there already.
+def _with_common_dtype(origins: Sequence[_Origin], runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Return the runs with the dtype of the existing results, in place of `auto`.
 
-    Raises UserError for one that asks for another type, or is begun in another: its rows would not belong
-    into the table.
+    Raises UserError if a run requests another dtype, or was started in another.
     """
-    if not made:
+    if not origins:
         return list(runs)
-    first = made[0]
-    for one in made:
-        if one.dtype != first.dtype:
+    first = origins[0]
+    for origin in origins:
+        if origin.dtype != first.dtype:
             raise UserError(
-                f"{one.of_type}, and {first.of_type}. They do not compare; for the first: {one.anew}."
+                f"{origin.with_dtype}, and {first.with_dtype}. They are not comparable; to continue with the "
+                f"first: {origin.remedy}."
             )
     for planned in runs:
-        asked = planned.config.in_type(first.dtype).backbone.dtype
-        if asked != first.dtype:
+        requested = planned.config.in_type(first.dtype).backbone.dtype
+        if requested != first.dtype:
             raise UserError(
-                f"{first.of_type}, and backbone.dtype of the run at {describe(planned.axes)} is {asked}. "
-                "Choose another place with --out, or leave it at auto."
+                f"{first.with_dtype}, and backbone.dtype of the run at {describe(planned.axes)} is "
+                f"{requested}. Choose another folder with --out, or set it to auto."
             )
     return [replace(planned, config=planned.config.in_type(first.dtype)) for planned in runs]
 
@@ -177,24 +178,24 @@ def _check_configurations(folder: StudyFolder, study: Study, runs: Sequence[Plan
     """Raise UserError if a planned run differs from those in the table in more than the axes."""
     if not folder.configurations.exists():
         return
-    kept = read_json(folder.configurations, RESTORE)
-    present = [key for key in read_table(folder)[RUN].unique(maintain_order=True) if key in kept]
+    known = read_json(folder.configurations, RESTORE)
+    present = [key for key in read_table(folder)[RUN].unique(maintain_order=True) if key in known]
     if not present:
         return
     keys = _axis_keys(study)
-    held = from_mapping(upgraded(kept[present[0]]), str(folder.configurations))
+    first = from_mapping(upgraded(known[present[0]]), str(folder.configurations))
     for planned in runs:
-        same_type = held.in_type(planned.config.backbone.dtype)
-        differs = changed(_common(same_type, keys), _common(planned.config, keys))
+        same_dtype = first.in_type(planned.config.backbone.dtype)
+        differs = changed(_common(same_dtype, keys), _common(planned.config, keys))
         if differs:
             raise UserError(
                 f"{folder.results}: its runs had other settings ({'; '.join(differs[:3])}), which no axis "
-                "changes. Choose another place with --out, or run what made them."
+                "changes. Choose another folder with --out, or use the configuration that computed them."
             )
 
 
 def _axis_keys(study: Study) -> list[list[str]]:
-    """Return the parts of all keys that the axes change: of a list the list, of a kind the section of it."""
+    """Return the keys that the axes change, split at dots: a list for its entries, a section for its kind."""
     found = []
     for key in study.changed_keys:
         parts = key.split(".")
@@ -204,7 +205,7 @@ def _axis_keys(study: Study) -> list[list[str]]:
 
 
 def _common(config: Config, keys: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Leave out of a configuration what differs between the runs of a study, and what changes no result."""
+    """Return a configuration without the keys of the axes and those that do not affect results."""
     result = portable_run(config.to_mapping())
     for *parents, last in [*keys, ["name"], *(["backbone", key] for key in NOT_COMPUTED)]:
         section: Any = result

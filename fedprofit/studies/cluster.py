@@ -1,7 +1,7 @@
 """Computation of a study's runs on a Ray cluster (extra `ray`).
 
 A run requests as many CPUs as its `backbone.workers`. It requests a GPU if its `backbone.device` is one, or
-if that is `auto` and some node had a GPU and enough CPUs when the study began.
+if that is `auto` and some node had a GPU and enough CPUs when the study started.
 A run is computed in the cache folder of its node, so that another attempt on that node resumes it. Its files
 are then sent back. The data must have the same path on every node. Models come from each node's cache.
 """
@@ -19,14 +19,14 @@ from fedprofit.core.errors import UserError
 from fedprofit.core.files import atomic, cache_folder
 from fedprofit.plugins import PluginFile, loaded_files
 from fedprofit.runs.environment import package_version
-from fedprofit.studies.pools import compute, described, foresee
+from fedprofit.studies.pools import compute, described, estimate_seconds
 from fedprofit.studies.spec import PlannedRun
 
 # Other files (the checkpoint, the parts) only serve to resume the run on the node.
-TRAVEL = ("*.parquet", "*.json", "config.yaml", "run.log", "prompts/*", "parts/history-*.json")
+SENT_BACK = ("*.parquet", "*.json", "config.yaml", "run.log", "prompts/*", "parts/history-*.json")
 
 
-def compute_there(
+def compute_on_node(
     mapping: dict[str, Any], key: str, plugins: Sequence[PluginFile] = ()
 ) -> tuple[float, dict[str, bytes]]:
     """Compute a run on a node; return its seconds and its files by path relative to its folder."""
@@ -35,7 +35,7 @@ def compute_there(
     compute(mapping, str(folder), plugins)
     found = {
         str(path.relative_to(folder)): path.read_bytes()
-        for pattern in TRAVEL
+        for pattern in SENT_BACK
         for path in sorted(folder.glob(pattern))
     }
     shutil.rmtree(folder)
@@ -57,9 +57,9 @@ def needs(config: Config, nodes: Sequence[Mapping[str, float]]) -> dict[str, flo
     """
     workers, device = config.backbone.workers, config.backbone.device
     cpus = 1 if workers == "auto" else workers
-    could = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= cpus for node in nodes)
-    wants = device.startswith("cuda") or (device == "auto" and could)
-    return {"num_cpus": cpus, "num_gpus": int(wants)}
+    has_gpu = any(node.get("GPU", 0) >= 1 and node.get("CPU", 0) >= cpus for node in nodes)
+    wants_gpu = device.startswith("cuda") or (device == "auto" and has_gpu)
+    return {"num_cpus": cpus, "num_gpus": int(wants_gpu)}
 
 
 def capacity(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
@@ -103,15 +103,15 @@ class Cluster:
         wanted = needs(runs[0].config, self._first_nodes) if runs else {"num_cpus": 1, "num_gpus": 0}
         self.at_a_time = at_a_time or max(1, sum(capacity(node, wanted) for node in self._first_nodes))
 
-    def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
+    def estimate(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
         """Start the estimate on a node with the resources of the first run; errors as for `submit`."""
-        return self._give(runs[0], foresee, described(runs), self.at_a_time, left, loaded_files())
+        return self._start(runs[0], estimate_seconds, described(runs), self.at_a_time, left, loaded_files())
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Submit a run. Raise UserError if no node has the resources: Ray would wait forever."""
-        return self._give(planned, compute_there, planned.config.to_mapping(), planned.key, loaded_files())
+        return self._start(planned, compute_on_node, planned.config.to_mapping(), planned.key, loaded_files())
 
-    def _give(self, planned: PlannedRun, task: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    def _start(self, planned: PlannedRun, task: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """Submit a task with a run's resource requests."""
         wanted, nodes = needs(planned.config, self._first_nodes), self._nodes()
         cpus, gpus = wanted["num_cpus"], wanted["num_gpus"]
@@ -126,8 +126,8 @@ class Cluster:
         return future
 
     def _nodes(self) -> list[Mapping[str, float]]:
-        there: list[dict[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
-        return [node["Resources"] for node in there if node["Alive"]]
+        nodes: list[dict[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
+        return [node["Resources"] for node in nodes if node["Alive"]]
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
         """Write the run's files into its folder; return its seconds."""

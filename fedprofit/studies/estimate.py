@@ -8,9 +8,9 @@ from fedprofit.runs.bench import prepare
 from fedprofit.runs.estimate import reading_speed
 from fedprofit.runs.stages import stages_of
 from fedprofit.studies.spec import PlannedRun
-from fedprofit.studies.watch import in_turn
+from fedprofit.studies.watch import finish_time
 
-LOOKED_AT = 6  # maximum runs whose cost is counted; the others are assumed to be similar
+SAMPLED = 6  # maximum runs whose cost is counted; the others are assumed to be similar
 
 
 def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[float] | None = None) -> float:
@@ -35,7 +35,7 @@ def study_seconds(runs: Sequence[PlannedRun], at_a_time: int, left: Sequence[flo
         speed = reading_speed(benches[0][0])
     finally:
         torch.set_num_threads(threads)
-    return in_turn([1.0] * len(runs) if left is None else left, at_a_time) * cost / speed
+    return finish_time([1.0] * len(runs) if left is None else left, at_a_time) * cost / speed
 
 
 def typical(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, int]]:
@@ -45,4 +45,4 @@ def typical(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, int]]:
         cell = tuple(str(value) for axis, value in run.axes.items() if axis != "seed")
         cells.setdefault(cell, []).append(run)
     found = [(members[0], len(members)) for members in cells.values()]
-    return found[:: max(1, -(-len(found) // LOOKED_AT))]
+    return found[:: max(1, -(-len(found) // SAMPLED))]

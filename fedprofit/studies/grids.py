@@ -8,7 +8,7 @@ from typing import Any
 from fedprofit.core.errors import UserError, cut
 
 GRID, PICK = "grid", "pick"
-MOST = 1000  # maximum entries from one
+MOST = 1000  # maximum entries from one entry
 GRIDS_IN = (("training", "algorithms"), ("personalization",))  # lists of entries that may contain grids
 
 
@@ -28,36 +28,36 @@ def expand_grids(mapping: dict[str, Any], place: str) -> dict[str, Any]:
             section = section.get(key, {}) if isinstance(section, dict) else {}
         entries = section.get(last) if isinstance(section, dict) else None
         if isinstance(entries, list):
-            section[last] = [made for entry in entries for made in _multiplied(entry, GRID, place)]
+            section[last] = [made for entry in entries for made in _expanded(entry, GRID, place)]
             if last == "algorithms":
-                section[last] = [made for entry in section[last] for made in _trials(entry, place)]
+                section[last] = [made for entry in section[last] for made in _algorithm_trials(entry, place)]
     baselines = result.get("baselines")
     for name in list(baselines) if isinstance(baselines, dict) else ():
         assert isinstance(baselines, dict)
         if isinstance(baselines[name], dict):
-            trials = _picked(baselines[name], place)
+            trials = _trials_of(baselines[name], place)
             baselines[name] = trials if len(trials) > 1 else trials[0]
     return result
 
 
-def _trials(entry: Any, place: str) -> list[Any]:
+def _algorithm_trials(entry: Any, place: str) -> list[Any]:
     """Expand an algorithm with `{pick: [...]}` into trials of the same method."""
-    trials = _picked(entry, place)
+    trials = _trials_of(entry, place)
     if isinstance(entry, dict) and len(trials) > 1:
         for trial in trials:
             trial.setdefault("method", entry.get("name"))
     return trials
 
 
-def _picked(entry: Any, place: str) -> list[Any]:
+def _trials_of(entry: Any, place: str) -> list[Any]:
     """Expand an entry with `{pick: [...]}`; a single trial keeps the entry's name."""
-    trials = _multiplied(entry, PICK, place)
+    trials = _expanded(entry, PICK, place)
     if len(trials) == 1 and isinstance(entry, dict) and "name" in entry:
         trials[0]["name"] = entry["name"]
     return trials
 
 
-def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
+def _expanded(entry: Any, word: str, place: str) -> list[Any]:
     found = list(_grids(entry, word, ()))
     count = prod(len(grid) for _, grid in found)
     if count > MOST:
@@ -82,7 +82,7 @@ def _multiplied(entry: Any, word: str, place: str) -> list[Any]:
 
 
 def _grids(entry: Any, word: str, keys: tuple[Any, ...]) -> Any:
-    """Yield the path of keys and the values of each grid (or pick, by `word`) in an entry."""
+    """Yield the path of keys and the values of each `{word: [...]}` in an entry."""
     if isinstance(entry, dict):
         if set(entry) == {word} and isinstance(entry[word], list):
             yield keys, entry[word]

@@ -1,22 +1,22 @@
-"""A study's tables: the results of all its complete runs, and nothing of unfinished ones.
+"""A study's tables: the results of its complete runs.
 
-results.parquet   the tidy table of every run, with the run's key and its values on the axes
-settings.parquet  all hyperparameters of each scored setting, by the id that results have
-rounds.parquet    every round of federated training, of every trial: losses and budget
-trials.parquet    every trial of every algorithm, and of baselines that have several: its loss on the
-                  validation clients, and whether it was chosen
-validation.parquet  the same table as results.parquet of the validation clients, where they are personalized
-clients.parquet   what each client of each run trains on, by task
-worst.parquet     the examples on which each run's methods do worst, with texts and answers
-times.parquet     seconds of each run's stages
-environments.json what each run was made with: versions, machine, hashes
-configurations.json  each run's whole configuration; of the path of its data the last part alone
-study.json        name, axes, and the study as written
-failures.json     runs that failed, and why
+results.parquet     the tidy table of all runs, with the run's key and its values on the axes
+settings.parquet    all hyperparameters of each scored setting, by the id that results have
+rounds.parquet      each round of federated training of each trial: losses and budget
+trials.parquet      each trial of each algorithm, and of baselines with several trials: its loss on the
+                    validation clients, and whether it was selected
+validation.parquet  like results.parquet, for the validation clients, if they are personalized
+clients.parquet     each client's training data, by task
+worst.parquet       the examples on which each run's methods do worst, with texts and answers
+times.parquet       seconds of each run's stages
+environments.json   each run's versions, machine and hashes
+configurations.json each run's complete configuration, except the folder of its data
+study.json          name, axes, and the study as written
+failures.json       the failed runs and their errors
 
-An axis is a column `axis.NAME` in all tables but the settings, so that its name clashes with no column. Only
-the tables say what is done: a run whose rows are here is not repeated, on whatever machine. The records of
-single examples stay in the runs' folders, since they are much larger than all these tables.
+An axis is a column `axis.NAME` in all tables except the settings, so that its name cannot equal that of
+another column. A run is done if its rows are in results.parquet: it is not repeated on any machine. All
+scored examples stay in the runs' folders, because they are much larger than these tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +38,8 @@ from fedprofit.studies.spec import PlannedRun, Study, axes_of
 
 RUN = "run"
 COMPUTE_AGAIN = "Restore it, or delete the run's folder to compute it again."
-RESTORE = "Restore it, or delete it: what it holds of other runs is then lost."
-MADE_WITH = ("version", "model", "dtype")  # of one table, all the same
+RESTORE = "Restore it, or delete it and lose the rows of other runs."
+MADE_WITH = ("version", "model", "dtype")  # columns with one value per table
 ROUNDS = ("round", "loss", "validation_loss", "clients", "steps", "tokens", "bytes_down", "bytes_up")
 
 
@@ -48,12 +48,12 @@ class StudyFolder(Folder):
 
     @property
     def rounds(self) -> Path:
-        """Every round of federated training of all complete runs."""
+        """Each round of federated training of all complete runs."""
         return self.path / "rounds.parquet"
 
     @property
     def trials(self) -> Path:
-        """Every trial of all complete runs, and which were chosen."""
+        """Each trial of all complete runs, and whether it was selected."""
         return self.path / "trials.parquet"
 
     @property
@@ -63,7 +63,7 @@ class StudyFolder(Folder):
 
     @property
     def environments(self) -> Path:
-        """What each run was made with."""
+        """Each run's versions, machine and hashes."""
         return self.path / "environments.json"
 
     @property
@@ -78,52 +78,52 @@ class StudyFolder(Folder):
 
     @property
     def failures(self) -> Path:
-        """Runs that failed."""
+        """The failed runs and their errors."""
         return self.path / "failures.json"
 
     def run(self, key: str) -> Path:
-        """Return a run's own folder."""
+        """Return the folder of a run."""
         return self.path / "runs" / key
 
 
 def claim(path: Path, study: Study, resume: bool) -> StudyFolder:
-    """Take a folder for a study, or go on in it; `write_facts` says there which study it is.
+    """Return the folder for a new or resumed study; `write_facts` then records the study in it.
 
-    Raises UserError if it holds another study, or anything else, or this one and `resume` is not asked for.
+    Raises UserError if the folder contains anything else, or this study and `resume` is false.
     """
     folder = StudyFolder(path)
-    if is_of(folder, study) and not resume:
-        raise UserError(f"{path}: holds this study already. Add --resume to go on with it.")
+    if contains_study(folder, study) and not resume:
+        raise UserError(f"{path}: contains this study already. Add --resume to resume it.")
     return folder
 
 
-def is_of(folder: StudyFolder, study: Study) -> bool:
-    """Tell whether a folder holds a study already; UserError if it holds another, or anything else."""
+def contains_study(folder: StudyFolder, study: Study) -> bool:
+    """Return whether a folder contains a study; raise UserError if it contains anything else."""
     path = folder.path
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: is a file, not a folder. Choose another place with --out.")
+        raise UserError(f"{path}: is a file, not a folder. Choose another folder with --out.")
     if folder.facts.exists():
         facts = read_facts(folder)
-        held = facts["name"]
-        if held != study.name:
+        name = facts["name"]
+        if name != study.name:
             raise UserError(
-                f"{path}: holds the study {held!r}, not {study.name!r}. Choose another place with --out."
+                f"{path}: contains the study {name!r}, not {study.name!r}. Choose another folder with --out."
             )
         if sorted(facts["axes"]) != sorted(axes_of(study)):
             raise UserError(
-                f"{path}: holds the study {held!r} with the axes {', '.join(facts['axes'])}, now they are "
-                f"{', '.join(axes_of(study))}. Choose another place with --out."
+                f"{path}: contains the study {name!r} with the axes {', '.join(facts['axes'])}, now they are "
+                f"{', '.join(axes_of(study))}. Choose another folder with --out."
             )
         return True
-    if _are_of(folder.results, study):
+    if _has_columns(folder.results, study):
         return True
     if path.is_dir() and any(entry.suffix != ".part" for entry in path.iterdir()):  # left by a kill
-        raise UserError(f"{path}: is not empty and not a study. Choose another place with --out.")
+        raise UserError(f"{path}: is not empty and not a study. Choose another folder with --out.")
     return False
 
 
-def _are_of(results: Path, study: Study) -> bool:
-    """Tell whether results that lie alone, without study.json, are a study's over these axes."""
+def _has_columns(results: Path, study: Study) -> bool:
+    """Return whether results without study.json have the columns of a study with these axes."""
     try:
         columns = read_parquet(results, "").columns
     except UserError:
@@ -132,15 +132,15 @@ def _are_of(results: Path, study: Study) -> bool:
 
 
 def write_facts(folder: StudyFolder, study: Study) -> None:
-    """Write down which study the folder holds; its axes may have more values than before."""
+    """Record the study in its folder. Its axes may have more values than before."""
     facts = {"name": study.name, "axes": axes_of(study), "study": study.model_dump(mode="json")}
     if not folder.facts.exists() or read_facts(folder) != facts:
         write_record(folder.facts, facts)
 
 
 def read_facts(folder: StudyFolder) -> dict[str, Any]:
-    """Read a study's name and axes; UserError if there is no study."""
-    return read_json(folder.facts, "Give the folder that `fedprofit study` named.", ("name", "axes"))
+    """Read a study's name and axes; raise UserError if there is no study."""
+    return read_json(folder.facts, "Give the folder that `fedprofit study` printed.", ("name", "axes"))
 
 
 def done(folder: StudyFolder) -> set[str]:
@@ -157,10 +157,10 @@ def missing(folder: StudyFolder, runs: Sequence[PlannedRun]) -> list[PlannedRun]
 
 
 def read_table(folder: StudyFolder) -> pl.DataFrame:
-    """Read the study's results; UserError if there are none, or rows of several versions or models."""
+    """Read the study's results; raise UserError if there are none, or if they have several origins."""
     if not folder.results.exists():
         raise UserError(f"{folder.results}: there are no results yet. Run the study first.")
-    restore = "Restore it, or move it away, and `fedprofit study --resume` fills it anew from the runs here."
+    restore = "Restore it, or move it away and rebuild it from the runs by `fedprofit study --resume`."
     table = read_parquet(folder.results, restore)
     for column in (RUN, *MADE_WITH):
         if column not in table.columns:
@@ -170,21 +170,21 @@ def read_table(folder: StudyFolder) -> pl.DataFrame:
         if len(values) > 1:
             raise UserError(
                 f"{folder.results}: mixes results of several {column}s ({', '.join(sorted(values))}), which "
-                "do not compare. Take the rows of one, or run the study in a new folder."
+                "are not comparable. Keep the rows of one, or run the study in a new folder."
             )
     return table
 
 
 def add(folder: StudyFolder, planned: PlannedRun) -> None:
-    """Append a complete run's rows to the tables; its rows, if there already, are replaced.
+    """Add a complete run's rows to the tables; replace them if they are there.
 
-    Raises UserError for a run whose rows do not belong there, or a damaged file of either.
+    Raises UserError if the rows are not comparable with those in the table, or a file is damaged.
     """
     run = RunFolder(folder.run(planned.key))
     summary = read_json(run.summary, COMPUTE_AGAIN, SUMMARY)
     timing = read_timing(run)
     labels = {RUN: planned.key, **labels_of(planned)}
-    # Mean total-variation distance of a client's mix to the pool's.
+    # Heterogeneity: mean total-variation distance of a client's task mix from the pool's.
     facts = {**made_with(run), "tv": summary["data"]["heterogeneity"]}
     _check_made_with(folder, planned, facts)
     seed = {"seed": planned.config.seed}
@@ -193,8 +193,8 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
     _append(folder.trials, planned.key, labelled(read_trials(run, planned.config), labels))
     _append(folder.times, planned.key, labelled(times, labels | seed))
     _append(folder.clients, planned.key, labelled(read_parquet(run.clients, COMPUTE_AGAIN), labels | seed))
-    _note(folder.environments, planned.key, run.read_environment())
-    _note(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
+    _record(folder.environments, planned.key, run.read_environment())
+    _record(folder.configurations, planned.key, portable_run(planned.config.to_mapping()))
     if run.worst.exists():
         _append(folder.worst, planned.key, labelled(read_parquet(run.worst, COMPUTE_AGAIN), labels | seed))
     if run.validation.exists():
@@ -202,39 +202,39 @@ def add(folder: StudyFolder, planned: PlannedRun) -> None:
         _append(folder.validation, planned.key, found)
     _add_settings(folder, read_parquet(run.settings, COMPUTE_AGAIN, (SETTING_ID,)))
     results = labelled(read_parquet(run.results, COMPUTE_AGAIN, (SETTING_ID,)), labels | facts)
-    _append(folder.results, planned.key, results)  # last: this is what says that the run is done
+    _append(folder.results, planned.key, results)  # last, because these rows mark the run as done
 
 
 def made_with(run: RunFolder) -> dict[str, Any]:
-    """Return what a run's results depend on beside its configuration: the columns MADE_WITH."""
+    """Return the values of `MADE_WITH` of a run: its results depend on them and on its configuration."""
     environment = run.read_environment()
     values = environment["versions"]["fedprofit"], environment["model"]["hash"], run.dtype
     return dict(zip(MADE_WITH, values, strict=True))
 
 
 def _check_made_with(folder: StudyFolder, planned: PlannedRun, facts: Mapping[str, object]) -> None:
-    """Refuse a run that was made with another version, model or number type than the table."""
-    held = read_table(folder).select(MADE_WITH).unique().to_dicts() if folder.results.exists() else []
-    for column, value in (held[0] if held else {}).items():
+    """Raise UserError if a run has another version, model or dtype than the table."""
+    known = read_table(folder).select(MADE_WITH).unique().to_dicts() if folder.results.exists() else []
+    for column, value in (known[0] if known else {}).items():
         if facts[column] != value:
             raise UserError(
-                f"{folder.run(planned.key)}: was made with the {column} {facts[column]}, the results in "
-                f"{folder.results} with {value}. They do not compare: the run is kept, and not added."
+                f"{folder.run(planned.key)}: was computed with the {column} {facts[column]}, the results in "
+                f"{folder.results} with {value}. They are not comparable: the run is kept, but not added."
             )
 
 
 def read_rounds(run: RunFolder, config: Config) -> pl.DataFrame:
-    """Read a run's federated training: a row for each round of each trial."""
+    """Return a run's federated training: one row per round and trial."""
     rows = [
         {**_trial(config, one), **{key: row.get(key) for key in ROUNDS}}
         for one in outcomes(run, config)
-        for row in read_rows(run.history(one.trial), run.again())
+        for row in read_rows(run.history(one.trial), run.remedy())
     ]
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def read_trials(run: RunFolder, config: Config) -> pl.DataFrame:
-    """Read a run's trials: a row for each, its loss at the last round and at its best one."""
+    """Return a run's trials, one row each: the losses of the last and of the best round."""
     rows = [
         {
             **_trial(config, one),
@@ -252,12 +252,12 @@ def _trial(config: Config, one: Outcome) -> dict[str, Any]:
 
 
 def labels_of(planned: PlannedRun) -> dict[str, object]:
-    """Return a run's values on the axes as tables have them; the seed is a column of every run's tables."""
+    """Return a run's values on the axes as columns; without the seed, which every run's tables contain."""
     return {axis_column(name): str(value) for name, value in planned.axes.items() if name != "seed"}
 
 
 def labelled(frame: pl.DataFrame, labels: Mapping[str, object]) -> pl.DataFrame:
-    """Put the same values before every row of a table."""
+    """Prepend constant columns to a table."""
     return frame.select(*(pl.lit(text).alias(name) for name, text in labels.items()), pl.all())
 
 
@@ -266,7 +266,7 @@ def _add_settings(folder: StudyFolder, settings: pl.DataFrame) -> None:
     write_frame(folder.settings, settings_frame([*known, *settings.to_dicts()]))
 
 
-def _note(path: Path, key: str, facts: dict[str, Any]) -> None:
+def _record(path: Path, key: str, facts: dict[str, Any]) -> None:
     known = read_json(path, RESTORE) if path.exists() else {}
     write_record(path, known | {key: facts})
 
@@ -281,10 +281,10 @@ def _append(path: Path, key: str, rows: pl.DataFrame) -> None:
 def write_failures(
     folder: StudyFolder, failures: Sequence[dict[str, Any]], planned: Sequence[PlannedRun]
 ) -> None:
-    """Write which of the planned runs failed, beside others that did before; no file where none did."""
-    again = {run.key for run in planned} | done(folder)
+    """Write the failures of the planned runs and of earlier ones; delete the file if there are none."""
+    replaced = {run.key for run in planned} | done(folder)
     before = read_rows(folder.failures, RESTORE) if folder.failures.exists() else []
-    failed = [one for one in before if one["run"] not in again] + list(failures)
+    failed = [one for one in before if one["run"] not in replaced] + list(failures)
     if failed:
         write_record(folder.failures, failed)
     else:

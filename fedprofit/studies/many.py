@@ -15,7 +15,7 @@ from typing import Any
 from polars.exceptions import PolarsError
 
 from fedprofit.core.errors import UserError
-from fedprofit.core.files import alone_in, naming_place
+from fedprofit.core.files import exclusive_lock, path_in_errors
 from fedprofit.core.processes import usable_cores
 from fedprofit.data.federated import check_sources
 from fedprofit.runs.folder import RunFolder
@@ -36,7 +36,7 @@ from fedprofit.studies.spec import PlannedRun, describe, load_study
 from fedprofit.studies.watch import Watch, share_left
 
 ATTEMPTS = 2
-LOOK = 5.0  # seconds between two checks of the runs' progress
+INTERVAL = 5.0  # seconds between two checks of the runs' progress
 
 
 def run_study(
@@ -49,7 +49,7 @@ def run_study(
     ray: str | None = None,
     report: Quiet | None = None,
     only: Sequence[str] = (),
-    foresee: bool = False,
+    estimate: bool = False,
 ) -> tuple[StudyFolder, "Progress"]:
     """Start or resume a study; return its folder and the outcome of its runs.
 
@@ -63,42 +63,42 @@ def run_study(
         ray: use the Ray cluster at this address instead; "local" starts one on this machine.
         report: progress reporter; silent by default.
         only: `AXIS=VALUE` filters; other runs are left for later.
-        foresee: measure the speed first and report the estimated time.
+        estimate: measure the speed first and report the estimated time.
 
     Raises UserError for a problem with the study, a configuration or the folder. A failed run raises no
     error: it is recorded in `failures.json`.
     """
     study, runs = load_study(path, overrides, only, yes)
-    place = out or Path("runs") / study.name
-    if ray is None and not place.exists():  # a study in progress reports problems per run
+    out = out or Path("runs") / study.name
+    if ray is None and not out.exists():  # a study in progress reports problems per run
         check_sources(run.config.data for run in runs)
-    with naming_place(place):
+    with path_in_errors(out):
         pool: Pool
         pool = Processes(workers or usable_cores()) if ray is None else Cluster(ray, workers, runs)
         try:
-            folder = claim(place, study, resume)
-            with alone_in(folder.path):
+            folder = claim(out, study, resume)
+            with exclusive_lock(folder.path):
                 runs = admit(folder, study, runs)
                 write_facts(folder, study)
-                if foresee:
-                    tell_time(folder, runs, pool, report or Quiet())
+                if estimate:
+                    report_time(folder, runs, pool, report or Quiet())
                 return folder, run_all(folder, runs, pool, report or Quiet())
         finally:
             pool.close()
 
 
-def tell_time(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report: Quiet) -> None:
+def report_time(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report: Quiet) -> None:
     """Report the number of remaining runs and their estimated time where they are computed."""
     queue = missing(folder, runs)
     report.say(f"{len(queue)} of {len(runs)} runs remaining, {pool.at_a_time} in parallel")
     if not queue:
         return
     left = [share_left(RunFolder(folder.run(planned.key))) for planned in queue]
-    found = pool.foresee(queue, left)
+    estimate = pool.estimate(queue, left)
     # Errors of a run are reported when it runs.
-    error = found.exception()
+    error = estimate.exception()
     report.say(
-        f"the time is unknown: {describe_error(error)}" if error else f"about {duration(found.result())}"
+        f"the time is unknown: {describe_error(error)}" if error else f"about {duration(estimate.result())}"
     )
 
 
@@ -131,28 +131,28 @@ def run_all(folder: StudyFolder, runs: Sequence[PlannedRun], pool: Pool, report:
         while queue and len(running) < pool.at_a_time:
             planned = queue.pop(0)
             running[pool.submit(planned, folder.run(planned.key))] = planned
-        finished, _ = wait(running, timeout=LOOK, return_when=FIRST_COMPLETED)
+        finished, _ = wait(running, timeout=INTERVAL, return_when=FIRST_COMPLETED)
         complete, failed = [], []
         for future in finished:
             planned = running.pop(future)
             attempts[planned.key] += 1
-            ended, where = _take(folder, planned, future, pool), describe(planned.axes)
+            ended, name = _collect(folder, planned, future, pool), describe(planned.axes)
             if ended.retryable and attempts[planned.key] < ATTEMPTS:
-                report.say(f"run failed, trying once more: {where}: {ended.reason}")
+                report.say(f"run failed, trying once more: {name}: {ended.reason}")
                 queue.append(planned)
             elif ended.reason:
-                report.say(f"run failed: {where}: {ended.reason}")
+                report.say(f"run failed: {name}: {ended.reason}")
                 facts = {"axes": planned.axes, "attempts": attempts[planned.key], "error": ended.reason}
                 progress.failed.append({"run": planned.key, **facts})
                 failed.append(folder.run(planned.key))
             else:
                 progress.done += 1
                 count = f"run {progress.done} of {progress.total}"
-                report.say(f"{count} complete in {duration(ended.seconds)}: {where}")
+                report.say(f"{count} complete in {duration(ended.seconds)}: {name}")
                 complete.append(folder.run(planned.key))
         if failed:  # write at once, in case the study is killed
             write_failures(folder, progress.failed, runs)
-        watch.look([folder.run(planned.key) for planned in running.values()], complete, failed)
+        watch.update([folder.run(planned.key) for planned in running.values()], complete, failed)
     write_failures(folder, progress.failed, runs)
     return progress
 
@@ -166,7 +166,7 @@ class _Ended:
     retryable: bool = False  # whether another attempt may succeed
 
 
-def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool: Pool) -> _Ended:
+def _collect(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool: Pool) -> _Ended:
     """Add a finished run to the table, or return why it failed."""
     error = future.exception()
     if error is not None:
@@ -176,9 +176,9 @@ def _take(folder: StudyFolder, planned: PlannedRun, future: "Future[Any]", pool:
     seconds = pool.collect(future, folder.run(planned.key))
     try:
         add(folder, planned)
-    except UserError as refused:
-        return _Ended(reason=str(refused))
-    except (KeyError, ValueError, PolarsError) as damaged:  # from files without a checksum
+    except UserError as refusal:
+        return _Ended(reason=str(refusal))
+    except (KeyError, ValueError, PolarsError) as damage:  # from files without a checksum
         run = folder.run(planned.key)
-        return _Ended(reason=f"{run}: its rows cannot be added ({describe_error(damaged)}). {COMPUTE_AGAIN}")
+        return _Ended(reason=f"{run}: its rows cannot be added ({describe_error(damage)}). {COMPUTE_AGAIN}")
     return _Ended(seconds)

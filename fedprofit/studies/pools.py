@@ -24,7 +24,7 @@ class Pool(Protocol):
 
     at_a_time: int  # parallel runs
 
-    def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
+    def estimate(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
         """Start to estimate the seconds of runs in this pool; `left` is each run's remaining share."""
         ...
 
@@ -69,7 +69,7 @@ def compute(mapping: dict[str, Any], out: str, plugins: Sequence[PluginFile] = (
     return time.monotonic() - began
 
 
-def foresee(
+def estimate_seconds(
     runs: Sequence[Described], at_a_time: int, left: Sequence[float], plugins: Sequence[PluginFile] = ()
 ) -> float:
     """Estimate a study's seconds (`estimate.py`) in a process that computes runs."""
@@ -91,26 +91,26 @@ class Processes:
     def __init__(self, at_a_time: int) -> None:
         """Set the number of processes; start none yet."""
         self.at_a_time = at_a_time
-        self._pools: list[ProcessPoolExecutor | None] = [None] * at_a_time
+        self._executors: list[ProcessPoolExecutor | None] = [None] * at_a_time
         self._last: list[Future[Any] | None] = [None] * at_a_time  # the last task of each process
 
-    def foresee(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
+    def estimate(self, runs: Sequence[PlannedRun], left: Sequence[float]) -> "Future[Any]":
         """Start the estimate in one of the processes, which keeps its backbone for its first run."""
-        return self._give(partial(foresee, described(runs), self.at_a_time, left, loaded_files()))
+        return self._start(partial(estimate_seconds, described(runs), self.at_a_time, left, loaded_files()))
 
     def submit(self, planned: PlannedRun, folder: Path) -> "Future[Any]":
         """Start a run in an idle process."""
-        return self._give(partial(compute, planned.config.to_mapping(), str(folder), loaded_files()))
+        return self._start(partial(compute, planned.config.to_mapping(), str(folder), loaded_files()))
 
-    def _give(self, task: Callable[[], float]) -> "Future[Any]":
+    def _start(self, task: Callable[[], float]) -> "Future[Any]":
         free = next(index for index, last in enumerate(self._last) if last is None or last.done())
-        pool = self._pools[free] or _make()
+        executor = self._executors[free] or _new_executor()
         try:
-            future = pool.submit(task)
+            future = executor.submit(task)
         except BrokenProcessPool:  # the process died
-            pool = _make()
-            future = pool.submit(task)
-        self._pools[free], self._last[free] = pool, future
+            executor = _new_executor()
+            future = executor.submit(task)
+        self._executors[free], self._last[free] = executor, future
         return future
 
     def collect(self, done: "Future[Any]", folder: Path) -> float:
@@ -123,18 +123,18 @@ class Processes:
 
     def close(self) -> None:
         """Terminate the processes at once; their runs can be resumed."""
-        for pool in filter(None, self._pools):
-            processes = list((pool._processes or {}).values())
-            pool.shutdown(wait=False, cancel_futures=True)
+        for executor in filter(None, self._executors):
+            processes = list((executor._processes or {}).values())
+            executor.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
 
 
-def _make() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, fresh_processes(), initializer=_begin, initargs=(dict(os.environ),))
+def _new_executor() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, fresh_processes(), initializer=_initialize, initargs=(dict(os.environ),))
 
 
-def _begin(environment: dict[str, str]) -> None:
+def _initialize(environment: dict[str, str]) -> None:
     """Initialize a process: copy the parent's environment, ignore Ctrl-C, end with the parent."""
     os.environ.clear()
     os.environ.update(environment)  # a forked process has the environment of the server's start

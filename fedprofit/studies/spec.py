@@ -1,8 +1,8 @@
-"""A study: one configuration, axes that multiply it into runs, and grids that multiply what a run compares.
+"""A study: a configuration, axes that expand it into runs, and grids that expand the settings of a run.
 
     name: rates
     base: ../configs/sni.yaml             # a run's configuration or another study, relative to this file
-    run:                                  # what changes in it
+    run:                                  # changes of it
       personalization:
         - {name: tune, steps: 20, client: {rate: {grid: [0.003, 0.03]}}}   # two settings of one run
     axes:                                 # every combination is a run
@@ -11,10 +11,9 @@
         task: {data.partition.kind: task}
         iid: {data.partition.kind: iid}
 
-What runs have in common is computed once: settings of the same run share its federated training and its
-baselines. In an algorithm or a baseline, `{pick: [...]}` makes trials instead: each run trains all, and the
-one that its validation clients are best off with stands for the algorithm (see `trials.py`). A run is known
-by the content of its configuration, so that it is never repeated.
+The settings of a run share its federated training and its baselines, which are computed once. In an algorithm
+or a baseline, `{pick: [...]}` makes trials instead: each run trains all of them, and its validation clients
+select one (see `trials.py`). A run is identified by its configuration, so that it is never repeated.
 """
 
 from collections.abc import Sequence
@@ -37,44 +36,44 @@ from fedprofit.runs.identity import identity
 from fedprofit.runs.trials import check_trials
 from fedprofit.studies.grids import expand_grids
 
-SEED_ALONE = (
-    "Let the axis called seed set the run's seed, and give an axis that changes something else another name, "
-    "with named sets of changes."
+SEED_ADVICE = (
+    "Let the axis named seed set the run's seed. Give an axis that changes other keys another name, with "
+    "named sets of changes."
 )
 
 Value = str | int | float | bool | None
-Point = tuple[Value, dict[str, Any]]  # a value of an axis, and what it changes in a configuration
+Point = tuple[Value, dict[str, Any]]  # a value of an axis, and its changes of a configuration
 
 
 class Study(Section):
-    """A study as written."""
+    """A study file."""
 
     name: Name
     base: str | None = None
     run: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = Field(default_factory=dict)
-    most_runs: Positive = 100  # more than these are started only when asked for
+    most_runs: Positive = 100  # more runs than these need `--yes`
 
     @field_validator("axes")
     @classmethod
     def _axes_have_values(cls, axes: dict[str, Any]) -> dict[str, Any]:
         for name, values in axes.items():
             if not values:
-                raise ValueError(f"the axis {cut(name)!r} is empty; give it values or leave it out")
+                raise ValueError(f"the axis {cut(name)!r} is empty; give it values or omit it")
         return axes
 
     @property
     def changed_keys(self) -> list[str]:
         """The keys of the configuration that the axes change."""
-        every = [change for name, values in self.axes.items() for _, change in _points(name, values)]
-        return list(dict.fromkeys(key for change in every for key in change))
+        changes = [change for name, values in self.axes.items() for _, change in _points(name, values)]
+        return list(dict.fromkeys(key for change in changes for key in change))
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study: where it stands on the axes, and its configuration."""
+    """One run of a study: its values on the axes, and its configuration."""
 
-    key: str  # 16 hexadecimal digits: what it computes
+    key: str  # hash of the configuration, 16 hexadecimal digits
     axes: dict[str, Value]
     config: Config
 
@@ -82,95 +81,101 @@ class PlannedRun:
 def load_study(
     path: Path, overrides: Sequence[str] = (), only: Sequence[str] = (), yes: bool = False
 ) -> tuple[Study, list[PlannedRun]]:
-    """Read a study and multiply it out.
+    """Read a study file and expand it into runs.
 
-    `overrides` (`key.sub=value`) change the configuration that all its runs share; `only` (see `at_places`)
-    says which of the runs are returned; `yes` that they may be more than the study says there should be.
+    Args:
+        path: the study's YAML file.
+        overrides: `key.sub=value` changes of the configuration that its runs share.
+        only: `AXIS=VALUE` filters (see `select_values`); other runs are omitted.
+        yes: allow more runs than `most_runs`.
 
-    Raises UserError: what is no study, a base that cannot be read, an axis or grid that is empty or names
-    no key, too many runs, two runs that are the same, and whatever is wrong with a run's configuration.
+    Raises:
+        UserError: the file is not a study, its base cannot be read, an axis or grid is empty or names an
+            unknown key, there are too many runs, two runs are equal, or a configuration is invalid.
     """
     study, shared = _read(path)
     for override in overrides:
         override_value(shared, override)
     names = axes_of(study)
-    points = at_places(names, [_points(*axis) for axis in study.axes.items()], only)
+    points = select_values(names, [_points(*axis) for axis in study.axes.items()], only)
     _check_size(study, prod(map(len, points)), yes)
     runs: list[PlannedRun] = []
-    for place in product(*points):
+    for cell in product(*points):
         mapping = deepcopy(shared)
-        for _, changes in place:
+        for _, changes in cell:
             for key, value in changes.items():
                 override_mapping(mapping, key, value, f"{path}: axis key {key!r}")
         mapping["name"] = study.name
-        config = _single(from_mapping(expand_grids(mapping, str(path)), str(path)))
+        config = _with_one_worker(from_mapping(expand_grids(mapping, str(path)), str(path)))
         check_trials(config)
-        position = dict(zip(names, [value for value, _ in place], strict=True))
-        runs.append(PlannedRun(identity(config), position, config))
+        values = dict(zip(names, [value for value, _ in cell], strict=True))
+        runs.append(PlannedRun(identity(config), values, config))
     _check_models(path, runs)
     _check_axes(study, path)
     _check_distinct(path, runs)
     return study, runs
 
 
-def at_places(names: Sequence[str], points: Sequence[list[Point]], only: Sequence[str]) -> list[list[Point]]:
-    """Keep of each axis the points that are asked for, as `AXIS=VALUE`; all of an axis that is not named.
+def select_values(
+    names: Sequence[str], points: Sequence[list[Point]], only: Sequence[str]
+) -> list[list[Point]]:
+    """Return the points of each axis that `only` lists as `AXIS=VALUE`; all points of an unlisted axis.
 
-    Raises UserError for an axis or a value that the study does not have.
+    Raises UserError for an unknown axis or value.
     """
     wanted: dict[str, set[str]] = {}
-    for place in only:
-        axis, _, value = place.partition("=")
+    for text in only:
+        axis, _, value = text.partition("=")
         if axis not in names:
             axes = ", ".join(names) or "none"
             raise UserError(
-                f"--only {cut(place)}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
+                f"--only {cut(text)}: the study's axes are {axes}. Write AXIS=VALUE with one of them."
             )
         values = [str(label) for label, _ in points[names.index(axis)]]
         if value not in values:
-            raise UserError(f"--only {cut(place)}: write {axis}=VALUE, with one of {', '.join(values)}.")
+            raise UserError(f"--only {cut(text)}: write {axis}=VALUE, with one of {', '.join(values)}.")
         wanted.setdefault(axis, set()).add(value)
     return [
-        [point for point in own if axis not in wanted or str(point[0]) in wanted[axis]]
-        for axis, own in zip(names, points, strict=True)
+        [point for point in its_points if axis not in wanted or str(point[0]) in wanted[axis]]
+        for axis, its_points in zip(names, points, strict=True)
     ]
 
 
 def _check_size(study: Study, runs: int, yes: bool) -> None:
     if runs > study.most_runs and not yes:
         raise UserError(
-            f"study {study.name!r}: {runs} runs, more than its most_runs ({study.most_runs}). Take values "
-            "off its axes, raise most_runs, or go on with --yes."
+            f"study {study.name!r}: {runs} runs, more than its most_runs ({study.most_runs}). "
+            "Remove values from its axes, raise most_runs, or add --yes."
         )
 
 
-def _read(path: Path, above: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]]:
-    """Read a study and what its runs share; what it does not say, its base does, axes too."""
-    if path.resolve() in above:
-        raise UserError(f"{path}: is a base of itself. Let one of the files stand alone.")
+def _read(path: Path, derived: Sequence[Path] = ()) -> tuple[Study, dict[str, Any]]:
+    """Read a study and the configuration that its runs share; missing keys and axes come from its base."""
+    if path.resolve() in derived:
+        raise UserError(f"{path}: is a base of itself. Remove the base from one of the files.")
     mapping = read_yaml(path)
     if isinstance(mapping, dict) and {"data", "training"} & set(mapping):
         raise UserError(
-            f"{path}: is the configuration of one run. Run it with `fedprofit run {path}`, or let a study "
-            "name it as its base."
+            f"{path}: is the configuration of one run. Run it with `fedprofit run {path}`, or use it as "
+            "the base of a study."
         )
     study = checked(Study, mapping, str(path))
     if study.base is None:
         return study, deepcopy(study.run)
-    place = path.parent / study.base
-    base = read_yaml(place)
+    base_path = path.parent / study.base
+    base = read_yaml(base_path)
     if not isinstance(base, dict):
-        raise UserError(f"{path}: base {cut(study.base)}: holds no configuration. Name a run's YAML file.")
+        raise UserError(f"{path}: base {cut(study.base)}: is not a configuration. Name a run's YAML file.")
     if not {"run", "axes"} & set(base):
         return study, merged(base, study.run)
-    other, shared = _read(place, [*above, path.resolve()])
+    other, shared = _read(base_path, [*derived, path.resolve()])
     most = study.most_runs if "most_runs" in study.model_fields_set else other.most_runs
-    whole = study.model_copy(update={"axes": other.axes | study.axes, "most_runs": most})
-    return whole, merged(shared, study.run)
+    complete = study.model_copy(update={"axes": other.axes | study.axes, "most_runs": most})
+    return complete, merged(shared, study.run)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with the changes: sections are merged key by key, all else is replaced.
+    """Return `base` with the changes: sections are merged key by key, other values are replaced.
 
     >>> merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 3}, "d": [2]})
     {'a': {'b': 3, 'c': 2}, 'd': [2]}
@@ -186,65 +191,65 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Tell whether sections have the same keys; those of another kind have others, and none is kept."""
+    """Return whether sections have the same kind, and so the same keys."""
     return bool(old.get("kind") == new.get("kind", old.get("kind")))
 
 
 def _points(name: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[Point]:
-    """Return an axis' values, each with what it changes."""
+    """Return the values of an axis with their changes of the configuration."""
     if isinstance(values, dict):
         return [(label, changes) for label, changes in values.items()]
     return [(value, {name: value}) for value in values]
 
 
 def axes_of(study: Study) -> list[str]:
-    """Return the axes' names as tables have them: a key by its last part."""
+    """Return the names of the axes in tables: the last part of a key."""
     return [axis.rpartition(".")[2] for axis in study.axes]
 
 
 def _check_axes(study: Study, path: Path) -> None:
-    """Raise UserError unless every axis has a name of its own, and one called seed sets the seed."""
+    """Raise UserError if two axes have the same name, or the axis named seed does not set the seed."""
     names = axes_of(study)
     for axis, name in zip(study.axes, names, strict=True):
         place = f"{path}: axis {cut(axis)!r}"
         for label, changes in _points(axis, study.axes[axis]):
             if name == "seed" and "seed" not in changes:
-                raise UserError(f"{place}: its value {shown(label)} sets no seed. {SEED_ALONE}")
+                raise UserError(f"{place}: its value {shown(label)} sets no seed. {SEED_ADVICE}")
         if names.count(name) > 1:
             within = axis.startswith(("personalization.", "training.algorithms."))
-            better = " Or let a run compare its values, as claims do: {grid: [...]} in place of one." * within
-            own = f"{{my-{cut(name)}: {{low: {{{cut(axis)}: ...}}, high: {{{cut(axis)}: ...}}}}}}"
+            better = " Or replace the value by {grid: [...]}, so that each run compares them." * within
+            example = f"{{my-{cut(name)}: {{low: {{{cut(axis)}: ...}}, high: {{{cut(axis)}: ...}}}}}}"
             raise UserError(
-                f"{place}: two axes are called {cut(name)!r}. Give the axis a name of its own, with named "
-                f"sets of changes: {own}.{better}"
+                f"{place}: two axes are named {cut(name)!r}. Give the axis another name, with named sets of "
+                f"changes: {example}.{better}"
             )
 
 
-def _single(config: Config) -> Config:
-    """Return a configuration that one process computes by itself, if it leaves that open."""
+def _with_one_worker(config: Config) -> Config:
+    """Return the configuration with one worker in place of `auto`."""
     if config.backbone.workers != "auto":
         return config
     return config.model_copy(update={"backbone": config.backbone.model_copy(update={"workers": 1})})
 
 
 def _check_distinct(path: Path, runs: Sequence[PlannedRun]) -> None:
-    """Let every run compute something of its own, and have a place of its own in the tables."""
+    """Raise UserError if two runs have the same configuration, or the same values and seed in the tables."""
     seen: dict[str, PlannedRun] = {}
-    placed: dict[tuple[object, ...], PlannedRun] = {}
+    by_cell: dict[tuple[object, ...], PlannedRun] = {}
     for run in runs:
         if run.key in seen:
             raise UserError(
-                f"{path}: the runs {describe(seen[run.key].axes)} and {describe(run.axes)} are the same. Let "
-                "the axes change something, and each value something else."
+                f"{path}: the runs {describe(seen[run.key].axes)} and {describe(run.axes)} are the same. "
+                "Each value of an axis must change the configuration differently."
             )
         seen[run.key] = run
-        place = (*(str(value) for name, value in run.axes.items() if name != "seed"), run.config.seed)
-        if place in placed:
+        cell = (*(str(value) for name, value in run.axes.items() if name != "seed"), run.config.seed)
+        if cell in by_cell:
             raise UserError(
-                f"{path}: the runs {describe(placed[place].axes)} and {describe(run.axes)} both have seed "
-                f"{run.config.seed}. {SEED_ALONE}"
+                f"{path}: the runs {describe(by_cell[cell].axes)} and {describe(run.axes)} both have seed "
+                f"{run.config.seed}. {SEED_ADVICE}"
             )
-        placed[place] = run
+        by_cell[cell] = run
 
 
 def _check_models(path: Path, runs: Sequence[PlannedRun]) -> None:
@@ -252,13 +257,13 @@ def _check_models(path: Path, runs: Sequence[PlannedRun]) -> None:
     if len(models) > 1:
         named = ", ".join(f"{name} in {dtype}" for name, dtype in models)
         raise UserError(
-            f"{path}: its runs are of several models or number types ({named}), whose scores do not compare. "
-            "Make a study of each, and put them side by side with `fedprofit compare`."
+            f"{path}: its runs have several models or dtypes ({named}), whose scores are not comparable. "
+            "Write one study for each, and compare them with `fedprofit compare`."
         )
 
 
 def describe(axes: dict[str, Value]) -> str:
-    """Name a run by its place on the axes.
+    """Describe a run by its values on the axes.
 
     >>> describe({"seed": 0, "heterogeneity": "iid"})
     'seed 0, heterogeneity iid'

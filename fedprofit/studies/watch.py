@@ -13,7 +13,7 @@ from fedprofit.runs.progress import Quiet
 STEP = 0.05  # share of the planned cost between two progress messages
 
 
-def work_of(folder: RunFolder) -> tuple[float, float]:
+def cost_of(folder: RunFolder) -> tuple[float, float]:
     """Return a run's planned cost and its completed part; zeros if it has not started.
 
     The progress of a run on another machine is unknown until it ends.
@@ -35,14 +35,14 @@ def _is_training(folder: RunFolder, stage: str) -> bool:
 
 def share_left(folder: RunFolder) -> float:
     """Return the remaining share of a run's cost: 1 if it has not started."""
-    planned, done = work_of(folder)
+    planned, done = cost_of(folder)
     return 1 - done / planned if planned else 1.0
 
 
-def in_turn(lengths: Sequence[float], workers: int) -> float:
+def finish_time(lengths: Sequence[float], workers: int) -> float:
     """Return when the last of some jobs ends if each starts, in order, on the first free worker.
 
-    >>> in_turn([2, 3, 2], workers=2), in_turn([], workers=0)
+    >>> finish_time([2, 3, 2], workers=2), finish_time([], workers=0)
     (4.0, 0.0)
     """
     ends = [0.0] * workers
@@ -57,21 +57,21 @@ class Watch:
     def __init__(self, folders: Sequence[Path], at_a_time: int, report: Quiet) -> None:
         """Set the remaining cost of the runs in these folders as the total."""
         self._workers, self._report = min(at_a_time, len(folders)), report
-        self._works = {folder: work_of(RunFolder(folder)) for folder in folders}
+        self._costs = {folder: cost_of(RunFolder(folder)) for folder in folders}
         self._complete, self._failed = 0, 0
         self._reported = 0.0
         report.plan(None, self._rest())
 
-    def look(self, running: Collection[Path], complete: Collection[Path], failed: Collection[Path]) -> None:
+    def update(self, running: Collection[Path], complete: Collection[Path], failed: Collection[Path]) -> None:
         """Add the progress since the last call, and drop failed runs from the total."""
         before = self._done()
         for folder in [*running, *complete]:
-            self._works[folder] = work_of(RunFolder(folder))
+            self._costs[folder] = cost_of(RunFolder(folder))
         for folder in complete:
-            planned = self._works[folder][0] or self._typical()
-            self._works[folder] = (planned, planned)
+            planned = self._costs[folder][0] or self._typical()
+            self._costs[folder] = (planned, planned)
         for folder in failed:
-            del self._works[folder]
+            del self._costs[folder]
         self._complete += len(complete)
         self._failed += len(failed)
         self._report.advance(max(0.0, self._done() - before))
@@ -79,18 +79,18 @@ class Watch:
         share = self._done() / max(self._done() + self._rest(), 1e-9)
         if complete or failed or share - self._reported >= STEP:
             self._reported = share
-            total = len(self._works) + self._failed
-            lost = f", {self._failed} failed" if self._failed else ""
-            self._report.begin(f"{self._complete} of {total} runs{lost}, {share:.0%} of the work")
+            total = len(self._costs) + self._failed
+            failures = f", {self._failed} failed" if self._failed else ""
+            self._report.begin(f"{self._complete} of {total} runs{failures}, {share:.0%} of the work")
 
     def _typical(self) -> float:
-        return mean([planned for planned, _ in self._works.values() if planned] or [1.0])
+        return mean([planned for planned, _ in self._costs.values() if planned] or [1.0])
 
     def _done(self) -> float:
-        return sum(done for _, done in self._works.values())
+        return sum(done for _, done in self._costs.values())
 
     def _rest(self) -> float:
         """Return the remaining cost, as if all workers were busy until the last run ends."""
         typical = self._typical()
-        rests = [(planned or typical) - done for planned, done in self._works.values()]
-        return self._workers * in_turn(rests, self._workers)
+        rests = [(planned or typical) - done for planned, done in self._costs.values()]
+        return self._workers * finish_time(rests, self._workers)

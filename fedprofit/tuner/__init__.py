@@ -1,1 +1,1 @@
-"""What a client owns and trains: the parameters beside the frozen backbone."""
+"""Tuners: the parameters that a client trains in addition to the frozen backbone."""

@@ -1,4 +1,4 @@
-"""The tuner protocol: what a client owns and trains beside the frozen backbone.
+"""The tuner protocol: the parameters that a client trains in addition to the frozen backbone.
 
 A new tuner is one file: a settings class with a `kind`, and a `build` that returns a `Tuner`. All other code
 passes the tensors of `Params` on without knowing their names. `prompt.py` is the shortest to read.
@@ -54,10 +54,10 @@ class Tuner:
         kind: the component's kind, for error messages.
         dimensions: the names of its tensors, and how many dimensions each has, unstacked.
         init: the initialization that all clients share, from a backbone and a seed.
-        empty: the parameters of the base model, unstacked: they change nothing.
-        apply: from stacked parameters to what the engine takes, differentiably: input embeddings
+        empty: parameters that leave the base model unchanged, unstacked.
+        apply: differentiable function from stacked parameters to the input embeddings of the engine,
             `[clients, length, width]`.
-        write: write one client's parameters into a folder that another library reads; None if none does.
+        write: write one client's parameters to a folder for another library; None if none reads them.
     """
 
     kind: str
@@ -107,7 +107,7 @@ class Tuner:
             label, _, key = name.rpartition(".")
             if key not in self.dimensions:
                 raise UserError(
-                    f"{path}: holds the tensor {name!r}, which the tuner {self.kind!r} has not. Give a file "
+                    f"{path}: holds the tensor {name!r}, which the tuner {self.kind!r} lacks. Give a file "
                     "of this tuner."
                 )
             points.setdefault(label, {})[key] = tensor
@@ -124,7 +124,7 @@ class Tuner:
         Args:
             params: stacked or unstacked parameters.
             what: the component, argument or file that they come from.
-            like: parameters whose tensors have the wanted shape behind the clients' dimension.
+            like: parameters whose tensors have the required shape after the clients' dimension.
             finite: refuse NaN and infinity.
 
         Raises:
@@ -161,7 +161,7 @@ class Tuner:
 
         if self.write is None:
             raise UserError(
-                f"tuner {self.kind!r}: peft knows no adapter like it, so that it cannot be exported. Use "
+                f"tuner {self.kind!r}: peft has no such adapter, so it cannot be exported. Use "
                 "the safetensors files in the run's folder prompts/."
             )
         self.check(params, f"tuner {self.kind!r}")

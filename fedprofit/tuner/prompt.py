@@ -1,6 +1,6 @@
 """Soft prompts: trained input embeddings before the text of a frozen model.
 
-Prompts are kept in float32 whatever the backbone's type: Adam's epsilon underflows in half precision.
+Prompts are float32 for every dtype of the backbone: Adam's epsilon underflows in half precision.
 """
 
 import json

@@ -1,11 +1,11 @@
-"""FedAvg and FedSGD against each other, against the sequential reference, and against hand counts."""
+"""FedAvg and FedSGD, compared with each other, the sequential reference and counts by hand."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from ragged import ragged_batch, ragged_work, solve_one
+from ragged import ragged_batch, ragged_cohort, solve_one
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
 from fedprofit.algorithm.base import Context
@@ -15,7 +15,7 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.backbone.forward import Row, plain_losses
 from fedprofit.backbone.fused import fuse
 from fedprofit.backbone.load import Backbone
-from fedprofit.core.types import ClientWork, Example
+from fedprofit.core.types import ClientBatches, Example
 from fedprofit.local.optimizer import Adam, Sgd
 from fedprofit.local.solver import Vectorized
 from fedprofit.server.optimizer import PlainServer, ServerOptimizerSettings
@@ -55,41 +55,41 @@ def fedsgd(engine, **settings):
 
 
 def with_weights(settings):
-    """Replace `weights` by the aggregation that has them."""
+    """Replace `weights` by the aggregation with these weights."""
     weights = settings.pop("weights", "examples")
     return {"aggregate": (Mean(weights=weights),), **settings}
 
 
 def built(settings, engine):
-    """Build an algorithm whose rounds bring their own context."""
+    """Build an algorithm whose rounds need no context."""
     context = Context(Vectorized(engine))
     algorithm = settings.build(context)
 
-    def one_round(state, work):
-        return algorithm.round(state, work, context.at(state.round + 1))
+    def one_round(state, cohort):
+        return algorithm.round(state, cohort, context.at(state.round + 1))
 
     return dataclasses.replace(algorithm, round=one_round)
 
 
-def rounds(algorithm, start, works):
+def rounds(algorithm, start, by_round):
     state, reports = algorithm.init(start), []
-    for work in works:
-        state, report = algorithm.round(state, work)
+    for cohort in by_round:
+        state, report = algorithm.round(state, cohort)
         reports.append(report)
     return state, reports
 
 
-def first_batches(work):
-    return [dataclasses.replace(w, batches=w.batches[:1]) for w in work]
+def first_batches(cohort):
+    return [dataclasses.replace(w, batches=w.batches[:1]) for w in cohort]
 
 
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
 @pytest.mark.parametrize("server", ["sgd", "momentum", "adam"])
 def test_fedavg_of_one_plain_step_is_fedsgd(engine, start, server, weights):
     shared = {"server": of_kind(server, rate=0.2), "weights": weights}
-    works = [first_batches(ragged_work(number))[number % 2 :] for number in range(4)]
-    ours, said = rounds(fedavg(engine, client=SGD, **shared), start, works)
-    theirs, reports = rounds(fedsgd(engine, **shared), start, works)
+    by_round = [first_batches(ragged_cohort(number))[number % 2 :] for number in range(4)]
+    ours, said = rounds(fedavg(engine, client=SGD, **shared), start, by_round)
+    theirs, reports = rounds(fedsgd(engine, **shared), start, by_round)
     torch.testing.assert_close(ours.params, theirs.params, rtol=1e-4, atol=1e-5)
     assert (ours.params["prompt"] - start["prompt"]).norm() > 0.1
     assert ours.round == theirs.round == 4
@@ -99,13 +99,13 @@ def test_fedavg_of_one_plain_step_is_fedsgd(engine, start, server, weights):
 
 
 def test_fedavg_of_one_client_is_local_training(backbone, engine, start):
-    """With the client's optimizer begun afresh every round."""
+    """The client's optimizer state starts fresh every round."""
     optimizer = Adam(rate=0.02)
-    works = [[ragged_work(number)[0]] for number in range(3)]
-    state, reports = rounds(fedavg(engine, client=optimizer), start, works)
+    by_round = [[ragged_cohort(number)[0]] for number in range(3)]
+    state, reports = rounds(fedavg(engine, client=optimizer), start, by_round)
     params = start
-    for (work,), report in zip(works, reports, strict=True):
-        params, losses = solve_one(backbone, params, work, optimizer)
+    for (one,), report in zip(by_round, reports, strict=True):
+        params, losses = solve_one(backbone, params, one, optimizer)
         assert report.loss == pytest.approx(np.mean(losses), abs=1e-4)
     torch.testing.assert_close(state.params, params, rtol=1e-4, atol=1e-4)
 
@@ -119,12 +119,12 @@ def by_hand(parts, weights):
 
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
 def test_weights_of_fedavg(backbone, engine, start, weights):
-    work = ragged_work()
-    assert [w.weight for w in work] == [9, 2, 0, 6]
+    cohort = ragged_cohort()
+    assert [w.weight for w in cohort] == [9, 2, 0, 6]
     optimizer = Adam(rate=0.02)
-    results = [solve_one(backbone, start, w, optimizer) for w in work if w.batches]
+    results = [solve_one(backbone, start, w, optimizer) for w in cohort if w.batches]
     shares = [9, 2, 6] if weights == "examples" else [1, 1, 1]
-    state, (report,) = rounds(fedavg(engine, client=optimizer, weights=weights), start, [work])
+    state, (report,) = rounds(fedavg(engine, client=optimizer, weights=weights), start, [cohort])
     expected = by_hand([params["prompt"] for params, _ in results], shares)
     torch.testing.assert_close(state.params["prompt"], expected, rtol=1e-5, atol=1e-5)
     losses = [torch.tensor(np.mean(losses)) for _, losses in results]
@@ -133,19 +133,20 @@ def test_weights_of_fedavg(backbone, engine, start, weights):
 
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
 def test_weights_of_fedsgd(backbone, engine, start, weights):
-    """Each client counts by all its examples, whatever the size of the batch."""
-    work = [
-        dataclasses.replace(w, weight=weight) for w, weight in zip(ragged_work(), [5, 40, 0, 1], strict=True)
+    """Each client is weighted by all its examples, independent of the batch size."""
+    cohort = [
+        dataclasses.replace(w, weight=weight)
+        for w, weight in zip(ragged_cohort(), [5, 40, 0, 1], strict=True)
     ]
     gradients = []
-    for client in (work[0], work[1], work[3]):
+    for client in (cohort[0], cohort[1], cohort[3]):
         prompt = start["prompt"].clone().requires_grad_()
         rows = [Row(0, example) for example in client.batches[0]]
         loss = plain_losses(backbone, prompt[None], rows).sum() / sum(len(r.example.target) for r in rows)
         loss.backward()
         gradients.append(prompt.grad)
     server = PlainServer(rate=0.5)
-    state, _ = rounds(fedsgd(engine, server=server, weights=weights), start, [work])
+    state, _ = rounds(fedsgd(engine, server=server, weights=weights), start, [cohort])
     mean = by_hand(gradients, [5, 40, 1] if weights == "examples" else [1, 1, 1])
     torch.testing.assert_close(state.params["prompt"], start["prompt"] - 0.5 * mean, rtol=1e-5, atol=1e-5)
 
@@ -157,10 +158,10 @@ def algorithm(request, engine):
     return fedsgd(engine, weights="uniform")
 
 
-def test_a_client_without_data_does_not_count(algorithm, start):
-    work = ragged_work()
-    state, (report,) = rounds(algorithm, start, [work])
-    fewer, (other,) = rounds(algorithm, start, [[w for w in work if w.batches]])
+def test_client_without_data_does_not_count(algorithm, start):
+    cohort = ragged_cohort()
+    state, (report,) = rounds(algorithm, start, [cohort])
+    fewer, (other,) = rounds(algorithm, start, [[w for w in cohort if w.batches]])
     torch.testing.assert_close(state.params, fewer.params, rtol=1e-6, atol=1e-6)
     assert report.loss == pytest.approx(other.loss, abs=1e-6)
     assert (report.clients, other.clients) == (4, 3)
@@ -168,17 +169,17 @@ def test_a_client_without_data_does_not_count(algorithm, start):
 
 
 @pytest.mark.parametrize("server", ["momentum", "adam", "yogi"])
-def test_a_round_without_news_moves_no_server(engine, start, server):
+def test_round_with_zero_update_changes_no_server(engine, start, server):
     algorithm = fedavg(engine, client=Adam(rate=0.02), server=of_kind(server))
-    idle = [ClientWork("a", (), 0)]
-    before, _ = rounds(algorithm, start, [ragged_work()])
-    after, _ = rounds(algorithm, start, [ragged_work(), idle])
+    idle = [ClientBatches("a", (), 0)]
+    before, _ = rounds(algorithm, start, [ragged_cohort()])
+    after, _ = rounds(algorithm, start, [ragged_cohort(), idle])
     assert torch.equal(after.params["prompt"], before.params["prompt"])
     assert after.round == before.round + 1
 
 
-def test_a_round_without_data_moves_nothing(algorithm, start):
-    state, (report,) = rounds(algorithm, start, [[ClientWork("a", (), 0), ClientWork("b", (), 0)]])
+def test_round_without_data_changes_nothing(algorithm, start):
+    state, (report,) = rounds(algorithm, start, [[ClientBatches("a", (), 0), ClientBatches("b", (), 0)]])
     assert torch.equal(state.params["prompt"], start["prompt"])
     assert state.round == 1
     assert np.isnan(report.loss)
@@ -190,27 +191,27 @@ POISON = 340
 
 @pytest.fixture(scope="module")
 def poisoned():
-    """A model in which one token's embedding is no number."""
+    """A model in which one token's embedding is NaN."""
     model = tiny_model("llama").requires_grad_(False).eval()
     assert not model.config.tie_word_embeddings
     model.get_input_embeddings().weight[POISON] = float("nan")
     return Backbone("poisoned", model, tiny_tokenizer(), torch.device("cpu"), torch.float32, "poisoned")
 
 
-@pytest.mark.parametrize("way", ["packed", "fused"])
+@pytest.mark.parametrize("path", ["packed", "fused"])
 @pytest.mark.parametrize(("kind", "step"), [("fedavg", 0), ("fedavg", 1), ("fedsgd", 0)])
-def test_a_diverging_client_is_left_out_and_named(poisoned, start, kind, step, way):
-    assert way == "packed" or fuse(poisoned.model)
-    engine = Engine(poisoned, way)
+def test_diverging_client_is_excluded_and_named(poisoned, start, kind, step, path):
+    assert path == "packed" or fuse(poisoned.model)
+    engine = Engine(poisoned, path)
     make = fedavg if kind == "fedavg" else fedsgd
     settings = {"client": Adam(rate=0.02)} if kind == "fedavg" else {}
-    work = ragged_work() if kind == "fedavg" else first_batches(ragged_work())
-    batches = [list(batch) for batch in work[0].batches]
+    cohort = ragged_cohort() if kind == "fedavg" else first_batches(ragged_cohort())
+    batches = [list(batch) for batch in cohort[0].batches]
     bad = batches[step][-1]
     batches[step][-1] = dataclasses.replace(bad, source=np.append(bad.source, POISON).astype(np.int32))
-    work[0] = dataclasses.replace(work[0], batches=batches)
-    state, (report,) = rounds(make(engine, **settings), start, [work])
-    expected, (clean,) = rounds(make(engine, **settings), start, [work[1:]])
+    cohort[0] = dataclasses.replace(cohort[0], batches=batches)
+    state, (report,) = rounds(make(engine, **settings), start, [cohort])
+    expected, (clean,) = rounds(make(engine, **settings), start, [cohort[1:]])
     assert torch.isfinite(state.params["prompt"]).all()
     torch.testing.assert_close(state.params, expected.params, rtol=1e-6, atol=1e-6)
     assert list(report.stopped) == ["c0"]
@@ -221,27 +222,27 @@ def test_a_diverging_client_is_left_out_and_named(poisoned, start, kind, step, w
 
 
 def counted(batch):
-    """Tokens that one client's batch makes a model read: each prefix once, with the prompt before it."""
+    """Count the tokens that a model reads for one client's batch: each prefix once, after the prompt."""
     prefixes = {example.prefix.tobytes(): len(example.prefix) for example in batch}
     rows = sum(len(example.source) + len(example.target) - 1 for example in batch)
     return sum(LENGTH + size for size in prefixes.values()) + rows
 
 
-def test_the_account_of_a_fixed_round(engine, start):
-    """Two clients share an example text; each reads it for itself."""
+def test_report_of_fixed_round_is_exact(engine, start):
+    """Two clients share an example text; each reads it separately."""
 
     def example(prefix, source, target):
         parts = [np.arange(3, 3 + size, dtype=np.int32) for size in (prefix, source, target)]
         return Example(*parts, "task", ("",))
 
     a, b, c = example(5, 3, 2), example(5, 4, 1), example(0, 2, 3)
-    # a and b share a prefix of 5: 4 + 5 + (3 + 1) + (4 + 0) = 17; c alone: 4 + 0 + 2 + 2 = 8.
-    work = [
-        ClientWork("one", [[a, b], [c]], 3),
-        ClientWork("two", [[a, b, c]], 3),
-        ClientWork("none", [], 0),
+    # a and b share a prefix of 5: 4 + 5 + (3 + 1) + (4 + 0) = 17; c: 4 + 0 + 2 + 2 = 8.
+    cohort = [
+        ClientBatches("one", [[a, b], [c]], 3),
+        ClientBatches("two", [[a, b, c]], 3),
+        ClientBatches("none", [], 0),
     ]
-    _, (report,) = rounds(fedavg(engine, client=SGD), start, [work])
+    _, (report,) = rounds(fedavg(engine, client=SGD), start, [cohort])
     size = LENGTH * 32 * 4
     assert (report.clients, report.steps, report.tokens) == (3, 3, 17 + 8 + 25)
     assert (report.bytes_down, report.bytes_up) == (3 * size, 2 * size)
@@ -250,17 +251,17 @@ def test_the_account_of_a_fixed_round(engine, start):
     }  # fmt: skip
 
 
-def test_the_account_of_ragged_rounds(engine, start):
-    work = ragged_work(3)
-    _, (average,) = rounds(fedavg(engine, client=SGD), start, [work])
+def test_report_of_ragged_rounds_is_exact(engine, start):
+    cohort = ragged_cohort(3)
+    _, (average,) = rounds(fedavg(engine, client=SGD), start, [cohort])
     assert average.steps == 6
-    assert average.tokens == sum(counted(batch) for w in work for batch in w.batches)
-    _, (gradient,) = rounds(fedsgd(engine), start, [first_batches(work)])
+    assert average.tokens == sum(counted(batch) for w in cohort for batch in w.batches)
+    _, (gradient,) = rounds(fedsgd(engine), start, [first_batches(cohort)])
     assert gradient.steps == 3
-    assert gradient.tokens == sum(counted(w.batches[0]) for w in work if w.batches)
+    assert gradient.tokens == sum(counted(w.batches[0]) for w in cohort if w.batches)
 
 
-def test_plans(engine):
+def test_plans_give_expected_batches(engine):
     draw = np.random.default_rng
     (batch,) = fedsgd(engine, batch_size="full").plan(7, draw(0))
     assert sorted(batch) == list(range(7))
@@ -274,12 +275,12 @@ def test_plans(engine):
     assert epochs[:3] != epochs[3:], "each epoch has an order of its own"
 
 
-def test_a_round_changes_neither_state_nor_work(algorithm, start):
+def test_round_changes_neither_state_nor_cohort(algorithm, start):
     before = start["prompt"].clone()
     state = algorithm.init(start)
-    work = [ClientWork("a", [ragged_batch(0, 2)], 2)]
-    first, _ = algorithm.round(state, work)
-    again, _ = algorithm.round(state, work)
+    cohort = [ClientBatches("a", [ragged_batch(0, 2)], 2)]
+    first, _ = algorithm.round(state, cohort)
+    again, _ = algorithm.round(state, cohort)
     assert torch.equal(start["prompt"], before)
     assert torch.equal(state.params["prompt"], before)
     assert torch.equal(first.params["prompt"], again.params["prompt"])

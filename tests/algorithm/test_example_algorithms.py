@@ -1,9 +1,9 @@
-"""SCAFFOLD, Ditto and the trimmed mean of examples/plugins against plain loops, one client at a time."""
+"""SCAFFOLD, Ditto and the trimmed mean of examples/plugins, compared with plain loops over clients."""
 
 import pytest
 import torch
 from examples_plugins import load_examples
-from ragged import ragged_work
+from ragged import ragged_cohort
 from tiny import tiny_backbone
 
 from fedprofit.algorithm.base import AlgorithmSettings, Context
@@ -35,13 +35,13 @@ def algorithm_of(**settings):
 
 
 def rounds(backbone, settings, start):
-    """Run the three rounds; return the states and what each round cost."""
+    """Run the three rounds; return the states and the reports."""
     context = Context(Vectorized(Engine(backbone, "packed")), seed=0, population=POPULATION)
     algorithm = settings.build(context)
     state, states, reports = algorithm.init({"prompt": start}), [], []
     for number, cohort in enumerate(COHORTS, 1):
-        work = [ragged_work(number)[k] for k in cohort]
-        state, report = algorithm.round(state, work, context.at(number))
+        drawn = [ragged_cohort(number)[k] for k in cohort]
+        state, report = algorithm.round(state, drawn, context.at(number))
         states.append(state)
         reports.append(report)
     return algorithm, context, states, reports
@@ -60,7 +60,7 @@ def test_scaffold_equals_a_plain_loop(backbone, start):
     for number, (cohort, state) in enumerate(zip(COHORTS, states, strict=True), 1):
         moves, changes = [], []
         for k in cohort:
-            batches = ragged_work(number)[k].batches
+            batches = ragged_cohort(number)[k].batches
             if not batches:
                 continue
             y = x
@@ -100,25 +100,25 @@ def test_ditto_equals_fedavg_beside_plain_personal_loops(backbone, start):
     own, before = {}, start
     for number, (cohort, state) in enumerate(zip(COHORTS, states, strict=True), 1):
         for k in cohort:
-            batches = ragged_work(number)[k].batches
+            batches = ragged_cohort(number)[k].batches
             if batches:
                 own[k] = tuned(backbone, own.get(k, before), before, batches)
         before = state.params["prompt"]
-    work = ragged_work(9)
-    found = algorithm.personal(states[-1], work, context.at(3))["prompt"]
+    drawn = ragged_cohort(9)
+    found = algorithm.personal(states[-1], drawn, context.at(3))["prompt"]
     for k in (0, 1, 3):
         torch.testing.assert_close(found[k], own[k], rtol=1e-4, atol=1e-5)
     assert torch.equal(found[2], before), "untouched and without data"
 
 
-def test_ditto_builds_new_clients_from_the_federated_parameters(backbone, start):
+def test_ditto_tunes_new_clients_from_federated_parameters(backbone, start):
     settings = algorithm_of(kind="ditto", client={"kind": "sgd", "rate": RATE}, weight=WEIGHT)
     context = Context(Vectorized(Engine(backbone, "packed")))
     algorithm = settings.build(context)
-    work = ragged_work(9)
-    found = algorithm.personal(algorithm.init({"prompt": start}), work, context)["prompt"]
+    drawn = ragged_cohort(9)
+    found = algorithm.personal(algorithm.init({"prompt": start}), drawn, context)["prompt"]
     for k in range(4):
-        expected = tuned(backbone, start, start, work[k].batches)
+        expected = tuned(backbone, start, start, drawn[k].batches)
         torch.testing.assert_close(found[k], expected, rtol=1e-4, atol=1e-5)
     assert context.clients.has("personal", ["c0"]) == [False], "scoring leaves no state"
 
@@ -140,16 +140,16 @@ def test_example_trimmed_mean_drops_both_ends(backbone, clients, drop):
 
 
 @pytest.mark.parametrize("weights", ["examples", "uniform"])
-def test_fedavg_with_mean_has_the_bits_of_a_frozen_loop(backbone, start, weights):
+def test_fedavg_with_mean_matches_bits_of_loop(backbone, start, weights):
     """Local steps, a float64 mean of the deltas in the order of the cohort, added to the parameters."""
     client = Sgd(rate=RATE)
     settings = FedAvg(epochs=1, client=client, aggregate=(Mean(weights=weights),))
     _, _, states, _ = rounds(backbone, settings, start)
     x, solver = start, Vectorized(Engine(backbone, "packed"))
     for number, (cohort, state) in enumerate(zip(COHORTS, states, strict=True), 1):
-        work = [ragged_work(number)[k] for k in cohort]
-        result, _ = solver.solve({"prompt": x.expand(len(work), *x.shape)}, work, client)
-        counts = [float(len(w.batches) > 0) if weights == "uniform" else float(w.weight) for w in work]
+        drawn = [ragged_cohort(number)[k] for k in cohort]
+        result, _ = solver.solve({"prompt": x.expand(len(drawn), *x.shape)}, drawn, client)
+        counts = [float(len(w.batches) > 0) if weights == "uniform" else float(w.weight) for w in drawn]
         shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
         deltas = (result.params["prompt"] - x).double()
         x = x + 1.0 * torch.einsum("c,c...->...", shares, deltas).to(x.dtype)

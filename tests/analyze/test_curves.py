@@ -1,9 +1,11 @@
-"""Many resamples of trade-off curves at once, against a loop over the drawn units."""
+"""Resamples of trade-off curves, compared with a loop over the drawn units."""
 
 import numpy as np
 import pytest
 
-from fedprofit.analyze.curves import LEVELS, Curve, between
+from fedprofit.analyze.comparison import LEVELS, between
+from fedprofit.analyze.curve import Curve
+from fedprofit.analyze.draws import UnitWeights
 
 
 def read_at(local, kept, level):
@@ -25,14 +27,14 @@ def kept_more(first, second):
     return np.mean([read_at(*first, level) - read_at(*second, level) for level in levels])
 
 
-def test_resamples_at_once_are_those_one_by_one():
+def test_between_equals_a_loop_over_drawn_units():
     draw = np.random.default_rng(0)
     curves = [Curve(draw.normal(0, 1, (4, 9)), draw.normal(0, 1, (4, 9))) for _ in range(2)]
     curves[0].local[:, 7] = np.nan
     curves[1].kept[2, 8] = np.nan
     counts = draw.multinomial(9, np.full(9, 1 / 9), 300).astype(float)
     counts[0] = np.eye(9)[7] * 9  # none of these units has the first curve
-    found = between(*[curve.mean(counts) for curve in curves])
+    found = between(*[curve.mean(UnitWeights(counts)) for curve in curves])
     for row, more in zip(counts, found, strict=True):
         units = np.repeat(np.arange(9), row.astype(int))
         means = []

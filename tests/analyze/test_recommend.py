@@ -1,4 +1,4 @@
-"""What is recommended, and how runs compare, on made-up tables in which the truth is known."""
+"""Recommendations and comparisons of runs, on synthetic tables with known results."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from test_claims import plain, table
 from tiny_run import call, tiny_config
 
 import fedprofit
-from fedprofit.analyze.compare import compare, made_otherwise
+from fedprofit.analyze.compare import changed_origin, compare
 from fedprofit.analyze.recommend import Limit, recommend
 from fedprofit.analyze.tables import Tables, open_tables
 from fedprofit.core.errors import UserError
@@ -32,7 +32,7 @@ def tables(validation=lost, test=lost, path="here", **more):
     return Tables(Path(path), "made", True, PLACE, table(plain(test), noise=0.01, **more), chooses, None)
 
 
-def test_the_best_local_score_within_the_limit_is_taken():
+def test_recommend_selects_best_local_score_within_limit():
     # All gain 5 at step 2 and 10 at step 4; half is lost at step 2.
     for one, most in zip(recommend(tables(), "rouge_l", Limit(most_forgotten=4.5)), (4.5, 4.5), strict=True):
         level = one.axes["heterogeneity"]
@@ -51,7 +51,7 @@ def test_the_best_local_score_within_the_limit_is_taken():
     assert (iid.expected["local"].seeds, iid.expected["local"].clients) == (3, 18)
 
 
-def test_a_limit_is_kept_or_missed_for_certain_where_the_whole_interval_says_so():
+def test_recommend_is_certain_when_complete_interval_agrees():
     """The test clients lose half a point more than the validation clients: 4.5, give or take 0.01."""
     found = tables(test=lambda *place: lost(*place) + 0.5)
     for most, holds, certain in ((4.4, False, True), (4.6, True, True)):
@@ -61,11 +61,11 @@ def test_a_limit_is_kept_or_missed_for_certain_where_the_whole_interval_says_so(
     inside = (iid.tested["forgetting"].low + iid.tested["forgetting"].value) / 2
     _, iid = recommend(found, "rouge_l", Limit(most_forgotten=inside))
     assert (iid.holds, iid.certain) == (False, False)
-    _, alone = recommend(tables(seeds=1), "rouge_l", Limit(most_forgotten=4.4))
-    assert (alone.holds, alone.certain) == (True, False), "one seed gives no interval"
+    _, single = recommend(tables(seeds=1), "rouge_l", Limit(most_forgotten=4.4))
+    assert (single.holds, single.certain) == (True, False), "one seed gives no interval"
 
 
-def test_the_least_forgetting_within_the_limit_is_taken():
+def test_recommend_selects_least_forgetting_within_limit():
     for one in recommend(tables(), "rouge_l", Limit(least_local=28)):
         assert (one.setting["algorithm"], one.setting["setting"], one.setting["step"]) == (
             "fedavg-adam", "rate0.01", 4,
@@ -73,22 +73,22 @@ def test_the_least_forgetting_within_the_limit_is_taken():
         assert one.within == 4, "four settings reach 30"
 
 
-def test_nothing_to_forget_means_the_federated_prompt():
+def test_recommend_selects_federated_prompt_without_allowed_forgetting():
     for one in recommend(tables(), "rouge_l", Limit(most_forgotten=0)):
         assert one.setting["condition"] == "federated"
         assert one.expected["forgetting"].value == 0
 
 
-def test_forgetting_is_counted_from_the_best_federated_prompt():
-    whole = tables()
+def test_recommend_measures_forgetting_from_best_federated_prompt():
+    complete = tables()
     poor = (pl.col("algorithm") == "fedsgd") & (pl.col("scope") == "global")
     value = pl.when(poor).then(pl.col("value") - 7).otherwise(pl.col("value"))  # before as after
     found = Tables(
-        whole.path, "made", True, PLACE, whole.results.with_columns(value=value),
-        whole.validation.with_columns(value=value), None,
+        complete.path, "made", True, PLACE, complete.results.with_columns(value=value),
+        complete.validation.with_columns(value=value), None,
     )  # fmt: skip
     for one in recommend(found, "rouge_l", Limit(most_forgotten=9.5)):
-        # FedSGD's forget 6 to 9 of their own, but 7 more of what FedAvg's knows: only untuned it is within.
+        # FedSGD forgets 6 to 9, and starts 7 lower than FedAvg: only its federated prompt is within.
         assert one.against == "fedavg-adam, federated"
         assert one.setting["algorithm"] == "fedavg-adam"
         assert one.within == 5 + 1
@@ -97,7 +97,7 @@ def test_forgetting_is_counted_from_the_best_federated_prompt():
         assert one.setting["algorithm"] == "fedavg-adam", "the other has 7 less to begin with"
 
 
-def test_the_best_rounds_prompt_is_one_option_whatever_the_round():
+def test_recommend_counts_best_round_as_one_option():
     def with_best(frame):
         last = frame.filter(pl.col("condition") == "federated")
         best = last.with_columns(
@@ -107,19 +107,19 @@ def test_the_best_rounds_prompt_is_one_option_whatever_the_round():
         )
         return pl.concat([frame, best.select(frame.columns)], how="vertical_relaxed")
 
-    whole = tables()
+    complete = tables()
     found = Tables(
-        whole.path, "made", True, PLACE, with_best(whole.results), with_best(whole.validation), None
+        complete.path, "made", True, PLACE, with_best(complete.results), with_best(complete.validation), None
     )
     for one in recommend(found, "rouge_l", Limit(least_local=20)):
         assert one.options == 12, "two algorithms: last and best round, two rates, two steps"
         assert one.against == "fedavg-adam, federated (best round)"
         assert (one.setting["setting"], one.setting["step"]) == ("best", None)
-        assert (one.tested["global"].seeds, one.tested["global"].clients) == (3, 18)
+        assert (one.tested["kept"].seeds, one.tested["kept"].clients) == (3, 18)
         assert one.tested["forgetting"].value == 0
 
 
-def test_the_test_clients_say_where_validation_was_wrong():
+def test_recommend_reports_when_test_clients_exceed_limit():
     found = tables(test=lambda *place: 3 + lost(*place))
     for one in recommend(found, "rouge_l", Limit(least_local=28)):
         assert one.tested["forgetting"].value == pytest.approx(one.expected["forgetting"].value + 3, abs=0.05)
@@ -127,16 +127,16 @@ def test_the_test_clients_say_where_validation_was_wrong():
     assert not iid.holds
 
 
-def test_what_the_test_clients_cannot_check_is_no_option():
-    whole = tables()
-    best = [one.setting for one in recommend(whole, "rouge_l", Limit(least_local=28))]
+def test_recommend_skips_settings_without_finite_scores():
+    complete = tables()
+    best = [one.setting for one in recommend(complete, "rouge_l", Limit(least_local=28))]
     for one in best:
         same = [pl.col(key) == one[key] for key in ("algorithm", "setting", "step")]
-        results = whole.results.filter(~pl.all_horizontal(same))
-        part = Tables(whole.path, "made", True, PLACE, results, whole.validation, None)
+        results = complete.results.filter(~pl.all_horizontal(same))
+        part = Tables(complete.path, "made", True, PLACE, results, complete.validation, None)
         for other in recommend(part, "rouge_l", Limit(least_local=28)):
             assert other.setting != one
-    # What diverged on the validation clients is no option either.
+    # A setting that diverged on the validation clients is no option either.
     gone = (
         (pl.col("algorithm") == "fedavg-adam")
         & (pl.col("personalization.client.rate") == 0.01)
@@ -144,7 +144,13 @@ def test_what_the_test_clients_cannot_check_is_no_option():
     )
     value = pl.when(gone).then(float("nan")).otherwise(pl.col("value"))
     broken = Tables(
-        whole.path, "made", True, PLACE, whole.results, whole.validation.with_columns(value=value), None
+        complete.path,
+        "made",
+        True,
+        PLACE,
+        complete.results,
+        complete.validation.with_columns(value=value),
+        None,
     )
     for other in recommend(broken, "rouge_l", Limit(least_local=28)):
         assert (other.setting["algorithm"], other.setting["personalization.client.rate"]) != (
@@ -153,7 +159,7 @@ def test_what_the_test_clients_cannot_check_is_no_option():
         )
 
 
-def test_the_test_clients_choose_nothing():
+def test_recommend_does_not_select_by_test_clients():
     good = tables()
     other = tables(test=lambda level, algorithm, rate: 30 - lost(level, algorithm, rate))
     settings = [
@@ -163,7 +169,7 @@ def test_the_test_clients_choose_nothing():
     assert settings[0] == settings[1]
 
 
-def test_losses_are_limited_the_other_way_round():
+def test_recommend_treats_loss_as_lower_is_better():
     turned = tables()
     losses = [
         frame.with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
@@ -175,17 +181,17 @@ def test_losses_are_limited_the_other_way_round():
         assert one.setting["algorithm"] == "fedavg-adam"
 
 
-def test_limits_that_cannot_be_kept_say_what_comes_nearest():
-    with pytest.raises(UserError, match=r"none of 10 options keeps to the limit. Nearest comes .*step 4"):
+def test_recommend_names_nearest_option_when_none_within():
+    with pytest.raises(UserError, match=r"none of 10 options is within the limit. The nearest is .*step 4"):
         list(recommend(tables(), "rouge_l", Limit(least_local=99)))
-    # At one place an option keeps to it, at the other none does: the first is recommended all the same.
+    # One cell has an option within the limit and is recommended, the other has none.
     lower = (
         pl.when(pl.col("axis.heterogeneity") == "task").then(pl.col("value") - 15).otherwise(pl.col("value"))
     )
-    whole = tables()
+    complete = tables()
     found = Tables(
-        whole.path, "made", True, PLACE, whole.results.with_columns(value=lower),
-        whole.validation.with_columns(value=lower), None,
+        complete.path, "made", True, PLACE, complete.results.with_columns(value=lower),
+        complete.validation.with_columns(value=lower), None,
     )  # fmt: skip
     iid, task = recommend(found, "rouge_l", Limit(least_local=28))
     assert (iid.axes["heterogeneity"], iid.setting["setting"]) == ("iid", "rate0.01")
@@ -195,8 +201,8 @@ def test_limits_that_cannot_be_kept_say_what_comes_nearest():
         float("nan")
     )
     found = Tables(
-        whole.path, "made", True, PLACE, whole.results,
-        whole.validation.with_columns(value=broken.otherwise(pl.col("value"))), None,
+        complete.path, "made", True, PLACE, complete.results,
+        complete.validation.with_columns(value=broken.otherwise(pl.col("value"))), None,
     )  # fmt: skip
     iid, task = recommend(found, "rouge_l", Limit(least_local=28))
     assert "heterogeneity task: no federated prompt has finite scores" in task.reason
@@ -211,7 +217,7 @@ def test_limits_that_cannot_be_kept_say_what_comes_nearest():
         list(recommend(without, "rouge_l", Limit(least_local=1)))
 
 
-def test_differences_pair_client_by_client():
+def test_compare_pairs_clients():
     first = tables()
     other = tables(test=lambda level, algorithm, rate: lost(level, algorithm, rate) - 2)
     found = compare([first, other], "rouge_l")
@@ -226,7 +232,7 @@ def test_differences_pair_client_by_client():
     }
     for one in found:
         kept = {"federated": 0, "step 2": 1, "step 4": 2}[one.condition.split(", ")[-1]]
-        estimate = one.better["global"]
+        estimate = one.better["kept"]
         assert estimate.value == pytest.approx(kept, abs=0.02)
         assert estimate.low <= estimate.value <= estimate.high
         # Both tables have the same noise, so that it cancels in every pair.
@@ -234,15 +240,15 @@ def test_differences_pair_client_by_client():
         assert one.better["local"].value == 0
 
 
-def test_more_than_two_are_each_compared_with_the_first():
+def test_compare_pairs_every_other_study_with_first():
     first = tables()
     others = [tables(test=lambda *at, more=more: lost(*at) - more) for more in (2, 3)]
     found = compare([first, *others], "rouge_l")
-    last = [one.better["global"].value for one in found if one.condition == "fedsgd, rate0.1, step 4"]
+    last = [one.better["kept"].value for one in found if one.condition == "fedsgd, rate0.1, step 4"]
     assert last == pytest.approx([2, 2, 3, 3], abs=0.02), "two levels, of each other folder"
 
 
-def test_federated_prompts_pair_whatever_their_rounds():
+def test_compare_pairs_federated_prompts_of_different_rounds():
     first = tables()
     later = pl.when(pl.col("condition") == "federated").then(15).otherwise(pl.col("step")).alias("step")
     other = Tables(Path("there"), "made", True, PLACE, first.results.with_columns(later), None, None)
@@ -251,7 +257,7 @@ def test_federated_prompts_pair_whatever_their_rounds():
     assert "fedsgd, federated" in found
 
 
-def test_runs_that_do_not_compare_are_named():
+def test_compare_rejects_studies_without_common_conditions():
     first = tables()
     renamed = first.results.with_columns(client=pl.concat_str(pl.lit("x"), "client"))
     with pytest.raises(UserError, match="there: shares no client and condition with here"):
@@ -260,7 +266,7 @@ def test_runs_that_do_not_compare_are_named():
         compare([first, Tables(Path("there"), "made", False, [], first.results, None, None)], "rouge_l")
 
 
-def test_scores_over_other_numbers_of_examples_do_not_compare():
+def test_compare_rejects_different_numbers_of_examples():
     first = tables()
     one = first.results.head(1).with_columns(condition=pl.lit("base"), scope=pl.lit("global"))
     sides = [pl.concat([first.results, one.with_columns(count=pl.lit(n, pl.Int32))]) for n in (96, 48)]
@@ -271,14 +277,14 @@ def test_scores_over_other_numbers_of_examples_do_not_compare():
     assert compare([same, same], "rouge_l")
     unseen = [one.with_columns(scope=pl.lit("unseen"), count=pl.lit(n, pl.Int32)) for n in (32, 16)]
     both = [replace(same, results=pl.concat([same.results, rows])) for rows in unseen]
-    assert compare(both, "rouge_l"), "unseen tasks are not what is compared"
+    assert compare(both, "rouge_l"), "unseen tasks are not compared"
     with pytest.raises(
         UserError, match="b: the global score of client 'c0' is over 48 examples, in a over 96"
     ):
         compare([same, other], "rouge_l")
 
 
-def test_studies_of_equal_axes_compare_whatever_the_order_and_say_how_they_were_made():
+def test_compare_ignores_axis_order_and_reports_versions():
     frame = tables().results.with_columns(
         pl.col("axis.heterogeneity").alias("axis.shift"), version=pl.lit("0.1.0"), dtype=pl.lit("float32")
     )
@@ -290,25 +296,25 @@ def test_studies_of_equal_axes_compare_whatever_the_order_and_say_how_they_were_
         ("task", "task"),
         ("iid", "iid"),
     }
-    assert all(one.better["global"].value == 0 for one in found)
-    assert made_otherwise(first, second) == ["version: 0.1.0 -> 0.2.0"]
+    assert all(one.better["kept"].value == 0 for one in found)
+    assert changed_origin(first, second) == ["version: 0.1.0 -> 0.2.0"]
 
 
-def test_losses_read_by_other_tokenizers_are_left_out(runs, tmp_path):
+def test_compare_leaves_out_losses_of_different_tokenizers(runs, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)
     results = fedprofit.read_results(other)
-    is_loss = pl.col("metric") == "loss"
+    is_loss = pl.col("metric") == "token_loss"
     counted = pl.when(is_loss).then(pl.col("count") + 1).otherwise(pl.col("count")).alias("count")
     write_frame(other / "results.parquet", results.with_columns(counted))
     done = call("compare", runs[0], other, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "not compared by loss: " in said
+    assert "not compared by token_loss: " in said
     assert "target tokens" in said
     assert "ROUGE-L, 0 to 100" in said
-    assert "Loss in nats" not in said
-    refused = call("compare", runs[0], other, "--metric", "loss", cwd=tmp_path)
+    assert "Token-weighted loss" not in said
+    refused = call("compare", runs[0], other, "--metric", "token_loss", cwd=tmp_path)
     assert refused.returncode == 2
     assert "one tokenizer" in " ".join(refused.stderr.split())
 
@@ -328,13 +334,13 @@ def runs(tmp_path_factory):
     return folders
 
 
-def test_a_run_is_compared_and_recommended_from_by_command(runs, tmp_path):
+def test_commands_compare_and_recommend_runs(runs, tmp_path):
     done = call("compare", *runs, "--out", tmp_path / "table.md", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "personalization" in done.stdout, "what differs between the configurations"
     page = (tmp_path / "table.md").read_text()
     assert "avg, tune, step 3" in page
-    assert page.count("### ") == 3
+    assert page.count("### ") == 4
     names = page.splitlines()[:2]
     assert all("(version " in name and f"float32, {processor()})" in name for name in names)
     first, other = (fedprofit.read_results(run) for run in runs)
@@ -363,7 +369,7 @@ def test_a_run_is_compared_and_recommended_from_by_command(runs, tmp_path):
     assert one["expected"]["local"]["value"] == pytest.approx(local)
 
 
-def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
+def test_commands_name_invalid_folders_and_options(runs, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, words in (
         (("compare", runs[0]), "two or more"),
@@ -377,7 +383,7 @@ def test_wrong_folders_and_other_data_are_named(runs, tmp_path):
         assert words in " ".join(done.stderr.split()), arguments
 
 
-def test_clients_with_other_data_do_not_pair(runs):
+def test_compare_rejects_clients_with_different_data(runs):
     first = open_tables(runs[0])
     moved = first.clients.with_columns(examples=pl.col("examples") + 1)
     other = Tables(Path("moved"), "moved", False, [], first.results, clients=moved)

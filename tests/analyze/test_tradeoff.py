@@ -1,4 +1,4 @@
-"""The trade-off from a results table made by hand, with every mean worked out."""
+"""The trade-off from a small results table with means computed by hand."""
 
 import polars as pl
 import pytest
@@ -15,7 +15,7 @@ LOCAL = Condition("local", setting="local", step=40)
 
 
 def rows(condition, metric, values, counts=(1, 1, 1), scopes=("local", "global"), notes=()):
-    """Scores of clients a, b, c: `values` holds, by scope, one number a client."""
+    """Return scores of clients a, b, c; `values` has one number per scope and client."""
     return [
         Score(condition, client, scope, metric, value, count, dict(notes).get(client, ""))
         for scope, of_scope in zip(scopes, values, strict=True)
@@ -56,7 +56,7 @@ def means():
     return summarize(to_frame(0, SCORES))
 
 
-def test_gain_and_forgetting_of_a_score(clients):
+def test_by_client_computes_gain_and_forgetting_of_score(clients):
     assert of(clients, PERSONAL, "rouge_l", "client", "gain", "forgetting") == [
         ("a", 30.0, 30.0),
         ("b", 0.0, -5.0),
@@ -64,7 +64,7 @@ def test_gain_and_forgetting_of_a_score(clients):
     ]
 
 
-def test_gain_and_forgetting_of_a_loss_have_the_other_sign(clients):
+def test_by_client_negates_differences_of_loss(clients):
     assert of(clients, PERSONAL, "loss", "client", "gain", "forgetting") == [
         ("a", 1.0, 2.0),
         ("b", -0.5, -0.5),
@@ -72,18 +72,18 @@ def test_gain_and_forgetting_of_a_loss_have_the_other_sign(clients):
     ]
 
 
-def test_each_is_compared_with_the_prompt_that_it_started_from(clients):
+def test_by_client_compares_with_the_starting_prompt(clients):
     assert of(clients, FROM_BEST, "rouge_l", "gain") == [20.0, -5.0, 0.0]
     assert of(clients, FROM_BEST, "rouge_l", "forgetting") == [30.0, -5.0, 0.0]
 
 
 @pytest.mark.parametrize("condition", [BASE, FEDERATED, LOCAL])
-def test_what_started_from_no_federated_prompt_has_neither(clients, condition):
+def test_by_client_has_no_gain_without_federated_start(clients, condition):
     assert of(clients, condition, "rouge_l", "gain", "forgetting") == [(None, None)] * 3
 
 
-def test_null_keys_survive(clients):
-    """The base model has no rate, no alpha and no step; its rows must still find their scopes."""
+def test_by_client_keeps_rows_with_null_keys(clients):
+    """The base model has no rate, no alpha and no step; its rows must still have their scopes."""
     assert len(clients) == 8 * 3
     assert of(clients, BASE, "rouge_l", "client", "local", "global", "unseen", "local_count") == [
         ("a", 10.0, 20.0, None, 1),
@@ -93,7 +93,7 @@ def test_null_keys_survive(clients):
     assert of(clients, LOCAL, "rouge_l", "local", "global") == [(1.0, 4.0), (2.0, 5.0), (3.0, 6.0)]
 
 
-def test_means(means):
+def test_summarize_matches_means_by_hand(means):
     assert of(means, PERSONAL, "rouge_l", "local", "global", "gain", "forgetting", "clients", "stopped") == [
         (55.0, pytest.approx(115 / 3), 5.0, pytest.approx(35 / 3), 3, 0)
     ]
@@ -113,7 +113,7 @@ def many(values, metric, seeds=(0,)):
 
 
 @pytest.mark.parametrize("clients", [1, 9, 10, 11, 25])
-def test_the_worst_tenth(clients):
+def test_summarize_computes_worst_tenth(clients):
     values = [float((7 * n) % clients) for n in range(clients)]  # all different, in mixed order
     worst = -(-clients // 10)
     lowest = sum(range(worst)) / worst
@@ -122,12 +122,12 @@ def test_the_worst_tenth(clients):
     assert summarize(many(values, "loss"))["local_worst_tenth"].item() == pytest.approx(highest)
 
 
-def test_a_loss_that_is_no_number_is_the_worst():
+def test_summarize_ranks_nan_loss_worst():
     mean = summarize(many([1.0, float("nan"), *[2.0] * 8], "loss"))["local_worst_tenth"].item()
     assert mean != mean
 
 
-def test_seeds_are_pooled_but_paired_apart():
+def test_summarize_pools_seeds_and_pairs_within_them():
     one = to_frame(0, SCORES)
     shifted = to_frame(1, SCORES).with_columns(
         value=pl.when(pl.col("condition") == "federated").then(pl.col("value") + 7).otherwise(pl.col("value"))
@@ -140,14 +140,14 @@ def test_seeds_are_pooled_but_paired_apart():
     assert of(means, PERSONAL, "rouge_l", "gain", "clients") == [(5.0 - 7 / 2, 6)]
 
 
-def test_the_order_of_rows_does_not_matter(clients):
+def test_by_client_does_not_depend_on_row_order(clients):
     shuffled = by_client(to_frame(0, SCORES).sample(fraction=1.0, shuffle=True, seed=0))
     keys = ["condition", "setting", "start", "metric", "client"]
     assert shuffled.sort(keys).equals(clients.sort(keys))
 
 
 def stepwise(seed, checks, texts):
-    """One client's losses on its validation examples by step, and ROUGE-L at some of the steps."""
+    """Return a client's validation losses by step, and its ROUGE-L at some steps."""
     one = {"algorithm": "avg", "setting": "slow", "start": "last", "alpha": 1.0}
     scores = [Score(FEDERATED, "a", scope, "rouge_l", 30.0, 1) for scope in ("local", "global")]
     for step, loss in checks.items():
@@ -158,8 +158,8 @@ def stepwise(seed, checks, texts):
     return to_frame(seed, scores)
 
 
-def test_the_best_step_is_each_runs_own_by_the_validation_examples():
-    """Its text is scored at step 4 in one run, at step 8 in another, and at the last where that is best."""
+def test_best_step_has_least_validation_loss_per_run():
+    """Text is scored at each run's best step, here 4, 8 and 12, and at the last step."""
     table = pl.concat(
         [
             stepwise(0, {4: 1.0, 8: 2.0, 12: 3.0}, {4: 50.0, 12: 10.0}),
@@ -170,21 +170,21 @@ def test_the_best_step_is_each_runs_own_by_the_validation_examples():
     rows = summarize(table).filter(pl.col("condition") == "personalized", pl.col("step").is_null())
     assert rows.select("local", "gain", "forgetting", "clients").rows() == [(40.0, 10.0, -10.0, 3)]
     assert label(rows.row(0, named=True)) == "avg, slow, best step"
-    alone = {"condition": "local", "step": 12}
-    assert [label({**alone, "alpha": alpha}) for alpha in (1.0, 0.5)] == [
+    local_only = {"condition": "local", "step": 12}
+    assert [label({**local_only, "alpha": alpha}) for alpha in (1.0, 0.5)] == [
         "local only, step 12",
         "local only, α=0.5, step 12",
     ]
 
 
-def test_a_best_step_that_some_run_was_not_scored_at_is_left_out():
-    """With text at the last step alone, those runs whose best step that is would stand for all."""
+def test_best_step_is_omitted_when_runs_lack_scores():
+    """Text is scored at the last step only, which is the best one in some of the runs."""
     table = pl.concat(
         [stepwise(0, {4: 1.0, 12: 2.0}, {12: 10.0}), stepwise(1, {4: 2.0, 12: 1.0}, {12: 10.0})]
     )
     assert summarize(table)["step"].null_count() == 0
 
 
-def test_a_best_step_that_is_the_last_in_all_runs_is_not_said_twice():
+def test_best_step_is_omitted_when_always_last():
     table = pl.concat([stepwise(seed, {4: 2.0, 12: 1.0}, {12: 10.0}) for seed in range(2)])
     assert summarize(table)["step"].null_count() == 0

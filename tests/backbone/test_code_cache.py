@@ -50,7 +50,7 @@ def test_cached_compiles_when_folder_is_unwritable(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file" / "below"))
     found, reason = numba_folder()
     assert found is None
-    assert reason == f"{tmp_path}/file/below cannot be written. Set NUMBA_CACHE_DIR to a folder that can be."
+    assert reason == f"{tmp_path}/file/below cannot be written. Set NUMBA_CACHE_DIR to a writable folder."
     assert loop()(np.float32(1.5)) == 3
 
 

@@ -38,7 +38,7 @@ def manual(backbone, members, row, most):
     tokens = []
     while len(tokens) < most:
         new = backbone.embed(torch.tensor(tokens, dtype=torch.long))[None]
-        told = log_probability(
+        log_probs = log_probability(
             backbone,
             members,
             lambda m, new=new: torch.cat(
@@ -46,7 +46,7 @@ def manual(backbone, members, row, most):
             ),
             1,
         )
-        best = int(told[0].argmax())
+        best = int(log_probs[0].argmax())
         if best in backbone.eos_token_ids:
             break
         tokens.append(best)
@@ -77,8 +77,8 @@ def test_ensemble_equals_formula_and_manual_loop(family, path, monkeypatch):
         torch.testing.assert_close(engine.score_mixture(members, WEIGHTS, rows), losses, rtol=1e-5, atol=1e-5)
     single = Engine(backbone, path).score_mixture(members, (1.0, 0.0), rows)
     backbone.model.set_attn_implementation("eager")
-    alone = plain_losses(backbone, members[:, 0], rows).double()
-    torch.testing.assert_close(single, alone, rtol=1e-5, atol=1e-5)
+    separate = plain_losses(backbone, members[:, 0], rows).double()
+    torch.testing.assert_close(single, separate, rtol=1e-5, atol=1e-5)
 
 
 def test_ensemble_generation_stops_at_end_of_context():
@@ -94,7 +94,7 @@ def test_ensemble_generation_stops_at_end_of_context():
     ("family", "path"), [("llama", "packed"), ("llama", "fused"), ("gpt2", "packed"), ("qwen2", "single")]
 )
 @pytest.mark.parametrize("depth", [0, 1, -1])
-def test_hidden_states_equal_the_plain_model(family, path, depth):
+def test_hidden_states_match_plain_model(family, path, depth):
     backbone = backbone_of(family, path == "fused")
     rows = [*rows_of(2), *rows_of(1)]  # some texts twice
     found = Engine(backbone, path, 60).hidden_states(rows, depth)
@@ -106,7 +106,7 @@ def test_hidden_states_equal_the_plain_model(family, path, depth):
         torch.testing.assert_close(mean, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_mean_embeddings_and_input_likelihood_equal_the_plain_model():
+def test_features_match_plain_model():
     backbone = backbone_of("llama", False)
     engine, rows, prompts = Engine(backbone, "packed"), rows_of(2), prompts_of(backbone, 2)
     short = replace(rows[0].example, source=rows[0].example.source[:1])
@@ -114,12 +114,12 @@ def test_mean_embeddings_and_input_likelihood_equal_the_plain_model():
     means, likelihood = engine.mean_embeddings(rows), engine.input_likelihood(prompts, rows)
     table = backbone.model.get_input_embeddings().weight
     backbone.model.set_attn_implementation("eager")
-    for row, mean, told in zip(rows, means, likelihood.tolist(), strict=True):
+    for row, mean, mean_log in zip(rows, means, likelihood.tolist(), strict=True):
         source = torch.tensor([int(token) for token in row.example.source])
         torch.testing.assert_close(mean, table[source].mean(0))
         logits = backbone.model(inputs_embeds=row_inputs(backbone, prompts, row, target=False)).logits[0]
         of = logits.log_softmax(-1)[-len(source) : -1].gather(1, source[1:, None])
-        assert told == pytest.approx(float(of.mean()) if len(source) > 1 else 0.0, rel=1e-4, abs=1e-6)
+        assert mean_log == pytest.approx(float(of.mean()) if len(source) > 1 else 0.0, rel=1e-4, abs=1e-6)
 
 
 def test_features_of_no_rows_are_empty():
@@ -128,7 +128,7 @@ def test_features_of_no_rows_are_empty():
     assert engine.input_likelihood(torch.zeros(1, 0, 32), []).shape == (0,)
 
 
-def test_workers_give_the_same_as_one_process():
+def test_workers_match_one_process_for_ensembles():
     backbone = backbone_of("qwen2", False)
     members, rows = members_of(backbone, 3), rows_of(3)
     one, two = (Engine(backbone, "packed", 300, workers) for workers in (1, 2))

@@ -241,7 +241,7 @@ def test_damage_detects_flipped_bit(source, caplog, name):
     (folder / name).write_bytes(intact[:middle] + bytes([intact[middle] ^ 1]) + intact[middle + 1 :])
     assert fetch.damage(folder)
     assert (fetch.from_gguf(source[0]) / name).read_bytes() == intact
-    assert f"made again: {folder}" in caplog.text
+    assert f"recreated: {folder}" in caplog.text
     assert not fetch.damage(folder)
 
 

@@ -1,11 +1,11 @@
-"""What every algorithm fulfils, on a small federation of ragged clients."""
+"""Checks of every algorithm, on a small federation of ragged clients."""
 
 from dataclasses import replace
 
 import torch
-from federation import ROUNDS, run, sequential, start, work_of
+from federation import ROUNDS, cohort_of, run, sequential, start
 
-from fedprofit.core.types import ClientWork
+from fedprofit.core.types import ClientBatches
 from fedprofit.runs.checkpoint import load_state, save_state
 from fedprofit.runs.client_files import ClientFiles
 from fedprofit.server.store import ClientStore
@@ -29,28 +29,28 @@ def check_same_bits_twice(component):
 
 def check_client_without_data_changes_nothing(component):
     def without(number):
-        return [work for work in work_of(number) if work.batches]
+        return [one for one in cohort_of(number) if one.batches]
 
-    (_, _, ours, reports), (_, _, theirs, others) = run(component), run(component, works=without)
+    (_, _, ours, reports), (_, _, theirs, others) = run(component), run(component, assign=without)
     torch.testing.assert_close(ours.params, theirs.params, rtol=1e-5, atol=1e-6)
     assert [one.bytes_up for one in reports] == [one.bytes_up for one in others]
 
 
-def check_round_without_data_moves_nothing(component):
-    idle = [ClientWork("a", (), 0), ClientWork("b", (), 0)]
-    _, context, state, reports = run(component, works=lambda _: idle)
+def check_round_without_data_changes_nothing(component):
+    idle = [ClientBatches("a", (), 0), ClientBatches("b", (), 0)]
+    _, context, state, reports = run(component, assign=lambda _: idle)
     assert torch.equal(state.params["prompt"], start()["prompt"])
     assert state.round == ROUNDS
     assert all((one.steps, one.tokens, one.bytes_up) == (0, 0, 0) for one in reports)
     assert not getattr(context.clients.backing, "rows", {}), "an idle client has state"
 
 
-def check_client_with_nan_is_left_out_and_named(component):
+def check_client_with_nan_is_excluded_and_named(component):
     def without(number):
-        return [work for work in work_of(number) if work.client != "c0"]
+        return [one for one in cohort_of(number) if one.client != "c0"]
 
     _, context, ours, reports = run(component, broken=("c0",))
-    _, _, theirs, _ = run(component, works=without)
+    _, _, theirs, _ = run(component, assign=without)
     assert torch.isfinite(ours.params["prompt"]).all()
     torch.testing.assert_close(ours.params, theirs.params, rtol=1e-5, atol=1e-6)
     assert all(list(one.stopped) == ["c0"] and "not finite" in one.stopped["c0"] for one in reports)
@@ -58,30 +58,30 @@ def check_client_with_nan_is_left_out_and_named(component):
     assert not [key for key in rows if key[1] == "c0"], "a stopped client has state"
 
 
-def check_round_changes_neither_state_nor_work(component):
+def check_round_changes_neither_state_nor_cohort(component):
     algorithm, context, state, _ = run(component)
     before = {key: tensor.clone() for key, tensor in state.params.items()}
-    first, _ = algorithm.round(state, work_of(4), context.at(4))
+    first, _ = algorithm.round(state, cohort_of(4), context.at(4))
     assert torch.equal(state.params["prompt"], before["prompt"])
     assert first.round == state.round + 1 == 4
 
 
 def check_state_survives_save_and_load(component, folder):
-    """Stopped after each round, resumed from the files: the same bits as in one piece."""
-    _, whole, expected, _ = run(component)
+    """Stopping after each round and resuming from the files is bit-identical to an uninterrupted run."""
+    _, reference, expected, _ = run(component)
     state, facts = None, {}
     for number in range(1, ROUNDS + 1):
         files = ClientFiles(folder / "clients", "a", number - 1, facts, "")
         algorithm, context, _, _ = run(component, state=replace(expected, round=ROUNDS))
         context = replace(context, clients=ClientStore(files))
         state = state or algorithm.init(start())
-        state, _ = algorithm.round(state, work_of(number), context.at(number))
+        state, _ = algorithm.round(state, cohort_of(number), context.at(number))
         files.save(number)
         save_state(folder / "server.safetensors", state, state.params, files.facts)
         files.tidy()
         state, _, facts = load_state(folder / "server.safetensors", torch.device("cpu"))
     assert_same(state, expected)
-    for (name, client), row in whole.clients.backing.rows.items():
+    for (name, client), row in reference.clients.backing.rows.items():
         kept = files.read(name, client)
         assert kept is not None
         assert all(torch.equal(kept[key], row[key]) for key in row)
@@ -90,8 +90,8 @@ def check_state_survives_save_and_load(component, folder):
 def check_personal_parameters_fit(component):
     algorithm, context, state, _ = run(component)
     if algorithm.personal is not None:
-        work = [*work_of(9), ClientWork("new", work_of(9)[0].batches, 5.0)]
-        found = algorithm.personal(state, work, context)["prompt"]
+        cohort = [*cohort_of(9), ClientBatches("new", cohort_of(9)[0].batches, 5.0)]
+        found = algorithm.personal(state, cohort, context)["prompt"]
         assert found.shape == (5, *state.params["prompt"].shape)
         assert torch.isfinite(found).all()
         assert context.clients.has("personal", ["new"]) == [False], "scoring leaves state"

@@ -1,7 +1,7 @@
-"""What every client optimizer fulfils."""
+"""Checks of every client optimizer."""
 
 import torch
-from federation import engine, sequential, start, work_of
+from federation import cohort_of, engine, sequential, start
 
 from fedprofit.local.solver import solve
 
@@ -11,25 +11,25 @@ def many(clients=4):
 
 
 def check_vectorized_equals_sequential(component):
-    work = work_of(1)
-    result, _ = solve(engine(), many(), work, component)
-    expected, _ = sequential().solve(many(), work, component)
+    cohort = cohort_of(1)
+    result, _ = solve(engine(), many(), cohort, component)
+    expected, _ = sequential().solve(many(), cohort, component)
     torch.testing.assert_close(result.params, expected.params, rtol=1e-4, atol=1e-5)
     assert not torch.equal(result.params["prompt"][0], start()["prompt"]), "nothing was trained"
     assert torch.equal(result.params["prompt"][2], start()["prompt"]), "a client without data moved"
 
 
 def check_client_with_nan_stops_and_others_continue(component):
-    clean, _ = solve(engine(), many(), work_of(1), component)
-    result, _ = solve(engine(broken=True), many(), work_of(1, broken=("c0",)), component)
+    clean, _ = solve(engine(), many(), cohort_of(1), component)
+    result, _ = solve(engine(broken=True), many(), cohort_of(1, broken=("c0",)), component)
     assert list(result.stopped) == ["c0"]
     assert torch.equal(result.params["prompt"][0], start()["prompt"])
     torch.testing.assert_close(result.params["prompt"][1:], clean.params["prompt"][1:], rtol=1e-5, atol=1e-6)
 
 
 def check_same_bits_twice(component):
-    first, _ = solve(engine(), many(), work_of(1), component)
-    second, _ = solve(engine(), many(), work_of(1), component)
+    first, _ = solve(engine(), many(), cohort_of(1), component)
+    second, _ = solve(engine(), many(), cohort_of(1), component)
     assert torch.equal(first.params["prompt"], second.params["prompt"])
 
 

@@ -1,4 +1,4 @@
-"""What every component fulfils: documentation, and settings that survive YAML."""
+"""Checks of every component: documentation, and settings that survive YAML."""
 
 import inspect
 import json

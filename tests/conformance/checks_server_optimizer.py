@@ -1,4 +1,4 @@
-"""What every server optimizer fulfils."""
+"""Checks of every server optimizer."""
 
 import torch
 
@@ -41,7 +41,7 @@ def check_same_bits_twice(component):
 
 
 def check_tensors_do_not_mix(component):
-    """Each tensor moves as if it were the only one."""
+    """Each tensor is updated independently of the others."""
     server = component.build()
     for key in delta(0):
         state = server.init({key: torch.zeros_like(delta(0)[key])})

@@ -1,4 +1,4 @@
-"""What every aggregation step fulfils, in a chain that ends with a mean where it does not reduce itself."""
+"""Checks of every aggregation step, in a chain that ends with a mean unless the step reduces."""
 
 import torch
 
@@ -56,7 +56,7 @@ def check_same_bits_twice(component):
 
 
 def check_client_that_returned_nothing_does_not_count(component):
-    """Whatever numbers it holds, NaN too, and whether it is named at all."""
+    """Independent of its numbers, NaN included, and of whether it is in the cohort."""
 
     def broken(number):
         return {
@@ -76,7 +76,7 @@ def check_client_that_returned_nothing_does_not_count(component):
 
 
 def check_single_client_is_its_own_aggregate_or_less(component):
-    """No step adds to what one client sends, beyond rounding to 8 bits."""
+    """No step enlarges the update of a single client, beyond rounding to 8 bits."""
     params = {key: tensor[:1] for key, tensor in updates(1).items()}
     (one,) = rounds(component, None, lambda _: params, ["ann"], [3.0], 1)
     for key, tensor in one.delta.items():

@@ -1,6 +1,6 @@
 """The table of the conformance test: one row per component, and the checks of each family.
 
-To add a component: add a row to `ROWS` where its defaults are not enough. To add a family: write a file
+To add a component: add a row to `ROWS` if its defaults are not enough. To add a family: write a file
 `checks_FAMILY.py` with functions `check_NAME(component)` that assert, and name it in `FAMILIES`.
 """
 
@@ -23,7 +23,7 @@ FAMILIES = {
     "server optimizer": "checks_server_optimizer",
 }
 
-# Fields that a component needs beside its defaults, by family and kind.
+# Fields that a component needs in addition to its defaults, by family and kind.
 ROWS: dict[tuple[str, str], dict[str, Any]] = {
     ("algorithm", "fedavg"): {"steps": 2},
     ("algorithm", "scaffold"): {"steps": 2},

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from ragged import ragged_work
+from ragged import ragged_cohort
 from tiny import tiny_backbone, tiny_model, tiny_tokenizer
 
 from fedprofit.algorithm.base import Context
@@ -35,28 +35,28 @@ def start():
     return {"prompt": torch.randn(4, width, generator=torch.Generator().manual_seed(7)) * 0.3}
 
 
-def work_of(number, broken=()):
-    """Return the ragged work of a round; the named clients' first batches have a broken row."""
+def cohort_of(number, broken=()):
+    """Return the ragged cohort of a round; the named clients' first batches have a broken row."""
     found = []
-    for work in ragged_work(number):
-        if work.client in broken and work.batches:
-            first = list(work.batches[0])
+    for one in ragged_cohort(number):
+        if one.client in broken and one.batches:
+            first = list(one.batches[0])
             source = np.append(first[0].source, POISON).astype(np.int32)
             first[0] = replace(first[0], source=source)
-            work = replace(work, batches=[first, *work.batches[1:]])
-        found.append(work)
+            one = replace(one, batches=[first, *one.batches[1:]])
+        found.append(one)
     return found
 
 
-def run(settings, solver=None, broken=(), works=None, state=None, clients=None):
+def run(settings, solver=None, broken=(), assign=None, state=None, clients=None):
     """Run rounds; return the algorithm, its context, the last state and the reports."""
     context = Context(solver or Vectorized(engine(bool(broken))), seed=3, population=20)
     context = replace(context, clients=clients) if clients else context
     algorithm = settings.build(context)
     state, reports = state or algorithm.init(start()), []
     for number in range(state.round + 1, ROUNDS + 1):
-        work = works(number) if works else work_of(number, broken)
-        state, report = algorithm.round(state, work, context.at(number))
+        cohort = assign(number) if assign else cohort_of(number, broken)
+        state, report = algorithm.round(state, cohort, context.at(number))
         reports.append(report)
     return algorithm, context, state, reports
 

@@ -1,4 +1,4 @@
-"""What every metric must fulfil, built in or not: a row in a table for each, the same checks for all."""
+"""Checks of every metric, built in or not: one table row each, the same checks for all."""
 
 import json
 from itertools import pairwise
@@ -28,7 +28,7 @@ DATA = DataFacts("table", targets=9, unread_targets=2)
 
 @pytest.fixture(params=[*BUILT_IN, *FROM_FILES])
 def metric(request, monkeypatch):
-    """Each metric with its defaults, decided for a data set."""
+    """Each metric with its defaults, resolved for a data set."""
     monkeypatch.setattr(Metric.family, "kinds", dict(Metric.family.all_kinds()))
     monkeypatch.setattr(plugins, "_files", {})
     if request.param in FROM_FILES:

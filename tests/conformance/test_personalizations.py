@@ -1,6 +1,6 @@
-"""What every personalization must do, built in or a plug-in of the examples.
+"""Checks of every personalization, built in or an example plug-in.
 
-To test another one, register it: it appears in the table by itself.
+Registered personalizations are in the table automatically.
 """
 
 import inspect
@@ -58,7 +58,7 @@ def component(request):
 
 @pytest.fixture
 def settings(component):
-    """A short training by it."""
+    """A short training with it."""
     wanted = {"steps": 3, "batch_size": 2, "evaluate_at": (1,)}
     return component(**{name: value for name, value in wanted.items() if name in component.model_fields})
 
@@ -123,7 +123,7 @@ def test_personalization_gives_the_same_bits_twice(settings):
     assert torch.equal(start["prompt"], start_of(backbone)["prompt"]), "the start is not changed"
 
 
-def test_personalization_takes_nobody_and_nothing(settings):
+def test_personalization_accepts_no_clients_and_no_examples(settings):
     backbone = tiny_backbone()
     for solver in (Sequential(backbone), Vectorized(Engine(backbone, "packed"))):
         done = personalize(settings, solver, start_of(backbone), ["cid"], DATA.__getitem__, 0)

@@ -91,17 +91,17 @@ def test_same_predictor_gives_same_bits(settings, engine):
     assert answers == repeated
 
 
-def test_clients_together_equal_clients_alone(settings, engine):
+def test_clients_together_equal_single_clients(settings, engine):
     together = build_predictor(settings, context(engine))
     assert len(together) == len(CLIENTS)
     losses, answers = together.answer(rows_of(), 3)
     torch.testing.assert_close(together.score(rows_of()), losses, rtol=1e-5, atol=1e-5)
-    alone = [
+    single = [
         build_predictor(settings, context(engine, [client])).answer(rows_of([client]), 3)
         for client in CLIENTS
     ]
-    torch.testing.assert_close(losses, torch.cat([one for one, _ in alone]), rtol=1e-5, atol=1e-5)
-    assert answers == [answer for _, found in alone for answer in found]
+    torch.testing.assert_close(losses, torch.cat([one for one, _ in single]), rtol=1e-5, atol=1e-5)
+    assert answers == [answer for _, found in single for answer in found]
 
 
 def test_generation_equals_a_manual_loop_over_losses(settings, engine, monkeypatch):
@@ -130,7 +130,7 @@ def test_saved_parameters_predict_the_same_bits(settings, engine, tmp_path):
     assert torch.equal(*losses)
 
 
-def test_client_with_nan_leaves_the_others_alone(settings, engine):
+def test_client_with_nan_does_not_affect_others(settings, engine):
     clean = context(engine)
     broken = replace(clean, personal={key: tensor.clone() for key, tensor in clean.personal.items()})
     broken.personal["prompt"][1] = torch.nan

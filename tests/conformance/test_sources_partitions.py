@@ -1,4 +1,4 @@
-"""What every data source and partition must do, built in or not. A component is one row of a table below."""
+"""Checks of every data source and partition, built in or not; a component is one row of a table below."""
 
 import json
 import sys
@@ -45,7 +45,7 @@ def sni(folder):
     return {"path": str(folder), "max_tasks": 2, "instances": 4}
 
 
-# Of each source: its settings, and whether another seed gives other rows.
+# For each source: its settings, and whether its rows depend on the seed.
 SOURCES = {
     "lexicon": (lambda _: {"instances": 5, "categories": ["dates"]}, False),
     "table": (table, False),
@@ -91,7 +91,7 @@ MADE = [kind for kind in PARTITIONS if kind not in GIVEN]
 
 @pytest.fixture(scope="module", autouse=True)
 def strangers():
-    """Components from outside the package; taken back afterwards."""
+    """Components from outside the package; removed afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         for family, known in ((FAMILIES["data source"], SOURCES), (FAMILIES["partition"], PARTITIONS)):
             patch.setattr(
@@ -228,7 +228,7 @@ def rows_of(assignment, group):
 
 
 class Broken:
-    """Components that return what they must not; defined where a test uses them."""
+    """Components that return invalid values; defined when a test uses them."""
 
     @staticmethod
     def level(returns):
@@ -322,8 +322,8 @@ def test_broken_source_is_named(returns, said):
         read_source(Broken.source(returns), 0)
 
 
-def test_source_of_a_plugin_is_known_by_its_rows():
-    """Also where it is defined again, as in a notebook: the same settings and other rows."""
+def test_plugin_source_is_identified_by_rows():
+    """Also if it is redefined, as in a notebook, with the same settings and other rows."""
     first = fingerprint(Broken.source(one_row), 0)
     assert first == fingerprint(Broken.source(lambda: one_row()), 0)
     assert first != fingerprint(Broken.source(lambda: one_row(input=["other"])), 0)
@@ -338,7 +338,7 @@ def test_redefined_partition_has_other_code():
     assert first != plugins.code_of(Reversed)
 
 
-def test_unknown_kinds_are_answered_by_the_registry():
+def test_unknown_kinds_suggest_registered_ones():
     for section, family, near in (
         ("source", "data source", "lexicon"),
         ("partition", "partition", "natural"),

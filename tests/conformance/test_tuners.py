@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ragged import ragged_work
+from ragged import ragged_cohort
 from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
@@ -92,9 +92,9 @@ def test_load_names_file_and_tensor_that_it_lacks(settings, backbone, tmp_path):
 
 
 def test_solver_trains_clients_as_the_reference_does(settings, backbone):
-    tuner, work = settings.build(), ragged_work(0)
-    start = stacked(tuner.init(backbone, 0), len(work))
-    result, _ = solve(Engine(backbone, "packed"), start, work, Adam(rate=0.01), tuner=tuner)
-    expected, _ = Sequential(backbone, tuner=tuner).solve(start, work, Adam(rate=0.01))
+    tuner, cohort = settings.build(), ragged_cohort(0)
+    start = stacked(tuner.init(backbone, 0), len(cohort))
+    result, _ = solve(Engine(backbone, "packed"), start, cohort, Adam(rate=0.01), tuner=tuner)
+    expected, _ = Sequential(backbone, tuner=tuner).solve(start, cohort, Adam(rate=0.01))
     for key in start:
         torch.testing.assert_close(result.params[key], expected.params[key], rtol=1e-4, atol=1e-5)

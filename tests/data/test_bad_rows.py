@@ -1,4 +1,4 @@
-"""What a source does with rows and files that are not as they should be."""
+"""Handling of bad rows and files by sources."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ GOOD = {"client": "ann", "input": "x", "target": "y"}
 
 
 def lines(*rows: Any) -> bytes:
-    """JSON Lines; what is bytes stands as it is."""
+    """Return JSON Lines; bytes are unchanged."""
     return b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n"
 
 
@@ -38,7 +38,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def load(folder: Path, content: bytes, name: str = "t.jsonl", skip: bool = False, **settings: Any) -> Any:
-    """Return the pool and what was found."""
+    """Return the pool and the findings."""
     (folder / name).write_bytes(content)
     reading = Reading(skip=skip)
     columns = settings.pop("columns", OWN)
@@ -77,7 +77,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
         assert words in message, words
 
 
-def test_a_message_names_twenty_rows_and_counts_the_others(tmp_path):
+def test_message_names_twenty_rows_and_counts_others(tmp_path):
     rows = [GOOD] + [GOOD | {"target": "" if n % 3 else None, "client": f"c{n}"} for n in range(900)]
     message = refused(tmp_path, lines(*rows))
     assert len(re.findall(r"^  line \d+", message, re.MULTILINE)) == 20
@@ -106,7 +106,7 @@ def test_skipped_rows_are_counted_by_reason_and_client(tmp_path):
         load(tmp_path, lines(*rows[1:3]), skip=True)
 
 
-def test_json_numbers_stay_as_they_are_written(tmp_path):
+def test_json_numbers_keep_their_spelling(tmp_path):
     written = [
         "12.50",
         "1e3",
@@ -117,7 +117,7 @@ def test_json_numbers_stay_as_they_are_written(tmp_path):
         "123456789012345678901234567890",
     ]
     rows = [f'{{"client": {n}, "input": "x", "target": {n}}}'.encode() for n in written]
-    for first in ([], [GOOD]):  # numbers alone, and among texts
+    for first in ([], [GOOD]):  # numbers only, and among texts
         pool, _ = load(tmp_path, lines(*first, *rows))
         assert pool["client"].to_pylist()[len(first) :] == written
         assert pool["targets"].to_pylist()[len(first) :] == [[n] for n in written]
@@ -126,7 +126,7 @@ def test_json_numbers_stay_as_they_are_written(tmp_path):
     assert pool["client"].to_pylist() == ["9007199254740992", "9007199254740993"]
 
 
-def test_floats_of_a_table_have_no_exponent_and_nan_is_missing(tmp_path):
+def test_floats_have_no_exponent_and_nan_is_missing(tmp_path):
     numbers = [0.0, 2e10, 0.1, 1e-7, None, float("nan"), 1e22, float("inf")]
     table = pa.table({"client": ["a"] * 8, "input": ["x"] * 8, "target": numbers})
     pq.write_table(table, tmp_path / "t.parquet")
@@ -141,7 +141,7 @@ def test_floats_of_a_table_have_no_exponent_and_nan_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["NaN", "null"])
-def test_json_without_a_value_is_missing(tmp_path, name):
+def test_absent_json_value_is_missing(tmp_path, name):
     row = f'{{"client": "a", "input": "x", "target": {name}}}'.encode()
     assert "line 2, target: the target is missing" in refused(tmp_path, lines(GOOD, row))
 
@@ -158,13 +158,13 @@ def test_json_without_a_value_is_missing(tmp_path, name):
         ("\ud800", "half a character"),
     ],
 )
-def test_a_value_that_is_no_text_is_refused_by_row(tmp_path, value, words):
+def test_value_other_than_text_is_refused_by_row(tmp_path, value, words):
     message = refused(tmp_path, lines(GOOD, GOOD | {"target": value}, GOOD))
     assert "line 2, target: " in message
     assert words in message
 
 
-def test_texts_numbers_and_lists_of_them_are_targets(tmp_path):
+def test_targets_are_texts_numbers_or_lists(tmp_path):
     targets = ["a", 7, ["b", 8], 1.50]
     pool, _ = load(tmp_path, lines(*(GOOD | {"target": target} for target in targets)))
     assert pool["targets"].to_pylist() == [["a"], ["7"], ["b", "8"], ["1.5"]]
@@ -201,7 +201,7 @@ def test_another_encoding_is_named_with_its_setting(tmp_path, name):
     assert reading.remarks[0][1].startswith("cp1252")
 
 
-def test_damaged_utf8_is_not_taken_for_another_encoding(tmp_path):
+def test_damaged_utf8_suggests_no_other_encoding(tmp_path):
     text = "client,input,target\nann,é,x\nbob,?,x\n".encode().replace(b"?", b"\xff")
     message = refused(tmp_path, text, "t.csv")
     assert "line 3, input: undecodable bytes (b'\\xff')" in message
@@ -227,7 +227,7 @@ def test_damaged_utf8_is_not_taken_for_another_encoding(tmp_path):
         ("t.jsonl", lines(GOOD) + b'{"a":' * 100_000, ["line 2: not JSON"]),
     ],
 )
-def test_a_broken_file_is_named_with_its_line(tmp_path, name, content, words):
+def test_broken_file_is_named_with_its_line(tmp_path, name, content, words):
     message = refused(tmp_path, content, name)
     assert all(one in message for one in words), message
 
@@ -235,15 +235,15 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name, content, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"encoding": "klingon"}, "data.source.encoding: 'klingon' is no encoding"),
-        ({"encoding": "hex"}, "data.source.encoding: 'hex' is no encoding"),
+        ({"encoding": "klingon"}, "data.source.encoding: 'klingon' is not an encoding"),
+        ({"encoding": "hex"}, "data.source.encoding: 'hex' is not an encoding"),
     ],
 )
-def test_an_unknown_encoding_is_named(tmp_path, settings, words):
+def test_unknown_encoding_is_named(tmp_path, settings, words):
     assert words in refused(tmp_path, TABLE.encode(), "t.csv", **settings)
 
 
-def test_a_separator_may_be_set(tmp_path):
+def test_separator_can_be_set(tmp_path):
     pool, _ = load(tmp_path, b"client:input:target\na:b,c;d:e\n", "t.csv", separator=":")
     assert pool["input"].to_pylist() == ["b,c;d"]
 
@@ -273,7 +273,7 @@ def test_reading_by_arrow_and_line_by_line_agree(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["t.jsonl", "t.csv"])
-def test_lines_are_counted_alike_by_both_readers(tmp_path, monkeypatch, name):
+def test_both_readers_count_lines_equally(tmp_path, monkeypatch, name):
     rows = [GOOD, GOOD | {"input": "two\nlines"}, GOOD | {"target": ""}]
     content = lines(rows[0], b"", *rows[1:])
     if name == "t.csv":
@@ -285,7 +285,7 @@ def test_lines_are_counted_alike_by_both_readers(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("value", [pl.DataFrame({"a": [1]}), [1], 7, b"x", "", "a\0b"])
-def test_what_is_no_path_is_refused(value):
+def test_value_other_than_path_is_refused(value):
     run = {"data": {"source": {"kind": "table", "path": value}}, "training": {"algorithms": []}, "name": "t"}
     with pytest.raises(UserError, match=r"data\.source\.path") as caught:
         from_mapping(run)
@@ -295,6 +295,6 @@ def test_what_is_no_path_is_refused(value):
         TableSource(kind="table", path=value)
 
 
-def test_a_path_object_is_a_path(tmp_path):
+def test_path_object_is_accepted(tmp_path):
     load(tmp_path, lines(GOOD))
     assert TableSource(kind="table", path=tmp_path / "t.jsonl").path == str(tmp_path / "t.jsonl")

@@ -1,4 +1,4 @@
-"""The description of a data set against numbers worked out by hand."""
+"""The description of a data set, compared with numbers computed by hand."""
 
 import json
 import re
@@ -72,7 +72,7 @@ def test_counts_and_heterogeneity(facts):
         assert {task: n for task, n in zip(facts.tasks, row, strict=True) if n} == MIX[name]
 
 
-def test_test_inputs_that_someone_trains_on_are_counted(rows, facts, tmp_path):
+def test_test_inputs_in_train_data_are_counted(rows, facts, tmp_path):
     assert facts.known_examples == 0
     assert "trained on" not in printed(summary_table(facts))
     tests = {row["who"]: row for row in rows if row["part"] == "test" and row["task"] == "a"}
@@ -106,7 +106,7 @@ def test_png_picture(facts, tmp_path):
     pixels = matplotlib.image.imread(tmp_path / "mix.png")
     assert pixels.shape[0] > 200
     assert pixels.shape[1] > 200
-    # Of the twelve cells six hold the share 0, four a half and two 1: so much area has each colour.
+    # Of twelve cells, six have share 0, four 1/2 and two 1: each colour covers this area.
     colours = Counter(map(tuple, pixels[..., :3].reshape(-1, 3).tolist()))
     del colours[1.0, 1.0, 1.0]
     areas = [area for _, area in colours.most_common(3)]
@@ -122,20 +122,20 @@ def test_svg_picture(facts, tmp_path):
     assert "heterogeneity 0.41" in text
 
 
-def test_dollar_signs_in_names_stay_what_they_are(facts, tmp_path):
+def test_dollar_signs_in_names_are_unchanged(facts, tmp_path):
     named = replace(facts, tasks=[rf"$\frac {task}$" for task in facts.tasks])
     save_picture(named, tmp_path / "mix.svg")
     assert (tmp_path / "mix.svg").exists()
 
 
 @pytest.mark.parametrize("name", ["mix", "mix.txt", "mix."])
-def test_another_ending_is_refused(facts, tmp_path, name):
+def test_unknown_suffix_is_refused(facts, tmp_path, name):
     with pytest.raises(UserError, match=r"\.png, \.svg or \.pdf"):
         save_picture(facts, tmp_path / name)
     assert not (tmp_path / name).exists()
 
 
-def test_a_picture_of_many_clients_and_tasks(tmp_path):
+def test_picture_shows_many_clients_and_tasks(tmp_path):
     counts = csr_array(np.eye(60, 50, dtype=np.int64))
     names, tasks = [f"client-{n}" for n in range(60)], [f"t{n}" for n in range(50)]
     facts = Description({"train": 60}, {"train": 50}, tasks, counts, names, ["train"] * 60, 0.98, 0, 0)
@@ -144,7 +144,7 @@ def test_a_picture_of_many_clients_and_tasks(tmp_path):
     assert "40 more clients" in printed(client_table(facts))
 
 
-def test_a_picture_of_more_clients_than_it_has_lines_shows_some(tmp_path, monkeypatch):
+def test_picture_omits_clients_beyond_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(describing, "MOST_DRAWN", 30)
     counts = csr_array(np.eye(4000, 50, dtype=np.int64))
     names, tasks = [f"client-{n}" for n in range(4000)], ["t"] * 50

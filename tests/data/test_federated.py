@@ -1,4 +1,4 @@
-"""The federated data set: from a source to examples, lazily, and from the cache the second time."""
+"""The federated data set: lazy examples from a source, and from the cache the second time."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def config(**data):
 
 
 def table_rows():
-    """Six clients; two tasks, one with a definition; of each client's ten rows 6, 2 and 2 a split."""
+    """Six clients; two tasks, one with a definition; each client's ten rows are split 6, 2 and 2."""
     split = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
     return [
         {
@@ -71,7 +71,7 @@ def expected(row):
     return f"{head}Input: {row['input']}\nOutput: {row['target'][0]}</s>"
 
 
-def test_a_clients_examples_are_its_rows(table):
+def test_examples_of_client_are_its_rows(table):
     dataset = open_dataset(table, tiny_backbone(), seed=0)
     groups = {group: list(dataset.clients(group)) for group in ("train", "validation", "test")}
     assert [len(names) for names in groups.values()] == [3, 1, 2]
@@ -113,13 +113,13 @@ def test_views_are_sequences(table):
 @pytest.mark.parametrize(
     ("name", "hint"), [("bobb", "did you mean 'bob'"), ("", "known: "), ("zzz", "known: ")]
 )
-def test_an_unknown_client_is_named(table, name, hint):
+def test_unknown_client_is_named(table, name, hint):
     dataset = open_dataset(table, tiny_backbone(), seed=0)
     with pytest.raises(UserError, match=f"client '{name}' is not in this data set .*{hint}"):
         dataset.examples(name, "train")
 
 
-def test_the_second_opening_reads_the_cache(table, tmp_path, monkeypatch):
+def test_second_opening_reads_the_cache(table, tmp_path, monkeypatch):
     first = open_dataset(table, tiny_backbone(), seed=0)
     assert len(list((tmp_path / "cache" / "data").iterdir())) == 2, "FEDPROFIT_CACHE says where"
 
@@ -138,7 +138,7 @@ def test_the_second_opening_reads_the_cache(table, tmp_path, monkeypatch):
             open_dataset(changed[0], tiny_backbone(), seed=changed[1])
 
 
-def test_a_changed_file_is_read_again(table, tmp_path):
+def test_changed_file_is_reread(table, tmp_path):
     before = open_dataset(table, tiny_backbone(), seed=0)
     rows = table_rows()
     rows[0]["input"] = "changed"
@@ -149,7 +149,7 @@ def test_a_changed_file_is_read_again(table, tmp_path):
     assert not any("changed" in decoded(e) for e in before.examples(rows[0]["who"], "train"))
 
 
-def test_an_error_leaves_no_half_made_data_set(table, tmp_path):
+def test_error_leaves_no_incomplete_data_set(table, tmp_path):
     small = table.model_copy(update={"template": table.template.model_copy(update={"max_tokens": 8})})
     with pytest.raises(UserError, match=r"data\.template.*max_tokens"):
         open_dataset(small, tiny_backbone(), seed=0)
@@ -165,7 +165,7 @@ def test_names_with_line_breaks(tmp_path, monkeypatch):
     assert sorted(dataset.tasks) == sorted({row["task"] for row in rows})
 
 
-def test_the_lexicon_and_its_unseen_tasks():
+def test_lexicon_has_unseen_tasks():
     settings = config(
         source={
             "kind": "lexicon",
@@ -200,7 +200,7 @@ def test_the_lexicon_and_its_unseen_tasks():
 
 
 class Words:
-    """Stands in for a template: every instance becomes the same few tokens."""
+    """Replacement of a template: every instance becomes the same few tokens."""
 
     differing = checked = 0
 
@@ -223,7 +223,7 @@ def small_pool(tasks):
 
 @pytest.fixture
 def mixed(tmp_path):
-    """60 rows of a, 30 of b, 9 of c and one of d, all mixed up."""
+    """60 rows of a, 30 of b, 9 of c and one of d, shuffled."""
     tasks = [*"a" * 60, *"b" * 30, *"c" * 9, "d"]
     np.random.default_rng(0).shuffle(tasks)
     write_store(tmp_path / "store", small_pool(tasks), Words())
@@ -232,7 +232,7 @@ def mixed(tmp_path):
 
 
 @pytest.mark.parametrize("count", [10, 33, 50, 99])
-def test_a_stratified_sample_keeps_the_shares(mixed, count):
+def test_stratified_sample_keeps_the_shares(mixed, count):
     sample = stratified(mixed, count, 0, "global")
     assert len(sample) == count
     assert len(set(sample.rows.tolist())) == count
@@ -241,7 +241,7 @@ def test_a_stratified_sample_keeps_the_shares(mixed, count):
         assert abs(found[task] - count * size / 100) <= 1
 
 
-def test_a_stratified_sample_is_drawn_by_seed_and_purpose(mixed):
+def test_stratified_sample_depends_on_seed_and_purpose(mixed):
     rows = {
         key: tuple(stratified(mixed, 30, *key).rows) for key in [(0, "global"), (1, "global"), (0, "unseen")]
     }
@@ -254,7 +254,7 @@ def test_a_stratified_sample_is_drawn_by_seed_and_purpose(mixed):
     assert len(stratified(mixed[:0], 5, 0, "global")) == 0
 
 
-def test_every_row_is_sampled_alike(mixed):
+def test_rows_are_sampled_uniformly(mixed):
     taken = Counter(int(row) for seed in range(300) for row in stratified(mixed, 10, seed, "s").rows)
     of_a = [taken[int(row)] for row in mixed.rows if mixed.store[int(row)].task == "a"]
     assert min(of_a) > 0, "no row is left out for ever"
@@ -265,7 +265,7 @@ def test_every_row_is_sampled_alike(mixed):
 CLIENTS = 200_000
 
 
-def test_many_clients_cost_no_memory(tmp_path):
+def test_many_clients_need_no_memory(tmp_path):
     names = pa.array([f"client-{number:06d}" for number in range(CLIENTS)])
     groups = np.zeros(CLIENTS, np.int8)
     groups[-1000:] = 2
@@ -279,18 +279,18 @@ def test_many_clients_cost_no_memory(tmp_path):
     dataset = FederatedDataset(tmp_path / "examples", tmp_path / "clients")
     clients = dataset.clients("train")
     read = [dataset.examples(clients[k], "train")[0] for k in range(0, CLIENTS - 1000, 1990)]
-    held, most = tracemalloc.get_traced_memory()
+    used, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(clients) == CLIENTS - 1000
     assert len(read) == 100
     assert len(dataset.examples("client-199999", "train")) == 1
-    # 200 000 names as a list would take 13 MB; 8 bytes a client of the group are held for its positions.
-    assert held < 2.5e6
+    # 200 000 names as a list would take 13 MB; 8 bytes per client of the group are needed for its position.
+    assert used < 2.5e6
     assert most < 6e6
 
 
-def test_a_tokenizer_without_a_backend_will_do(table):
-    """As those that are written in Python are."""
+def test_tokenizer_without_backend_is_accepted(table):
+    """Some tokenizers written in Python have none."""
     backbone = replace(tiny_backbone(), tokenizer=ByT5Tokenizer())
     example = open_dataset(table, backbone, seed=0).examples("bob", "train")[0]
     read = np.concatenate([example.prefix, example.source, example.target]).tolist()
@@ -298,8 +298,8 @@ def test_a_tokenizer_without_a_backend_will_do(table):
     assert backbone.tokenizer.decode(read).removesuffix("</s>").endswith(example.references[0])
 
 
-def test_owners_of_rows_that_are_no_longer_there_are_refused(table, monkeypatch):
-    """As where a data set on the hub gets new rows, which its name does not show."""
+def test_owners_of_changed_rows_are_refused(table, monkeypatch):
+    """Like a data set on the hub that gets new rows under the same name."""
     monkeypatch.setattr(federated, "fingerprint", lambda *_: "the same")
     open_dataset(table, tiny_backbone(), seed=0)
     path = Path(table.source.path)
@@ -316,22 +316,22 @@ def contents(dataset):
 @pytest.mark.parametrize(
     "name", ["tokens.bin", "references.arrow", "tasks.json", "rows.npy", "names.arrow", "checksums.json"]
 )
-def test_a_damaged_folder_is_made_again(table, tmp_path, caplog, name):
+def test_damaged_folder_is_recreated(table, tmp_path, caplog, name):
     expected = contents(open_dataset(table, tiny_backbone(), seed=0))
     (file, *_) = sorted((tmp_path / "cache" / "data").glob(f"*/{name}"))
-    whole = file.read_bytes()
+    original = file.read_bytes()
     times = file.stat()
-    file.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    file.write_bytes(original[:-5] + bytes([original[-5] ^ 1]) + original[-4:])
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert contents(open_dataset(table, tiny_backbone(), seed=0)) == expected
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == original
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("fedprofit")]
-    assert line.startswith("made again: ")
+    assert line.startswith("recreated: ")
     assert file.parent.name in line
 
 
-def test_a_folder_without_checksums_is_made_again(table, tmp_path, caplog):
-    """As earlier versions left it."""
+def test_folder_without_checksums_is_recreated(table, tmp_path, caplog):
+    """Earlier versions wrote none."""
     open_dataset(table, tiny_backbone(), seed=0)
     for file in (tmp_path / "cache" / "data").glob("*/checksums.json"):
         file.unlink()

@@ -1,4 +1,4 @@
-"""The data source `lexicon`: enough tasks, sound splits, the same table everywhere, and true facts."""
+"""The data source `lexicon`: enough tasks, valid splits, the same table everywhere, and true facts."""
 
 import datetime
 import hashlib
@@ -38,7 +38,7 @@ def rows(table):
 
 @pytest.fixture(scope="module")
 def answers(rows):
-    """Every input of the whole source with its references, by task, examples included."""
+    """All inputs of the source with their references, by task, including examples."""
     return {
         task.name: {text: task.answer(item) for text, item in group.items().items()}
         for group in lexicon.GROUPS
@@ -91,7 +91,7 @@ def test_answers_vary(rows):
         assert most / len(instances) < 0.4 or task in CLOSED, task
 
 
-def test_tasks_of_a_group_share_inputs_and_splits_and_differ_in_answers(rows):
+def test_tasks_of_group_differ_only_in_answers(rows):
     shared = [group for group in lexicon.GROUPS if len(group.tasks) > 1]
     assert len(shared) >= 5
     for group in shared:
@@ -106,7 +106,7 @@ def test_tasks_of_a_group_share_inputs_and_splits_and_differ_in_answers(rows):
             assert sum(first[text] != other[text] for text in first) > 0.4 * len(first)
 
 
-def test_two_reads_and_another_process_give_the_same_table(table):
+def test_table_is_equal_in_another_process(table):
     assert lexicon.read().equals(table)
     script = (
         "import hashlib; from fedprofit.data import lexicon; "
@@ -128,7 +128,7 @@ def test_fewer_instances_are_the_first_of_more(rows):
     assert few == rows["date_french"][:10]
 
 
-def test_tasks_and_categories_narrow_the_choice():
+def test_tasks_and_categories_restrict_the_selection():
     table = lexicon.read(categories=["money"], instances=5)
     assert set(table.column("category").to_pylist()) == {"money"}
     both = lexicon.read(tasks=["city_currency", "city_country"], categories=["money"], instances=5)
@@ -144,12 +144,12 @@ def test_tasks_and_categories_narrow_the_choice():
         ({"instances": 2}, "instances is 2"),
     ],
 )
-def test_a_wrong_choice_is_the_users_error(arguments, message):
+def test_wrong_selection_raises_user_error(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
         lexicon.read(**arguments)
 
 
-def test_a_missing_package_names_the_extra():
+def test_missing_package_names_the_extra():
     with pytest.raises(UserError, match=re.escape("pip install 'fedprofit[lexicon]'")):
         package("no_such_package_of_facts")
 
@@ -242,7 +242,7 @@ def test_codes_agree_with_other_packages(answers):
         assert pycountry.currencies.get(alpha_3=currency), country
 
 
-def test_dialling_codes_agree_with_the_library_for_telephone_numbers(answers):
+def test_dialling_codes_agree_with_phonenumbers(answers):
     phonenumbers = pytest.importorskip("phonenumbers", reason="needs phonenumbers: pip install '.[dev]'")
     pycountry = package("pycountry")
     for country, references in answers["country_dialling_code"].items():

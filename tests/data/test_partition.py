@@ -36,7 +36,7 @@ def groups(train: int, validation: int, test: int) -> dict[str, int]:
 
 
 def make_pool(tasks: int = 16, rows: int = 100, client: Any = None, split: str = "cycle") -> pa.Table:
-    """Tasks in pairs of a category; of each task's rows 60, 20 and 20 percent are named by `split`."""
+    """Tasks in pairs of a category; `split` assigns 60, 20 and 20 percent of each task's rows."""
     count = tasks * rows
     number = np.arange(count)
     cycle = np.array(["train", "train", "train", "validation", "test"])
@@ -60,7 +60,7 @@ def rows_of(assignment: Assignment, client: int, split: int) -> np.ndarray[Any, 
 
 
 def check_sound(pool: pa.Table, assignment: Assignment) -> None:
-    """Nothing is owned twice, unseen is disjoint, rows are in the split they are named by."""
+    """Check that no row is owned twice, unseen rows are disjoint, and rows are in their own split."""
     names = assignment.clients.to_pylist()
     assert names == sorted(set(names))
     assert len(set(assignment.rows.tolist())) == len(assignment.rows)
@@ -79,7 +79,7 @@ def pool() -> pa.Table:
     return make_pool()
 
 
-def test_levels_differ_in_who_gets_the_rows_and_in_nothing_else(pool: pa.Table) -> None:
+def test_levels_differ_only_in_owners_of_rows(pool: pa.Table) -> None:
     made = [partition(pool, config(**MADE, partition=level), 3) for level in LEVELS]
     splits = np.array(pool["split"].to_pylist())
     for one in made:
@@ -126,7 +126,7 @@ def test_task_and_tasks_and_category_are_exact(pool: pa.Table) -> None:
     assert tasks == sorted(set(pool["task"].to_pylist()))
     assert sorted(np.argmax(counts[:16], axis=1)) == list(range(16))
     assert (counts.max(axis=1) == 15).all()
-    # Test clients' tasks are train clients' tasks, from the first of the order on.
+    # Test clients' tasks are train clients' tasks, starting with the first of the order.
     assert np.argmax(counts[20:], axis=1).tolist() == np.argmax(counts[:4], axis=1).tolist()
     made = partition(pool, config(**settings, partition={"kind": "tasks", "tasks_per_client": 3}), 0)
     _, counts = task_mix(pool, made)
@@ -154,7 +154,7 @@ def test_same_mix_in_the_three_splits() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: "-".join(str(v) for v in level.values()))
-def test_determined_by_the_seed(pool: pa.Table, level: dict[str, Any]) -> None:
+def test_partition_is_determined_by_the_seed(pool: pa.Table, level: dict[str, Any]) -> None:
     first, again, other = (partition(pool, config(**MADE, partition=level), seed) for seed in (0, 0, 1))
     assert first.rows.tolist() == again.rows.tolist()
     assert first.indptr.tolist() == again.indptr.tolist()
@@ -183,9 +183,9 @@ def test_without_examples_clients_share_their_task(pool: pa.Table) -> None:
 
 
 @pytest.mark.parametrize("kind", ["task", "iid"])
-def test_held_out_rows_may_be_left_to_the_clients_that_are_scored(pool: pa.Table, kind: str) -> None:
+def test_hold_out_can_be_limited_to_scored_clients(pool: pa.Table, kind: str) -> None:
     level = {"kind": kind, "hold_out": "scored"}
-    # Sixteen tasks with 20 test rows each; all three groups would ask for 30 of some.
+    # Sixteen tasks with 20 test rows each; the three groups together need 30 of some.
     settings = config(clients=groups(16, 4, 16), examples=groups(10, 5, 10), partition=level)
     sizes = np.diff(partition(pool, settings, 0).indptr).reshape(-1, 3)
     assert (sizes[:16] == [10, 0, 0]).all()
@@ -229,9 +229,9 @@ def test_natural_clients_are_the_sources_own() -> None:
     assert set(capped.rows.tolist()) < set(made.rows.tolist())
 
 
-def test_natural_clients_are_drawn_into_groups_that_they_have_the_rows_for() -> None:
+def test_natural_clients_join_groups_that_fit_rows() -> None:
     def owner(n: int) -> str:
-        """Users 8 to 11 have no test rows, user 12 has validation rows alone."""
+        """Users 8 to 11 have no test rows, user 12 has only validation rows."""
         return "user 12" if n % 5 == 3 and n % 7 == 0 else f"user {n % (8 if n % 5 == 4 else 12):02d}"
 
     pool = make_pool(tasks=4, rows=200, client=owner)
@@ -267,7 +267,7 @@ def test_natural_with_a_hundred_thousand_clients() -> None:
     assert (np.diff(made.indptr).reshape(-1, 3) == [4, 1, 1]).all()
 
 
-def test_splits_are_made_within_each_task_and_keep_duplicates_together() -> None:
+def test_splits_are_by_task_and_keep_duplicates() -> None:
     pool = make_pool(tasks=3, rows=50, split="none")
     repeated = pa.array([f"input {n // 2 if n < 50 else n}" for n in range(150)])
     pool = pool.set_column(pool.schema.get_field_index("input"), "input", repeated)
@@ -275,13 +275,13 @@ def test_splits_are_made_within_each_task_and_keep_duplicates_together() -> None
     assert [np.bincount(part, minlength=3).tolist() for part in split] == [[30, 10, 10]] * 3
     assert (split[0, ::2] == split[0, 1::2]).all()
     assert split[1].tolist() != split[2].tolist()
-    # A task's splits do not depend on the tasks beside it.
+    # A task's splits do not depend on other tasks.
     assert make_splits(pool.slice(100), 0, True).tolist() == split[2].tolist()
     for rows, counts in ((1, [1, 0, 0]), (2, [1, 0, 1]), (3, [1, 1, 1]), (4, [2, 1, 1])):
         assert np.bincount(make_splits(pool.slice(100, rows), 0, True), minlength=3).tolist() == counts
 
 
-def test_splits_that_a_source_does_not_have_are_cut_from_train() -> None:
+def test_missing_splits_are_cut_from_train() -> None:
     pool = make_pool(tasks=1, rows=50)
     for names, counts in (
         (["train", "test"], [24, 6, 10]),
@@ -348,9 +348,9 @@ def test_flower_is_optional(pool: pa.Table, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clients": groups(0, 0, 0)}, "no client at all"),
-        ({"examples": groups(61, 1, 1)}, r"has 60 train rows, and 183 are asked for .*data.examples.train"),
-        ({"examples": groups(10, 10, 1)}, r"has 20 validation rows, and 30 are asked for"),
+        ({"clients": groups(0, 0, 0)}, "asks for no clients"),
+        ({"examples": groups(61, 1, 1)}, r"has 60 train rows, and 183 are needed .*data.examples.train"),
+        ({"examples": groups(10, 10, 1)}, r"has 20 validation rows, and 30 are needed"),
         ({"examples": groups(0, 1, 1)}, "client 'client-0000' .a train client. has no train rows"),
         ({"examples": groups(1, 1, 0)}, "client 'client-0008' .a validation client. has no test rows"),
         ({"clients": groups(61, 0, 0), "examples": None, "unseen_tasks": 15}, "has 60 train rows, and 61"),
@@ -401,7 +401,7 @@ def test_deal_follows_the_mix_while_stock_lasts() -> None:
     mixes = np.array([[0.9, 0.1, 0.0], [0.0, 0.2, 0.8]])
     got = deal(np.array([9000, 9000, 9000]), mixes, np.array([5000, 2500]), generator)
     assert np.allclose(got / got.sum(axis=1, keepdims=True), mixes, atol=0.03)
-    # The first wants a class that is short: it gets it all, then what is left of its mix, then the rest.
+    # The first needs a scarce class: it gets all of it, then the rest of its mix, then other classes.
     got = deal(np.array([3, 4, 13]), np.array([[1.0, 1e-9, 0.0]]), np.array([20]), generator)
     assert got.tolist() == [[3, 4, 13]]
     got = fill(np.array([2, 2]), np.array([[2, 0], [1, 0]]), np.array([2, 1]), generator)
@@ -435,8 +435,8 @@ def test_heterogeneity_of_sparse_counts_is_that_of_all():
         assert heterogeneity(form) == pytest.approx(distances.mean(), rel=1e-12)
 
 
-def test_what_two_clients_of_a_table_both_hold_is_not_dealt_to_train_and_test() -> None:
-    """A table with clients and no splits, whose rows are dealt anew: each input stands there twice."""
+def test_duplicates_of_two_clients_share_a_split() -> None:
+    """A table with clients and no splits, whose rows are dealt; each input occurs twice."""
     inputs = [f"question {n}" for n in range(60)] * 2
     columns = {name: [""] * 120 for name in ("category", "definition")}
     columns |= {"input": inputs, "task": ["t"] * 120, "client": ["ann"] * 60 + ["bob"] * 60}
@@ -447,15 +447,15 @@ def test_what_two_clients_of_a_table_both_hold_is_not_dealt_to_train_and_test() 
     pool = pa.table({name: rows[name] for name in POOL_SCHEMA.names})
     dealt = config(clients=groups(2, 0, 2), examples=None, unseen_tasks=0, partition={"kind": "iid"})
     made = partition(pool, dealt, 0)
-    held = np.repeat(np.arange(len(made.indptr) - 1) % 3, np.diff(made.indptr))
-    train, test = ({inputs[row] for row in made.rows[held == split]} for split in (0, 2))
+    split_of = np.repeat(np.arange(len(made.indptr) - 1) % 3, np.diff(made.indptr))
+    train, test = ({inputs[row] for row in made.rows[split_of == split]} for split in (0, 2))
     assert train
     assert test
     assert not train & test
 
 
-def test_flower_partitions_all_rows_that_no_split_keeps(pool: pa.Table) -> None:
-    """Of a source that calls all rows train, all are parted, and each part is cut once."""
+def test_flower_partitions_all_train_rows(pool: pa.Table) -> None:
+    """All rows of a source without other splits are partitioned, and each part is split once."""
     pytest.importorskip("flwr_datasets", reason="needs flwr-datasets: pip install '.[partitioners]'")
     place = pool.schema.get_field_index("split")
     trained = pool.set_column(place, "split", pa.array(["train"] * len(pool), pool.schema.field(place).type))

@@ -1,4 +1,4 @@
-"""Who and what a data set leaves out, and what is odd about it: counted, named, shown."""
+"""Remarks on data sets: excluded and conspicuous rows and clients are counted, named and shown."""
 
 import json
 
@@ -21,7 +21,7 @@ NATURAL = {"partition": {"kind": "natural"}, "examples": None}
 
 
 def rows_of(**clients):
-    """One task; each client asks so many different questions."""
+    """One task; each client has this many different questions."""
     return [
         {"who": who, "ask": f"{who} {n}", "say": "x"} for who, count in clients.items() for n in range(count)
     ]
@@ -39,12 +39,12 @@ def dataset(tmp_path, monkeypatch, rows, **data):
 
 
 def by_client(sizes):
-    """A pool of one task whose clients have so many rows, without splits."""
+    """A pool of one task whose clients have this many rows, without splits."""
     clients = np.repeat(np.array(list(sizes)), list(sizes.values())).tolist()
     return make_pool(1, len(clients), client=lambda n: clients[n], split="none")
 
 
-def test_small_clients_are_set_aside_and_named():
+def test_small_clients_are_excluded_and_named():
     pool = by_client({"a": 30, "b": 30, "c": 30, "tiny": 2, "two": 4})
     wanted = config(clients=groups(1, 1, 1), min_examples=5, **NATURAL)
     for seed in range(5):
@@ -59,32 +59,32 @@ def test_small_clients_are_set_aside_and_named():
     assert set(kept.clients.to_pylist()) == {"a", "b", "c", "tiny", "two"}
 
 
-def test_unused_clients_and_those_with_few_tests_are_named():
+def test_clients_unused_or_with_few_tests_are_named():
     pool = by_client({"a": 50, "b": 50, "few": 6, "e": 50})
     for seed in range(5):
         made = partition(pool, config(clients=groups(1, 1, 1), **NATURAL), seed)
-        told = dict(made.remarks)
+        remarks = dict(made.remarks)
         [unused] = {"a", "b", "few", "e"} - set(made.clients.to_pylist())
-        assert told["clients not used"] == f"1 of 4, as data.clients asks for 3: '{unused}'"
-        assert ("few test examples" in told) == (unused != "few")
+        assert remarks["clients not used"] == f"1 of 4, as data.clients asks for 3: '{unused}'"
+        assert ("few test examples" in remarks) == (unused != "few")
         if unused != "few":
-            assert told["few test examples"].startswith("1 of 3 clients have fewer than 5: 'few' (")
+            assert remarks["few test examples"].startswith("1 of 3 clients have fewer than 5: 'few' (")
 
 
 def test_many_names_are_capped():
     pool = by_client({f"c{n:03d}": 2 for n in range(300)})
-    told = dict(partition(pool, config(clients=groups(100, 0, 50), **NATURAL), 0).remarks)
-    assert told["clients not used"].endswith(" and 130 more")
-    assert told["few test examples"].startswith("150 of 150")
-    assert told["few test examples"].endswith(" and 130 more")
+    remarks = dict(partition(pool, config(clients=groups(100, 0, 50), **NATURAL), 0).remarks)
+    assert remarks["clients not used"].endswith(" and 130 more")
+    assert remarks["few test examples"].startswith("150 of 150")
+    assert remarks["few test examples"].endswith(" and 130 more")
 
 
 @pytest.mark.parametrize("kind", ["task", "tasks", "dirichlet", "iid", "category"])
 @pytest.mark.parametrize("examples", [None, groups(10, 3, 3)])
-def test_a_rare_task_is_set_aside_at_every_level(kind, examples):
-    whole = make_pool(tasks=8, rows=100)
+def test_rare_task_is_excluded_at_every_level(kind, examples):
+    full = make_pool(tasks=8, rows=100)
     rows = [n for n in range(800) if n // 100 != 5 or n % 100 in (0, 3, 7)]  # three of t05, none a test row
-    pool = whole.take(pa.array(rows))
+    pool = full.take(pa.array(rows))
     for seed in range(3):
         wanted = config(clients=groups(8, 0, 8), examples=examples, partition={"kind": kind})
         made = partition(pool, wanted, seed)
@@ -94,17 +94,17 @@ def test_a_rare_task_is_set_aside_at_every_level(kind, examples):
         assert len(made.clients) == 16
 
 
-def test_tasks_are_not_set_aside_where_too_few_would_stay():
+def test_tasks_are_kept_when_few_would_remain():
     pool = make_pool(tasks=4, rows=50)
-    with pytest.raises(UserError, match=r"task .* has 30 train rows, and 45 are asked for"):
+    with pytest.raises(UserError, match=r"task .* has 30 train rows, and 45 are needed"):
         partition(
             pool, config(clients=groups(4, 0, 0), examples=groups(45, 0, 0), partition={"kind": "task"}), 0
         )
 
 
 def test_unseen_tasks_are_drawn_from_those_with_tests():
-    whole = make_pool(tasks=4, rows=40)
-    pool = whole.take(pa.array([n for n in range(160) if n < 120 or n % 5 < 3]))  # t03 has train rows only
+    full = make_pool(tasks=4, rows=40)
+    pool = full.take(pa.array([n for n in range(160) if n < 120 or n % 5 < 3]))  # t03 has train rows only
     for seed in range(8):
         made = partition(
             pool, config(unseen_tasks=1, clients=groups(2, 0, 2), examples=groups(4, 1, 1)), seed
@@ -151,7 +151,7 @@ def test_duplicates_and_conflicts_are_counted():
     }
 
 
-def test_trimmed_inputs_are_counted_and_not_taken_for_each_other(tmp_path, monkeypatch):
+def test_trimmed_inputs_are_counted_and_distinct(tmp_path, monkeypatch):
     rows = rows_of(a=30, b=30, c=30)
     for row in rows[:40]:
         row["ask"] = "word " * 100 + row["ask"]
@@ -178,14 +178,14 @@ def test_remarks_are_kept_with_the_data_and_shown(tmp_path, monkeypatch):
     assert max(map(len, console.export_text(clear=False).splitlines()), default=0) <= 80
 
 
-def test_a_shortage_of_tasks_says_which_limits_left_them_out(tmp_path, monkeypatch):
+def test_shortage_of_tasks_names_the_limits(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROFIT_CACHE", str(tmp_path / "cache"))
     for name, length in (("task001_short", 2), ("task002_long", 90), ("task003_longer", 95)):
         instances = [{"input": f"{n} " * length, "output": ["x"]} for n in range(20)]
         task = {"Definition": "Do it", "Categories": ["C"], "Positive Examples": [], "Instances": instances}
         (tmp_path / f"{name}.json").write_text(json.dumps(task))
     wanted = config(source={"kind": "sni", "path": str(tmp_path), "max_words": 10}, unseen_tasks=1)
-    with pytest.raises(UserError, match=r"Set it to 0\. Of 3 tasks 2 were left out: 2 by max_words: 10"):
+    with pytest.raises(UserError, match=r"Set it to 0\. Of 3 tasks 2 were excluded: 2 by max_words: 10"):
         prepare_clients(wanted, 0)
 
 

@@ -1,4 +1,4 @@
-"""Data from memory, from whatever holds it, is read as a table is; what is wrong with it is named."""
+"""Data in memory of any type is read like a table, and its errors are named."""
 
 import sys
 
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class Object:
-    """The least that has the three methods."""
+    """A minimal object with the three methods."""
 
     rows = {  # noqa: RUF012
         ("train", "ann"): {"train": [("a", "b"), ("c", "d")], "test": [("e", "f")]},
@@ -42,8 +42,8 @@ class Object:
         return [client for of, client in self.rows if of == group]
 
     def examples(self, client, split):
-        (held,) = (held for (_, name), held in self.rows.items() if name == client)
-        return [{"input": a, "target": b, "task": f"of {client}"} for a, b in held.get(split, ())]
+        (splits,) = (splits for (_, name), splits in self.rows.items() if name == client)
+        return [{"input": a, "target": b, "task": f"of {client}"} for a, b in splits.get(split, ())]
 
     def unseen(self):
         return [{"input": "q", "target": "r", "task": "foreign"}]
@@ -175,7 +175,7 @@ def test_bad_rows_are_refused_or_skipped_when_read():
     assert read_source(source, 0, Reading(skip=True)).num_rows == 3
 
 
-def test_object_with_three_methods_names_clients_groups_and_unseen_rows():
+def test_object_gives_clients_groups_and_unseen_rows():
     config = configured(dataset(Object()), clients={"train": 1, "validation": 1, "test": 1}, examples=None)
     pool = read_source(config.data.source, 0)
     for seed in range(4):
@@ -204,7 +204,7 @@ class Lying(list):
 
 
 class Endless:
-    """Says that it has two rows and never ends."""
+    """Reports two rows and never ends."""
 
     def __len__(self):
         return 2
@@ -270,7 +270,7 @@ def test_wrong_data_is_named(data, said):
         dataset(data())
 
 
-def test_unseen_rows_have_tasks_of_their_own():
+def test_unseen_rows_need_separate_tasks():
     data = changed(unseen=lambda: [{"input": "q", "target": "r", "task": "of ann"}])
     config = configured(dataset(data), clients={"train": 1, "validation": 1, "test": 1}, examples=None)
     with pytest.raises(UserError, match=r"unseen are of the task 'of ann'"):

@@ -1,4 +1,4 @@
-"""Runs on a plug-in's data source and on rows from memory: trained, resumed, refused where rows changed."""
+"""Runs on a plug-in's data source and on rows in memory: trained, resumed, refused if rows changed."""
 
 import sys
 from pathlib import Path
@@ -25,7 +25,7 @@ CLIENTS = {"train": 3, "validation": 1, "test": 2}
 
 @pytest.fixture
 def plugin(monkeypatch):
-    """The example's module, loaded as --plugin does; taken back afterwards."""
+    """The example's module, loaded as by --plugin; removed afterwards."""
     family = FAMILIES["data source"]
     family.all_kinds()
     monkeypatch.setattr(family, "kinds", dict(family.kinds))

@@ -12,10 +12,10 @@ from pydantic import TypeAdapter
 
 from fedprofit.core.errors import UserError
 from fedprofit.data import lexicon
+from fedprofit.data.lexicon.published import PACKAGES
 from fedprofit.data.pool import POOL_SCHEMA
 from fedprofit.data.sources import fingerprint, read_source
 from fedprofit.data.sources.base import SourceSettings
-from fedprofit.data.sources.lexicon import PACKAGES
 
 ROWS: list[dict[str, Any]] = [
     {"q": 'what, "so"?\nreally', "a": "007", "who": "zoë", "part": "train", "when": "2020-01-31"},
@@ -86,7 +86,7 @@ def test_every_format_keeps_texts_as_they_are(tmp_path: Path, suffix: str) -> No
     assert pool["positives"].to_pylist() == [[], [], []]
 
 
-def test_references_and_whole_numbers(tmp_path: Path) -> None:
+def test_references_and_integers_are_read(tmp_path: Path) -> None:
     rows = [{"input": "x", "target": ["a", "b"], "n": 10}, {"input": "y", "target": ["c"], "n": 9}]
     for suffix in (".jsonl", ".parquet"):
         pool = read_rows(tmp_path, rows, suffix, client="n")
@@ -110,19 +110,19 @@ def test_references_and_whole_numbers(tmp_path: Path) -> None:
         ({"input": "x", "target": "y", "split": "tset"}, r"line 2, split: not one of .* \('tset'\)"),
     ],
 )
-def test_a_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+def test_bad_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     first = {"input": "x", "target": "y", "client": "c", "task": "t", "split": "train"}
     with pytest.raises(UserError, match=message):
         read_rows(tmp_path, [first, first | row], client="client", task="task", split="split")
 
 
-def test_a_client_under_two_ids_is_named(tmp_path: Path) -> None:
+def test_client_under_two_ids_is_named(tmp_path: Path) -> None:
     rows = [{"input": "x", "target": "y", "client": client} for client in ("bob", "ann", "bob ")]
     with pytest.raises(UserError, match=r"under several ids .*'bob' as \['bob', 'bob '\]"):
         read_rows(tmp_path, rows, client="client")
 
 
-def test_an_empty_reference_is_found_in_a_later_chunk(tmp_path: Path) -> None:
+def test_empty_reference_is_found_in_later_chunk(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     targets = [["a"]] * 7 + [["a", ""]] + [[]]
     pq.write_table(pa.table({"input": ["x"] * 9, "target": targets}), path, row_group_size=3)
@@ -133,7 +133,7 @@ def test_an_empty_reference_is_found_in_a_later_chunk(tmp_path: Path) -> None:
         read_source(source(kind="table", path=path), 0)
 
 
-def test_a_missing_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_missing_column_suggests_nearest_name(tmp_path: Path) -> None:
     for suffix in (".jsonl", ".csv", ".parquet"):
         with pytest.raises(UserError, match=r"no column 'target' .*did you mean 'targets'"):
             read_rows(tmp_path, [{"input": "x", "targets": "y"}], suffix)
@@ -154,7 +154,7 @@ def test_a_missing_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
         ("a.xlsx", b"x"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+def test_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name) as caught:
         read_source(source(kind="table", path=tmp_path / name), 0)
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> N
 
 
 @pytest.mark.parametrize("kind", ["table", "sni"])
-def test_a_missing_file_is_named(tmp_path: Path, kind: str) -> None:
+def test_missing_file_is_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"none.jsonl: there is no such file"):
         read_source(source(kind=kind, path=tmp_path / "none.jsonl"), 0)
 
@@ -184,7 +184,7 @@ def test_official_task_files(tasks: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "left"),
+    ("limits", "kept"),
     [
         ({"tasks": ["7"]}, {"task007_sums": 4}),
         ({"tasks": ["task07", "task070_more_names"]}, {"task007_sums": 4, "task070_more_names": 3}),
@@ -194,9 +194,9 @@ def test_official_task_files(tasks: Path) -> None:
         ({"max_words": 3, "min_instances": 2, "instances": 1}, {"task007_sums": 1, "task070_more_names": 1}),
     ],
 )
-def test_limits_of_task_files(tasks: Path, limits: dict[str, Any], left: dict[str, int]) -> None:
+def test_limits_of_task_files(tasks: Path, limits: dict[str, Any], kept: dict[str, int]) -> None:
     pool = read_source(source(kind="sni", path=tasks, **limits), 0)
-    assert {c["values"]: c["counts"] for c in pool["task"].value_counts().to_pylist()} == left
+    assert {c["values"]: c["counts"] for c in pool["task"].value_counts().to_pylist()} == kept
 
 
 def test_seeded_choices(tasks: Path) -> None:
@@ -216,11 +216,11 @@ def test_seeded_choices(tasks: Path) -> None:
         ({"tasks": ["task008_nam"]}, "no task 'task008_nam' .*did you mean 'task008_names'"),
         ({"tasks": ["99"]}, "no task '99'"),
         ({"categories": ["Name"]}, "no category 'Name' .*did you mean 'Names'"),
-        ({"min_instances": 50}, "no instance is left .* 3 tasks 3 were left out: 3 by min_instances: 50"),
-        ({"max_words": 1}, "no instance is left .* 3 tasks 3 were left out: 3 by max_words: 1"),
+        ({"min_instances": 50}, "no instance passes .* 3 tasks 3 were excluded: 3 by min_instances: 50"),
+        ({"max_words": 1}, "no instance passes .* 3 tasks 3 were excluded: 3 by max_words: 1"),
     ],
 )
-def test_what_is_not_in_a_folder(tasks: Path, limits: dict[str, Any], message: str) -> None:
+def test_limits_without_match_are_refused(tasks: Path, limits: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_source(source(kind="sni", path=tasks, **limits), 0)
 

@@ -1,4 +1,4 @@
-"""From instance to tokens: the text, the order of trimming, the tokens that begin and end it."""
+"""Conversion of instances to tokens: the text, the order of trimming, first and last tokens."""
 
 import copy
 
@@ -51,7 +51,7 @@ by the river
 Output: Paris</s>"""
 
 
-def test_the_text_is_as_documented():
+def test_text_is_as_documented():
     prefix, source, target = encode(positive_examples=2)
     assert text(prefix, source, target) == WRITTEN
     assert text(prefix).endswith("example -\n")
@@ -79,12 +79,12 @@ def test_definition_and_examples_can_be_left_out(settings, expected):
     assert text(source, target) == WRITTEN[WRITTEN.index("Input: the") :]
 
 
-def test_no_more_examples_than_there_are():
+def test_examples_are_limited_by_their_number():
     assert np.array_equal(encode(positive_examples=9)[0], encode(positive_examples=3)[0])
 
 
 def blank_tokenizer(kind):
-    """A tokenizer that writes blanks as "▁", as SentencePiece's do, and begins texts with one by `kind`."""
+    """A tokenizer that writes blanks as "▁", like SentencePiece; `kind`: whether texts begin with one."""
     blank = "\u2581"
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     if kind == "none":
@@ -108,7 +108,7 @@ def blank_tokenizer(kind):
 
 
 def whole_ids(tokenizer, instance, **settings):
-    """The tokens of an instance's whole text, tokenized at once, and of end of sequence."""
+    """The tokens of an instance's joined text, with end of sequence."""
     texts = [
         prefix_text(instance.definition, instance.positives[: settings.get("positive_examples", 0)]),
         f"Input: {instance.input.strip()}\nOutput:",
@@ -121,7 +121,7 @@ def whole_ids(tokenizer, instance, **settings):
 @pytest.mark.parametrize("kind", ["bytes", "first", "always", "none", "legacy"])
 @pytest.mark.parametrize("definition", ["", "Say it!", "no end"])
 @pytest.mark.parametrize("examples", [0, 1])
-def test_tokens_of_parts_are_those_of_whole_text(kind, definition, examples):
+def test_tokens_of_parts_equal_joined_text(kind, definition, examples):
     tokenizer = TOKENIZER if kind == "bytes" else blank_tokenizer(kind)
     made = Template(tokenizer, TemplateConfig(positive_examples=examples), tokenizer.eos_token_id)
     for given in ("", "x", "a b  c\t d", "é 漢字 🙂", "12 or 345?\n\n- yes", "ends with:"):
@@ -140,7 +140,7 @@ def test_texts_merged_across_parts_are_counted():
     made = Template(merging, TemplateConfig(), merging.eos_token_id)
     paris, house = (Instance("", [], "France", target) for target in ("Paris", "house"))
     sources = [source.tolist() for _, source, _ in made.encode([paris, house])]
-    assert sources[0] == sources[1], "what is read does not depend on what is wanted"
+    assert sources[0] == sources[1], "sources do not depend on targets"
     assert (made.checked, made.differing) == (2, 2)
 
 
@@ -160,11 +160,11 @@ LONG = Instance("Name the capital.", POSITIVES, "the old house by the river " * 
 
 
 def sizes(count):
-    """Tokens of the prefix with so many examples, of input and cue, and of the target."""
+    """Number of tokens of the prefix with that many examples, of input and cue, and of the target."""
     return [len(part) for part in encode(LONG, positive_examples=count)]
 
 
-def test_examples_go_first_and_the_last_one_foremost():
+def test_trimming_removes_last_examples_first():
     for kept in (3, 2, 1, 0):
         fits = sum(sizes(kept))
         for limit in (fits, sum(sizes(kept + 1)) - 1 if kept < 3 else fits + 50):
@@ -174,23 +174,23 @@ def test_examples_go_first_and_the_last_one_foremost():
             assert text(target) == " the new house</s>"
 
 
-def test_then_the_end_of_the_input_but_never_cue_or_target():
-    whole = sum(sizes(0))
+def test_trimming_keeps_cue_and_target():
+    total = sum(sizes(0))
     _, source, _ = encode(LONG)
     cue = len(ids("\nOutput:"))
     for missing in (1, 2, 7):
-        prefix, cut, target = encode(LONG, positive_examples=3, max_tokens=whole - missing)
-        assert len(prefix) + len(cut) + len(target) == whole - missing
+        prefix, cut, target = encode(LONG, positive_examples=3, max_tokens=total - missing)
+        assert len(prefix) + len(cut) + len(target) == total - missing
         assert np.array_equal(prefix, encode(LONG)[0])
         assert np.array_equal(cut, [*source[: len(source) - cue - missing], *ids("\nOutput:")])
         assert text(target) == " the new house</s>"
 
 
-def test_what_still_does_not_fit_is_named_and_what_just_fits_has_input():
+def test_instance_that_never_fits_is_named():
     prefix, _, target = encode(LONG)
     least = len(prefix) + len(ids("Input:")) + 1 + len(ids("\nOutput:")) + len(target)
     _, source, _ = encode(LONG, max_tokens=least)
-    assert text(source).startswith("Input: t"), "one token of the input itself is left"
+    assert text(source).startswith("Input: t"), "one token of the input remains"
     with pytest.raises(UserError) as caught:
         encode(LONG, max_tokens=least - 1)
     assert "'the old house by the river" in str(caught.value)
@@ -199,17 +199,17 @@ def test_what_still_does_not_fit_is_named_and_what_just_fits_has_input():
     assert len(encode(LONG, definition=False, max_tokens=least - 1)[0]) == 0
 
 
-def test_an_empty_input_needs_no_room():
+def test_empty_input_needs_no_tokens():
     instance = Instance("Say hello.", [], "", "hello")
-    whole = sum(len(part) for part in encode(instance))
-    assert text(*encode(instance, max_tokens=whole)).endswith("Input: \nOutput: hello</s>")
+    total = sum(len(part) for part in encode(instance))
+    assert text(*encode(instance, max_tokens=total)).endswith("Input: \nOutput: hello</s>")
     with pytest.raises(UserError, match="max_tokens"):
-        encode(instance, max_tokens=whole - 2)
+        encode(instance, max_tokens=total - 2)
 
 
 @pytest.mark.parametrize("first", [["<s>"], ["<|endoftext|>", "</s>"]])
-def test_tokens_put_before_texts_stand_once_at_the_start(first):
-    """Also those that are no beginning of sequence, as some tokenizers have."""
+def test_tokens_before_texts_occur_once_at_start(first):
+    """Also tokens other than beginning of sequence, which some tokenizers add."""
     begins = copy.deepcopy(TOKENIZER)
     begin = [begins.convert_tokens_to_ids(token) for token in first]
     begins.backend_tokenizer.post_processor = TemplateProcessing(
@@ -224,11 +224,11 @@ def test_tokens_put_before_texts_stand_once_at_the_start(first):
     assert begin[0] not in np.concatenate(encode(positive_examples=2)), "a tokenizer that adds none gets none"
 
 
-def test_a_batch_is_its_instances():
+def test_batch_equals_its_instances():
     instances = [CAPITAL, LONG, Instance("", [], "x", "y"), CAPITAL]
     made = template(positive_examples=1)
     together = made.encode(instances)
     for instance, parts in zip(instances, together, strict=True):
-        for ours, alone in zip(parts, encode(instance, positive_examples=1), strict=True):
-            assert np.array_equal(ours, alone)
+        for ours, single in zip(parts, encode(instance, positive_examples=1), strict=True):
+            assert np.array_equal(ours, single)
     assert together[0][0] is together[3][0], "a prefix is tokenized once"

@@ -25,7 +25,7 @@ METRICS = [LOSS, TokenLoss(), RougeL(), ExactMatch()]
 NAMES = [metric.name for metric in METRICS]
 CONDITION = Condition("personalized", "avg", "slow", "last", step=4)
 SCOPES = ("local", "global", "others", "unseen")
-PARTS = {"local_task": "local", "others_task": "others", "unseen_task": "unseen"}
+PARTS = {f"{scope}_task": scope for scope in SCOPES}
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_each_task_of_a_scope_has_a_row(engine, prompts, sets):
             assert mean == pytest.approx(found[client, scope, "", "loss"][0], rel=1e-12)
 
 
-def test_others_are_tasks_not_trained_on_and_rows_not_own(sets):
+def test_others_are_foreign_tasks_and_rows(sets):
     tasks = {client: {one.task for one in rows_of(sets, client, "others")} for client in CLIENTS}
     assert tasks == {"ann": {"b", "c", "d"}, "bob": {"a", "c"}, "cid": {"c", "d"}}
 

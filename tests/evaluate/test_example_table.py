@@ -1,4 +1,4 @@
-"""Records of single examples: kept, written, averaged again, and the worst of them."""
+"""Records of examples: collected, written, averaged; and the worst examples."""
 
 import polars as pl
 import pytest

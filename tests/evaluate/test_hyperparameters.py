@@ -1,4 +1,4 @@
-"""The table of settings: typed columns by dotted keys, and ids that are the content."""
+"""The table of settings: typed columns by dotted keys, and ids that are hashes of the content."""
 
 import polars as pl
 

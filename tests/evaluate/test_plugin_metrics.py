@@ -1,4 +1,4 @@
-"""Metrics in files outside of the package: right, in every table, and refused by name where wrong."""
+"""Metrics in files outside of the package: correct, in every table, and refused by name if wrong."""
 
 import json
 from io import StringIO
@@ -42,7 +42,7 @@ class Words(Metric, kind="words"):
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """Take back what a test registers."""
+    """Remove components that a test registers."""
     monkeypatch.setattr(Metric.family, "kinds", dict(Metric.family.all_kinds()))
     monkeypatch.setattr(plugins, "_files", {})
     monkeypatch.setattr(metric_module, "_recorded", {})
@@ -90,7 +90,7 @@ def test_token_f1_equals_plain_precision_and_recall():
 
 
 def test_macro_f1_equals_counts_by_hand():
-    """Of 3 yes, 2 are found; of 2 no, 1 is found and 1 answered by no label; 1 yes is answered no.
+    """Of 3 yes, 2 are found; of 2 no, 1 is found and 1 is answered without a label; 1 yes is answered no.
 
     yes: precision 2/2, recall 2/3, F1 0.8. no: precision 1/2, recall 1/2, F1 0.5. The mean of examples is 60.
     """
@@ -103,7 +103,7 @@ def test_macro_f1_equals_counts_by_hand():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run through YAML with three metrics from files; nothing stays loaded."""
+    """A run through YAML with three metrics from files; they are unloaded afterwards."""
     folder = tmp_path_factory.mktemp("run")
     words = folder / "words.py"
     words.write_text(WORDS, encoding="utf-8")
@@ -199,8 +199,8 @@ ROW = "example 7 of task 'poems'"
         (SCORED.format(value="-0.5"), f"score -0.5 for {ROW} is out of its bounds, 0 to 1"),
         (SCORED.format(value="float('nan')"), f"score nan for {ROW} is NaN"),
         (SCORED.format(value="float('inf')"), f"score inf for {ROW} is out of its bounds"),
-        (SCORED.format(value="'x' * 200"), f"xx… for {ROW} is no number"),
-        (SCORED.format(value="None"), f"score None for {ROW} is no number"),
+        (SCORED.format(value="'x' * 200"), f"xx… for {ROW} is not a number"),
+        (SCORED.format(value="None"), f"score None for {ROW} is not a number"),
         (SCORED.format(value="answer.nothing"), f"fails for {ROW} (AttributeError: 'Answer' object"),
         (SCORED.format(value="1 / 0"), f"fails for {ROW} (ZeroDivisionError: division by zero)"),
         (ACCUMULATED.format(value="7", one="Total({0: 1})"), "value 7.0 for a test is out of its bounds"),
@@ -209,7 +209,7 @@ ROW = "example 7 of task 'poems'"
         (ACCUMULATED.format(value="1", one="1.0"), f"fails for {ROW} (AttributeError"),
     ],
 )
-def test_wrong_metric_is_named_with_file_example_and_value(tmp_path, source, said):
+def test_wrong_metric_is_named_with_file_and_value(tmp_path, source, said):
     path = tmp_path / "bad.py"
     path.write_text(source, encoding="utf-8")
     plugins.load_files([path])
@@ -221,7 +221,7 @@ def test_wrong_metric_is_named_with_file_example_and_value(tmp_path, source, sai
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
-def test_metric_of_a_loss_may_be_infinite_where_the_loss_is(tmp_path):
+def test_metric_of_infinite_loss_may_be_infinite(tmp_path):
     metric = Metric.family.find("loss")()
     assert value(metric, [answered(None, "", loss=float("inf"))]) == float("inf")
     (record,) = judge([answered(None, "", loss=float("nan"))], [metric]).records

@@ -1,4 +1,4 @@
-"""How a data set's targets decide by which variants answers are scored, and what is said of it."""
+"""Resolution of metric variants by a data set's targets, and its description."""
 
 import json
 from dataclasses import replace
@@ -41,7 +41,7 @@ def chosen(source, targets=10, unread=0, tokenizer="auto", variant="auto"):
     return rouge.tokenizer, exact.variant
 
 
-def test_source_and_targets_decide_the_variants():
+def test_source_and_targets_determine_the_variants():
     for source in (OWN, HUB):
         assert chosen(source) == ("rouge-score", "strict")
         assert chosen(source, unread=1) == ("unicode", "strict")
@@ -58,14 +58,14 @@ def test_settings_force_the_variants():
 @pytest.mark.parametrize(
     ("targets", "unread"),
     [
-        ([["Plain"], ["a – “b”, 5 €", "42"]], 0),  # dashes, quotes and symbols are no letters
+        ([["Plain"], ["a – “b”, 5 €", "42"]], 0),  # dashes, quotes and symbols are not letters
         ([["Plain"], ["füllt"]], 1),
         ([["plain", "fu\u0308llt"]], 1),  # a combining mark
         ([["苹果"], ["सेब"], ["яблоко"], ["x ٣"]], 4),
-        ([["$"], ["😀"], ["yes"]], 2),  # nothing that it could read
+        ([["$"], ["😀"], ["yes"]], 2),  # no readable character
     ],
 )
-def test_a_store_counts_the_targets_that_rouge_score_cannot_read(tmp_path, targets, unread):
+def test_store_counts_targets_unread_by_rouge_score(tmp_path, targets, unread):
     row = {"task": "t", "category": "", "definition": "", "positives": [], "input": "red"}
     pool = pa.Table.from_pylist([{**row, "targets": one} for one in targets], schema=POOL_SCHEMA)
     write_store(tmp_path / "store", pool, Template(tiny_tokenizer(), TemplateConfig(), 2))
@@ -76,7 +76,7 @@ def test_a_store_counts_the_targets_that_rouge_score_cannot_read(tmp_path, targe
 
 
 def record(tokenizer="rouge-score", variant="sni", targets=0, unread=0):
-    """What a run records of its metrics."""
+    """The record of a run's metrics."""
     metrics = [LOSS, RougeL(tokenizer=tokenizer), ExactMatch(variant=variant)]
     return {METRICS: decide(metrics, DataFacts("table", targets, unread)).to_mapping()}
 
@@ -111,7 +111,7 @@ def test_scores_of_other_variants_are_not_compared():
         compare([plainly, otherwise], "rouge_l")
 
 
-def test_run_begun_with_other_variants_is_not_resumed(tmp_path):
+def test_run_with_other_variants_is_not_resumed(tmp_path):
     run = {"data": {"source": {"kind": "table", "path": "x.csv"}}, "name": "t"}
     config = from_mapping(run | {"training": {"algorithms": [{"kind": "fedsgd", "name": "a"}]}})
     folder, made = (

@@ -1,4 +1,4 @@
-"""Scores of many prompts on many sets against plain losses and plain generation, row by row."""
+"""Scores of many prompts on many sets, compared with plain losses and generation by row."""
 
 import dataclasses
 import math
@@ -67,7 +67,7 @@ def test_generation_metrics_are_those_of_plain_generation(backbone, prompts):
         ]
         for job in jobs()
     ]
-    # References made of the answers themselves: some right, some half right, some wrong.
+    # References are made from the answers: some correct, some partly, some wrong.
     draw = np.random.default_rng(0)
     wanted = []
     for job, texts in zip(jobs(), answers, strict=True):

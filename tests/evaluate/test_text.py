@@ -1,4 +1,4 @@
-"""ROUGE-L and exact match against their definitions written out: Lin 2004, and SNI's own evaluation."""
+"""ROUGE-L and exact match, compared with their definitions: Lin 2004, and the evaluation of SNI."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def lin_2004(prediction, reference):
 
 
 def sni_normalize(text):
-    """As the published evaluation of Super-NaturalInstructions has it."""
+    """Exact match of the published evaluation of Super-NaturalInstructions."""
 
     def white_space_fix(text):
         return " ".join(text.split())
@@ -117,8 +117,8 @@ def test_identical_text_scores_100_in_any_script(text):
         ("Straße", "STRASSE", 100),
         ("<", ">", 0),
         ("❤️", "☀️", 0),
-        ("می\u200cخواهم", "میخواهم", 100),  # a joiner is not seen
-        ("the dogs füllt", "the dog fällt", 100 * 2 / 3),  # English words are stemmed as ever
+        ("می\u200cخواهم", "میخواهم", 100),  # a joiner is invisible
+        ("the dogs füllt", "the dog fällt", 100 * 2 / 3),  # English words are still stemmed
         (" ", " ", 0),
     ],
 )
@@ -126,7 +126,7 @@ def test_unicode_words_keep_their_letters_and_marks(prediction, reference, score
     assert rouge_l(prediction, [reference], "unicode") == pytest.approx(score)
 
 
-def test_texts_of_a_to_z_score_the_same_with_both_tokenizers():
+def test_latin_texts_score_equally_with_both_tokenizers():
     texts = [(p, r) for p, r in CASES + random_cases() if "".join([p, *r]).isascii()]
     assert len(texts) > 20
     for prediction, references in texts:
@@ -163,12 +163,12 @@ def test_texts_of_a_to_z_score_the_same_with_both_tokenizers():
         ("1e99999999999999999999", "1e99999999999999999998", ""),
     ],
 )
-def test_each_variant_of_exact_match_says_what_is_equal(prediction, reference, equal):
+def test_exact_match_variants_define_equality(prediction, reference, equal):
     found = {name for name in ("sni", "strict", "numeric") if exact_match(prediction, [reference], name)}
     assert found == {*equal.split()}
 
 
-def test_targets_of_the_shared_case_score_100_with_themselves(shared_data):
+def test_shared_targets_score_100_with_themselves(shared_data):
     lines = (shared_data / "cases" / "cjk" / "data.jsonl").read_text("utf-8").splitlines()
     targets = [json.loads(line)["target"] for line in lines]
     assert all(rouge_l(target, [target], "unicode") == 100.0 for target in targets)

@@ -37,8 +37,8 @@ class _Killed:
 
     def __init__(self, place: Path, name: str, config: Path) -> None:
         self.place, self.name, self.config = place, name, config
-        self.whole, began = place / f"{name}-whole", time.monotonic()
-        done = call(*self.arguments(self.whole), cwd=place)
+        self.reference, began = place / f"{name}-whole", time.monotonic()
+        done = call(*self.arguments(self.reference), cwd=place)
         if done.returncode:
             raise RuntimeError(f"the {name} fails without being killed: {done.stderr}")
         self.seconds = time.monotonic() - began
@@ -80,7 +80,7 @@ class _Killed:
 
     def judged(self, kills: list[str], out: Path) -> Iterator[Outcome]:
         """Yield an outcome for each kill of a completed folder."""
-        result = UNCHANGED if _content(out) == _content(self.whole) else SILENT
+        result = UNCHANGED if _content(out) == _content(self.reference) else SILENT
         yield from (Outcome(self.name, result, kill) for kill in kills)
 
 

@@ -1,10 +1,10 @@
-"""Terms of the objective: the solver's gradients against the reference's autograd, and what is refused."""
+"""Terms of the objective: the solver's gradients, compared with the reference's autograd, and errors."""
 
 import dataclasses
 
 import pytest
 import torch
-from ragged import ragged_work
+from ragged import ragged_cohort
 from tiny import tiny_backbone
 
 from fedprofit.backbone import paths
@@ -40,25 +40,25 @@ def terms_of(backbone):
 @pytest.mark.parametrize("name", terms_of(tiny_backbone()))
 def test_solver_matches_reference_for_every_term(family, path, name):
     backbone = tiny_backbone(family)
-    work, start, term = ragged_work(), drawn(7, backbone), terms_of(backbone)[name]
-    expected, kept = Sequential(backbone).solve(start, work, Sgd(rate=0.1), [term], [0, 1, 9])
+    cohort, start, term = ragged_cohort(), drawn(7, backbone), terms_of(backbone)[name]
+    expected, kept = Sequential(backbone).solve(start, cohort, Sgd(rate=0.1), [term], [0, 1, 9])
     assert path != "fused" or fuse(backbone.model)
     for budget in (4096, 40):  # one forward pass, and many micro-batches
         solver = Vectorized(Engine(backbone, path, budget))
-        result, points = solver.solve(start, work, Sgd(rate=0.1), [term], [0, 1, 9])
+        result, points = solver.solve(start, cohort, Sgd(rate=0.1), [term], [0, 1, 9])
         torch.testing.assert_close(result.params, expected.params, rtol=1e-5, atol=2e-5)
         torch.testing.assert_close(points, kept, rtol=1e-5, atol=2e-5)
         assert (result.steps, result.tokens) == (expected.steps, expected.tokens)
         for ours, theirs in zip(result.losses, expected.losses, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-4)
-    without, _ = Sequential(backbone).solve(start, work, Sgd(rate=0.1))
+    without, _ = Sequential(backbone).solve(start, cohort, Sgd(rate=0.1))
     assert not torch.allclose(without.params["prompt"], expected.params["prompt"], atol=1e-3), "it matters"
 
 
 def test_divergence_equals_definition():
     backbone = tiny_backbone()
     backbone.use_own_attention()  # this test calls the model itself
-    (batch, *_) = ragged_work()[0].batches
+    (batch, *_) = ragged_cohort()[0].batches
     now, before = (drawn(seed, backbone, clients=1)["prompt"] for seed in (1, 2))
     expected = []
     for example in batch:
@@ -86,7 +86,7 @@ def test_divergence_equals_definition():
 def test_divergence_from_itself_is_zero():
     backbone = tiny_backbone()
     start = drawn(1, backbone)
-    batches = [client.batches[0] if client.batches else () for client in ragged_work()]
+    batches = [client.batches[0] if client.batches else () for client in ragged_cohort()]
     for solver in (Vectorized(Engine(backbone, "packed")), Sequential(backbone)):
         found = solver.divergences(start, start, batches)
         assert found.losses.tolist() == pytest.approx([0] * 4, abs=1e-6)
@@ -96,17 +96,17 @@ def test_divergence_from_itself_is_zero():
 def test_divergence_is_the_same_from_workers():
     backbone = tiny_backbone()
     now, before = drawn(1, backbone), drawn(2, backbone)
-    batches = [client.batches[0] if client.batches else () for client in ragged_work()]
-    alone, together = (
+    batches = [client.batches[0] if client.batches else () for client in ragged_cohort()]
+    single, together = (
         Vectorized(Engine(backbone, "packed", 60, workers)).divergences(now, before, batches)
         for workers in (1, 2)
     )
-    torch.testing.assert_close(alone.gradients, together.gradients, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(alone.losses, together.losses)
+    torch.testing.assert_close(single.gradients, together.gradients, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(single.losses, together.losses)
 
 
 class Broken:
-    """A term whose gradient is what a test says."""
+    """A term whose gradient the test defines."""
 
     def __init__(self, change):
         self.change = change
@@ -139,7 +139,7 @@ def test_broken_term_is_named(change, said):
     backbone = tiny_backbone()
     solver = Vectorized(Engine(backbone, "packed"))
     with pytest.raises(UserError) as caught:
-        solver.solve(drawn(7, backbone), ragged_work(), Sgd(rate=0.1), [Broken(change)])
+        solver.solve(drawn(7, backbone), ragged_cohort(), Sgd(rate=0.1), [Broken(change)])
     assert f"{__file__}:" in str(caught.value)
     assert f"the objective term Broken {said}" in str(caught.value)
 
@@ -156,34 +156,34 @@ def test_broken_value_is_named_by_reference(value, said):
     backbone, term = tiny_backbone(), Broken(None)
     term.value = value
     with pytest.raises(UserError, match=f"term Broken {said}.* at local step 1 of client 'c0'"):
-        Sequential(backbone).solve(drawn(7, backbone), ragged_work(), Sgd(rate=0.1), [term])
+        Sequential(backbone).solve(drawn(7, backbone), ragged_cohort(), Sgd(rate=0.1), [term])
 
 
 def test_infinite_term_stops_the_client_only():
-    backbone, work = tiny_backbone(), ragged_work()
+    backbone, cohort = tiny_backbone(), ragged_cohort()
     start = drawn(7, backbone)
     infinite = {"prompt": torch.zeros_like(start["prompt"])}
     infinite["prompt"][1] = float("inf")
     for solver in (Vectorized(Engine(backbone, "packed")), Sequential(backbone)):
-        result, _ = solver.solve(start, work, Adam(rate=0.01), [Correction(infinite)])
+        result, _ = solver.solve(start, cohort, Adam(rate=0.01), [Correction(infinite)])
         assert result.stopped == {"c1": "loss or gradient not finite at local step 1"}
         assert result.steps == [3, 0, 0, 2]
 
 
-def test_term_leaves_clients_without_batches_alone():
+def test_term_ignores_clients_without_batches():
     backbone = tiny_backbone()
-    work = [dataclasses.replace(client, batches=()) for client in ragged_work()[:2]]
+    cohort = [dataclasses.replace(client, batches=()) for client in ragged_cohort()[:2]]
     start = drawn(7, backbone, clients=2)
     for solver in (Vectorized(Engine(backbone, "packed")), Sequential(backbone)):
-        result, kept = solver.solve(start, work, Sgd(), [Broken(nan_of(0))], [0])
+        result, kept = solver.solve(start, cohort, Sgd(), [Broken(nan_of(0))], [0])
         assert torch.equal(result.params["prompt"], start["prompt"])
         assert torch.equal(kept[0]["prompt"], start["prompt"])
 
 
 def test_first_step_with_a_term_equals_its_formula():
     backbone, rate = tiny_backbone(), 0.1
-    work, start = ragged_work(), drawn(7, backbone)
-    firsts = [dataclasses.replace(client, batches=client.batches[:1]) for client in work]
+    cohort, start = ragged_cohort(), drawn(7, backbone)
+    firsts = [dataclasses.replace(client, batches=client.batches[:1]) for client in cohort]
     batches = [client.batches[0] if client.batches else () for client in firsts]
     slope = Sequential(backbone).gradients(start, batches).gradients["prompt"]
     given, radius, at = drawn(2, backbone)["prompt"], 0.05, start["prompt"].clone()

@@ -1,4 +1,4 @@
-"""Stacked optimizers against torch.optim, client by client, with clients that skip steps."""
+"""Stacked optimizers, compared with torch.optim for each client; clients may skip steps."""
 
 import pytest
 import torch
@@ -15,16 +15,16 @@ def test_stacked_equals_torch(name, decay):
     optimizer = settings.build()
     params = {"prompt": start.clone()}
     state = optimizer.init(params)
-    alone = [start[k].clone().requires_grad_() for k in range(3)]
-    theirs = [settings.in_torch([parameter]) for parameter in alone]
+    separate = [start[k].clone().requires_grad_() for k in range(3)]
+    theirs = [settings.in_torch([parameter]) for parameter in separate]
     for active in ([True, True, True], [True, False, True], [False, False, True], [True, True, True]):
         gradient = torch.randn(3, 4, 5, generator=generator)
         params, state = optimizer.update(params, {"prompt": gradient}, state, torch.tensor(active))
         for k in range(3):
             if active[k]:
-                alone[k].grad = gradient[k]
+                separate[k].grad = gradient[k]
                 theirs[k].step()
     torch.testing.assert_close(
-        params["prompt"], torch.stack([p.detach() for p in alone]), rtol=1e-6, atol=1e-6
+        params["prompt"], torch.stack([p.detach() for p in separate]), rtol=1e-6, atol=1e-6
     )
     assert state.steps.tolist() == [3, 2, 4]

@@ -1,10 +1,10 @@
-"""The stacked solver against the sequential reference."""
+"""The stacked solver, compared with the sequential reference."""
 
 import dataclasses
 
 import pytest
 import torch
-from ragged import ragged_work
+from ragged import ragged_cohort
 from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
@@ -21,8 +21,8 @@ OPTIMIZERS = [
     AdamW(rate=0.02, weight_decay=0.1),
 ]
 
-WAYS = [(family, "packed") for family in ("llama", "gpt2", "qwen2")]
-WAYS += [("llama", "fused"), ("qwen2", "fused")]
+PATHS = [(family, "packed") for family in ("llama", "gpt2", "qwen2")]
+PATHS += [("llama", "fused"), ("qwen2", "fused")]
 
 
 def start_of(backbone, clients, length=4):
@@ -34,16 +34,16 @@ def proximal(weight, anchor):
     return [Proximal(weight, anchor)] if weight else []
 
 
-@pytest.mark.parametrize(("family", "way"), WAYS)
+@pytest.mark.parametrize(("family", "path"), PATHS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.kind)
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_solver_equals_reference(family, way, optimizer, weight):
+def test_solver_equals_reference(family, path, optimizer, weight):
     backbone = tiny_backbone(family)
-    work, start = ragged_work(), start_of(backbone, 4)
-    expected, _ = Sequential(backbone, "eager").solve(start, work, optimizer, proximal(weight, start))
-    assert way == "packed" or fuse(backbone.model)
+    cohort, start = ragged_cohort(), start_of(backbone, 4)
+    expected, _ = Sequential(backbone, "eager").solve(start, cohort, optimizer, proximal(weight, start))
+    assert path == "packed" or fuse(backbone.model)
     for budget in (4096, 40):  # one forward pass, and many micro-batches
-        result, _ = solve(Engine(backbone, way, budget), start, work, optimizer, proximal(weight, start))
+        result, _ = solve(Engine(backbone, path, budget), start, cohort, optimizer, proximal(weight, start))
         torch.testing.assert_close(result.params, expected.params, rtol=1e-5, atol=1e-5)
         assert result.steps == expected.steps == [3, 1, 0, 2]
         assert result.tokens == expected.tokens
@@ -54,11 +54,11 @@ def test_solver_equals_reference(family, way, optimizer, weight):
 
 def test_snapshots_are_the_shorter_runs():
     backbone = tiny_backbone("llama")
-    work, start = ragged_work(), start_of(backbone, 4)
+    cohort, start = ragged_cohort(), start_of(backbone, 4)
     engine, optimizer = Engine(backbone, "packed"), OPTIMIZERS[2]
-    _, kept = solve(engine, start, work, optimizer, snapshots=[1, 2, 3])
+    _, kept = solve(engine, start, cohort, optimizer, snapshots=[1, 2, 3])
     for step, params in kept.items():
-        shorter = [dataclasses.replace(w, batches=w.batches[:step]) for w in work]
+        shorter = [dataclasses.replace(w, batches=w.batches[:step]) for w in cohort]
         expected, _ = solve(engine, start, shorter, optimizer)
         assert torch.equal(params["prompt"], expected.params["prompt"])
 
@@ -70,12 +70,12 @@ def fast(backbone):
 @pytest.mark.parametrize("make", [fast, Sequential], ids=["vectorized", "reference"])
 def test_solver_stops_a_diverging_client_by_name(make):
     backbone = tiny_backbone("llama")
-    work, start = ragged_work(), start_of(backbone, 4)
+    cohort, start = ragged_cohort(), start_of(backbone, 4)
     solver, optimizer = make(backbone), OPTIMIZERS[0]
-    clean, _ = solver.solve(start, work, optimizer)
+    clean, _ = solver.solve(start, cohort, optimizer)
     broken = {"prompt": start["prompt"].clone()}
     broken["prompt"][1] = float("nan")
-    result, _ = solver.solve(broken, work, optimizer)
+    result, _ = solver.solve(broken, cohort, optimizer)
     assert list(result.stopped) == ["c1"]
     assert "step 1" in result.stopped["c1"]
     assert result.steps == [3, 0, 0, 2]
@@ -86,13 +86,13 @@ def test_solver_stops_a_diverging_client_by_name(make):
 @pytest.mark.parametrize("make", [fast, Sequential], ids=["vectorized", "reference"])
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adamw"])
 def test_solver_refuses_a_step_to_infinite_parameters(kind, make):
-    """Loss and gradient are finite; weight decay takes client 1, which starts far out, beyond float32."""
+    """Loss and gradient are finite; weight decay moves client 1, which starts far out, beyond float32."""
     backbone = tiny_backbone("llama")
-    work, start = ragged_work(), start_of(backbone, 4)
-    work = [dataclasses.replace(client, batches=client.batches[:1]) for client in work]
+    cohort, start = ragged_cohort(), start_of(backbone, 4)
+    cohort = [dataclasses.replace(client, batches=client.batches[:1]) for client in cohort]
     start["prompt"][1] *= 1000
     optimizer = ClientOptimizerSettings.model_validate({"kind": kind, "rate": 1.0, "weight_decay": 1e37})
-    result, kept = make(backbone).solve(start, work, optimizer, snapshots=[1])
+    result, kept = make(backbone).solve(start, cohort, optimizer, snapshots=[1])
     assert result.stopped == {"c1": "parameters not finite at local step 1"}
     assert result.steps == [1, 0, 0, 1]
     assert torch.isfinite(kept[1]["prompt"]).all()
@@ -102,11 +102,11 @@ def test_solver_refuses_a_step_to_infinite_parameters(kind, make):
 def test_micro_batches_give_the_same_gradient():
     backbone = tiny_backbone("llama")
     start = start_of(backbone, 4)
-    batches = [client.batches[0] if client.batches else () for client in ragged_work()]
-    whole = gradients(Engine(backbone, "packed", 4096), start, batches)
+    batches = [client.batches[0] if client.batches else () for client in ragged_cohort()]
+    single = gradients(Engine(backbone, "packed", 4096), start, batches)
     split = gradients(Engine(backbone, "packed", 30), start, batches)
-    torch.testing.assert_close(whole.gradients, split.gradients, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(whole.losses, split.losses)
-    assert whole.tokens == split.tokens
-    assert whole.losses[2] == 0
-    assert not whole.gradients["prompt"][2].any()
+    torch.testing.assert_close(single.gradients, split.gradients, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(single.losses, split.losses)
+    assert single.tokens == split.tokens
+    assert single.losses[2] == 0
+    assert not single.gradients["prompt"][2].any()

@@ -1,4 +1,4 @@
-"""Personalizations of the examples, through YAML: trained, scored, resumed; and what a broken one gets."""
+"""Example personalizations through YAML: trained, scored, resumed; and errors of broken ones."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Broken(FineTune, kind="broken"):
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """Take back what a test registers."""
+    """Remove components that a test registers."""
     for family in all_families():
         monkeypatch.setattr(family, "kinds", dict(family.kinds))
     monkeypatch.setattr(plugins, "_files", {})

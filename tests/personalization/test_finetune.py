@@ -7,7 +7,7 @@ from ragged import ragged_batch, solve_one
 from tiny import tiny_backbone
 
 from fedprofit.backbone.engine import Engine
-from fedprofit.core.types import ClientWork
+from fedprofit.core.types import ClientBatches
 from fedprofit.local import solver as module
 from fedprofit.local.objective import Proximal
 from fedprofit.local.optimizer import Adam, Sgd
@@ -40,19 +40,19 @@ def tuned(engine, start, clients=CLIENTS, seed=0, **values):
 
 
 def test_points_are_the_shorter_trainings(engine, start):
-    whole = tuned(engine, start, evaluate_at=(1, 3, 99))
-    assert list(whole.points) == [1, 3, 5]
-    assert whole.clients == CLIENTS
-    for step, params in whole.points.items():
+    complete = tuned(engine, start, evaluate_at=(1, 3, 99))
+    assert list(complete.points) == [1, 3, 5]
+    assert complete.clients == CLIENTS
+    for step, params in complete.points.items():
         short = tuned(engine, start, steps=step)
         assert list(short.points) == [step]
         assert torch.equal(params["prompt"], short.points[step]["prompt"])
         assert torch.equal(params["prompt"][2], start["prompt"]), "a client without data stays"
-    assert torch.equal(whole.points[5]["prompt"], whole.result.params["prompt"])
-    assert whole.result.steps == [5, 5, 0]
+    assert torch.equal(complete.points[5]["prompt"], complete.result.params["prompt"])
+    assert complete.result.steps == [5, 5, 0]
 
 
-def test_points_of_epochs_reach_as_far_as_the_longest_client(engine, start):
+def test_points_of_epochs_end_with_longest_client(engine, start):
     # Two epochs of batches of two: ann has 2 x 4 steps, bob 2 x 2.
     done = tuned(engine, start, epochs=2, evaluate_at=(3, 6))
     assert list(done.points) == [3, 6, 8]
@@ -62,13 +62,13 @@ def test_points_of_epochs_reach_as_far_as_the_longest_client(engine, start):
     assert torch.equal(bob[1], bob[2]), "bob ended after step 4"
 
 
-def works(monkeypatch, engine, start, **values):
-    """Run and catch the batches that the solver is handed."""
+def batches_of(monkeypatch, engine, start, **values):
+    """Run and return the batches that the solver gets."""
     seen = []
 
-    def catch(engine, params, work, *more):
-        seen.extend(work)
-        return original(engine, params, work, *more)
+    def catch(engine, params, cohort, *more):
+        seen.extend(cohort)
+        return original(engine, params, cohort, *more)
 
     original = module.solve
     with monkeypatch.context() as patch:
@@ -77,38 +77,40 @@ def works(monkeypatch, engine, start, **values):
     return {w.client: [[id(example) for example in batch] for batch in w.batches] for w in seen}
 
 
-def test_the_batches_are_the_same_for_every_rate_start_and_company(monkeypatch, engine, start):
-    first = works(monkeypatch, engine, start)
+def test_batches_depend_on_seed_and_client_only(monkeypatch, engine, start):
+    first = batches_of(monkeypatch, engine, start)
     other = {"prompt": start["prompt"] + 1}
-    assert works(monkeypatch, engine, other, client=Sgd(rate=1.0), proximal=0.5) == first
-    alone = works(monkeypatch, engine, start, clients=["bob"])
-    assert alone == {"bob": first["bob"]}
-    longer = works(monkeypatch, engine, start, steps=9)
-    assert all(longer[client][:5] == first[client] for client in CLIENTS), "more steps go on, not anew"
-    assert works(monkeypatch, engine, start, seed=1) != first
+    assert batches_of(monkeypatch, engine, other, client=Sgd(rate=1.0), proximal=0.5) == first
+    single = batches_of(monkeypatch, engine, start, clients=["bob"])
+    assert single == {"bob": first["bob"]}
+    longer = batches_of(monkeypatch, engine, start, steps=9)
+    assert all(longer[client][:5] == first[client] for client in CLIENTS), "more steps extend the batches"
+    assert batches_of(monkeypatch, engine, start, seed=1) != first
     with monkeypatch.context() as patch:
         patch.setitem(DATA, "cid", DATA["ann"])
-        same = works(monkeypatch, engine, start)
-    assert same["cid"] != same["ann"], "each client has an order of its own"
+        same = batches_of(monkeypatch, engine, start)
+    assert same["cid"] != same["ann"], "each client has its own order"
     own = {id(example) for example in DATA["ann"]}
     assert {number for batch in first["ann"][:4] for number in batch} == own, "an epoch reads all once"
 
 
 @pytest.mark.parametrize("weight", [0.0, 2.0])
-def test_each_client_is_trained_as_the_reference_does(monkeypatch, engine, start, weight):
-    batches = works(monkeypatch, engine, start)
+def test_training_matches_reference_by_client(monkeypatch, engine, start, weight):
+    batches = batches_of(monkeypatch, engine, start)
     by_id = {id(example): example for data in DATA.values() for example in data}
     done = tuned(engine, start, proximal=weight)
     for number, client in enumerate(CLIENTS):
         own = [[by_id[key] for key in batch] for batch in batches[client]]
         anchor = {key: tensor[None] for key, tensor in start.items()}
         terms = [Proximal(weight, anchor)] if weight else []
-        params, losses = solve_one(engine.backbone, start, ClientWork(client, own, 1), Adam(rate=0.02), terms)
+        params, losses = solve_one(
+            engine.backbone, start, ClientBatches(client, own, 1), Adam(rate=0.02), terms
+        )
         torch.testing.assert_close(done.points[5]["prompt"][number], params["prompt"], rtol=1e-4, atol=1e-4)
         assert done.result.losses[number] == pytest.approx(losses, abs=1e-4)
 
 
-def test_strong_proximal_term_keeps_near_the_start(engine, start):
+def test_strong_proximal_term_stays_near_start(engine, start):
     far = [
         (tuned(engine, start, steps=20, proximal=weight, client=Sgd(rate=0.005)).points[20]["prompt"])
         for weight in (0.0, 1.0, 100.0)
@@ -120,16 +122,16 @@ def test_strong_proximal_term_keeps_near_the_start(engine, start):
     assert (distance[2] > 0).all()
 
 
-def test_a_client_that_diverges_is_named_and_stays(engine, start):
+def test_diverging_client_is_named_and_kept(engine, start):
     broken = {"prompt": torch.full_like(start["prompt"], float("inf"))}
     done = tuned(engine, broken, clients=["bob", "cid"])
     assert list(done.result.stopped) == ["bob"], "cid has no data, so nothing of it diverges"
     assert done.result.steps == [0, 0]
-    assert torch.equal(done.points[5]["prompt"][0], broken["prompt"]), "what it stopped at is kept"
+    assert torch.equal(done.points[5]["prompt"][0], broken["prompt"]), "its last parameters are kept"
     assert tuned(engine, start).result.stopped == {}
 
 
-def test_nobody_to_train(engine, start):
+def test_finetune_accepts_no_clients(engine, start):
     done = tuned(engine, start, clients=["cid"])
     assert done.result.steps == [0]
     assert torch.equal(done.result.params["prompt"][0], start["prompt"])

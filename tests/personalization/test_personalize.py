@@ -1,4 +1,4 @@
-"""What a personalization that breaks its contract gets: its kind, the client and the step."""
+"""Errors of personalizations that break their contract name kind, client and step."""
 
 import re
 
@@ -11,7 +11,7 @@ from fedprofit.backbone.engine import Engine
 from fedprofit.config.component import FAMILIES
 from fedprofit.core.errors import UserError
 from fedprofit.local.solver import Vectorized
-from fedprofit.personalization.base import broadcast, draw_work, personalize, train_clients
+from fedprofit.personalization.base import broadcast, draw_batches, personalize, train_clients
 from fedprofit.personalization.finetune import FineTune
 
 CLIENTS = ["ann", "bob"]
@@ -58,7 +58,7 @@ def solver():
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """Take back what a test registers."""
+    """Remove components that a test registers."""
     family = FAMILIES["personalization"]
     monkeypatch.setattr(family, "kinds", dict(family.all_kinds()))
 
@@ -79,7 +79,7 @@ def start():
 )
 def test_personalization_with_wrong_result_is_named(solver, change, said):
     class Wrong(FineTune, kind="wrong"):
-        """Returns what it should not."""
+        """Returns invalid values."""
 
         def build(self, solver):
             inner = super().build(solver)
@@ -96,8 +96,8 @@ def test_term_with_nan_names_personalization_client_and_step(solver):
 
         def build(self, solver):
             def tune(start, clients, examples, seed):
-                work = draw_work(self.plan(), clients, examples, seed)
-                return train_clients(solver, broadcast(start, 2), work, self.client, [NanTerm()])
+                cohort = draw_batches(self.plan(), clients, examples, seed)
+                return train_clients(solver, broadcast(start, 2), cohort, self.client, [NanTerm()])
 
             return tune
 
@@ -107,7 +107,7 @@ def test_term_with_nan_names_personalization_client_and_step(solver):
         personalize(settings, solver, start(), CLIENTS, DATA.__getitem__, 0)
 
 
-def test_client_that_stops_is_no_fault_of_the_personalization(solver):
+def test_personalize_accepts_stopped_client(solver):
     broken = {"prompt": torch.full_like(start()["prompt"], float("inf"))}
     done = personalize(FineTune(steps=2), solver, broken, CLIENTS, DATA.__getitem__, 0)
     assert list(done.result.stopped) == CLIENTS

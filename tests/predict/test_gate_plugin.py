@@ -1,4 +1,4 @@
-"""The example gate rule, through YAML: trained, scored and reported as a condition of its own."""
+"""The example gate rule, through YAML: trained, scored and reported as a separate condition."""
 
 from pathlib import Path
 from statistics import fmean
@@ -96,7 +96,7 @@ def test_gate_plugin_equals_a_plain_loop(tmp_path, loaded):
     assert "tune.near" in (folder.path / "report.html").read_text("utf-8")
 
 
-def test_gate_plugin_takes_clients_with_few_inputs(loaded):
+def test_gate_plugin_accepts_clients_with_few_inputs(loaded):
     from ragged import ragged_batch
     from tiny import tiny_backbone
 

@@ -1,4 +1,4 @@
-"""Predictors against their definitions, and what is refused by name."""
+"""Predictors, compared with their definitions, and errors."""
 
 import textwrap
 from dataclasses import replace
@@ -38,7 +38,7 @@ def context():
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """Take back what a test registers."""
+    """Remove components that a test registers."""
     for name in ("predictor", "gate rule"):
         FAMILIES[name].all_kinds()
         monkeypatch.setattr(FAMILIES[name], "kinds", dict(FAMILIES[name].kinds))

@@ -8,7 +8,7 @@ from fedprofit.analyze.facts import TUNING_RATE
 from fedprofit.report.figure import save_tradeoff, tradeoff_figure
 from fedprofit.report.overview import GridCell
 
-TASK = GridCell("task", {"level": "task"}, 0.9, clients=36, seeds=3, rows=[], units=pl.DataFrame())
+TASK = GridCell("task", {"level": "task"}, 0.9, 36, 3, "others", rows=[], units=pl.DataFrame())
 
 
 def row(condition: str, setting: str, step: int, alpha: float | None) -> dict[str, object]:
@@ -18,7 +18,7 @@ def row(condition: str, setting: str, step: int, alpha: float | None) -> dict[st
         "algorithm": "fedavg",
         "metric": "loss",
         TUNING_RATE: 0.1,
-        "global": 2.0,
+        "kept": 2.0,
         "local": 2.0 - step,
         **names,
     }
@@ -35,7 +35,7 @@ def test_legend_names_interpolations_when_present():
     for rows, interpolated in ((steps, False), ([*steps, row("personalized", "tune", 1, 0.3)], True)):
         figure = tradeoff_figure("study", "model", [replace(TASK, rows=rows)])
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
-        curves = ["local = global", "fedavg, federated", "fedavg, tune (rate 0.1)"]
+        curves = ["equal scores", "fedavg, federated", "fedavg, tune (rate 0.1)"]
         assert labels == curves + ["small, hollow: interpolated, with its alpha"] * interpolated
         assert [text.get_text() for text in figure.axes[0].texts] == ["0.3"] * interpolated
 
@@ -56,7 +56,7 @@ def test_algorithms_of_different_cells_have_different_colors():
     assert colors[0] != colors[1]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == [
-        "local = global",
+        "equal scores",
         *(f"{name}, {what}" for name in ("fedavg", "fedsgd") for what in ("federated", "tune (rate 0.1)")),
     ]
 
@@ -86,7 +86,7 @@ def test_legend_fits_figure_and_names_rates_once():
 
 def test_cells_share_axes_and_loss_axes_are_inverted():
     near = [row("federated", "last", 0, None), row("personalized", "tune", 1, 1.0)]
-    far = [{**one, "global": 9.0} for one in near]
+    far = [{**one, "kept": 9.0} for one in near]
     score = [{**one, "metric": "rouge_l"} for one in near]
     cells = [replace(TASK, rows=near + score), replace(TASK, title="iid", rows=far + score)]
     figure = tradeoff_figure("study", "model", cells)

@@ -140,5 +140,5 @@ def test_comparison_names_metrics_that_some_runs_lack(run, tmp_path):
 def test_recommendation_rejects_metric_without_validation_scores(study):
     frame = pl.read_parquet(study / "validation.parquet").filter(pl.col("metric") == "rouge_l")
     write_frame(study / "validation.parquet", frame)
-    with pytest.raises(UserError, match=r"not scored by 'chrf'.*Take --metric rouge_l"):
+    with pytest.raises(UserError, match=r"not scored by 'chrf'.*Use --metric rouge_l"):
         printed_by(write_recommendation, study, "chrf", Limit(most_forgotten=5))

@@ -7,7 +7,7 @@ import pytest
 from test_claims import plain, table
 
 from fedprofit.analyze.curves import World
-from fedprofit.analyze.statistics import mean_of
+from fedprofit.analyze.intervals import mean_of
 from fedprofit.analyze.tables import Tables
 from fedprofit.analyze.tradeoff import by_client
 from fedprofit.report.figure import tradeoff_figure

@@ -21,7 +21,7 @@ def rows(round, clients):
 
 
 def written(files, round, clients, name="personal"):
-    """Write a round to its end; return what the checkpoint would record."""
+    """Write a complete round; return the facts for its checkpoint."""
     ClientStore(files).put(name, clients, rows(round, clients))
     files.save(round)
     facts = dict(files.facts)
@@ -33,8 +33,8 @@ def sizes(folder):
     return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 
-def test_rounds_cost_what_their_clients_cost(tmp_path):
-    """Of a million clients, eight a round: three files of eight rows."""
+def test_cost_of_round_is_that_of_cohort(tmp_path):
+    """Eight of a million clients per round: three files of eight rows."""
     files, population = opened(tmp_path / "s"), 1_000_000
     for round in (1, 2, 3):
         written(files, round, [f"c{(round * 8 + k) * 7919 % population}" for k in range(8)])
@@ -77,7 +77,7 @@ def test_committed_round_survives_without_tidying(tmp_path):
     assert list(sizes(tmp_path / "s")) == ["round-00000002.safetensors"]
 
 
-def test_store_without_checkpoint_begins_anew(tmp_path):
+def test_store_without_checkpoint_starts_empty(tmp_path):
     written(opened(tmp_path / "s"), 1, ["c1"])
     assert not ClientStore(opened(tmp_path / "s")).has("personal", ["c1"])[0]
     assert sizes(tmp_path / "s") == {}

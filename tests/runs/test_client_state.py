@@ -66,12 +66,12 @@ def test_plugins_are_trained_scored_and_recorded(complete):
 
 
 @pytest.mark.parametrize("saves", [2, 5, 8])
-def test_run_stopped_before_a_checkpoint_resumes_to_the_same_bits(complete, tmp_path, monkeypatch, saves):
-    """At the worst moment: the clients' states of a round are on disk, the server's are not."""
+def test_run_stopped_before_checkpoint_resumes_to_same_bits(complete, tmp_path, monkeypatch, saves):
+    """At the worst moment: a round's client states are written, but not the server's."""
     from examples_plugins import load_examples
 
     load_examples()
-    config, whole = complete
+    config, reference = complete
     left = [saves]
 
     def stop(*arguments):
@@ -88,7 +88,7 @@ def test_run_stopped_before_a_checkpoint_resumes_to_the_same_bits(complete, tmp_
     monkeypatch.undo()
     fedprofit.run(loaded, tmp_path / "run", resume=True)
     for name in ("results.parquet", "summary.json"):
-        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes(), name
+        assert (tmp_path / "run" / name).read_bytes() == (reference / name).read_bytes(), name
 
 
 def test_participating_regime_scores_train_clients(tmp_path):
@@ -123,8 +123,8 @@ def test_damaged_client_states_are_named_on_resuming(complete, tmp_path):
     from examples_plugins import load_examples
 
     load_examples()
-    config, whole = complete
-    shutil.copytree(whole, tmp_path / "run")
+    config, reference = complete
+    shutil.copytree(reference, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     file = max((tmp_path / "run" / "client-states" / "ditto").iterdir())
     file.write_bytes(file.read_bytes()[:-1])

@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system, on machines where it can be mounted."""
+"""A full disk: a small file system, on machines on which it can be mounted."""
 
 import subprocess
 

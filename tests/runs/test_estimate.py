@@ -12,7 +12,7 @@ from fedprofit.backbone.forward import Row, count_tokens
 from fedprofit.evaluate.metrics.loss import LOSS
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.cost import TRAINED, measure
-from fedprofit.studies.estimate import LOOKED_AT, typical
+from fedprofit.studies.estimate import SAMPLED, typical
 from fedprofit.studies.spec import PlannedRun, load_study
 
 PAPER = Path(__file__).parents[2] / "studies" / "paper"
@@ -71,6 +71,6 @@ def test_typical_returns_one_run_per_cell():
     assert [run.axes["heterogeneity"] for run, _ in looked] == ["task", "tasks", "iid"]
     assert [like_it for _, like_it in looked] == [3, 3, 3]
     many = [PlannedRun(str(number), {"rate": number, "seed": 0}, runs[0].config) for number in range(50)]
-    assert 1 < len(typical(many)) <= LOOKED_AT
+    assert 1 < len(typical(many)) <= SAMPLED
     lists = [PlannedRun(str(number), {"interpolation": [number]}, runs[0].config) for number in range(2)]
     assert [run.key for run, _ in typical(lists)] == ["0", "1"]

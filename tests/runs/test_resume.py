@@ -11,7 +11,7 @@ KILLS = 12
 SAME = ("results.parquet", "summary.json", "config.yaml")
 
 
-# Clients keep state between rounds: personal parameters, and what top-k has not sent yet.
+# Clients keep state between rounds: personal parameters, and the numbers that top-k has not sent yet.
 ALGORITHMS = [
     {"kind": "ditto", "steps": 1, "server": {"kind": "adam", "rate": 0.1}},
     {"kind": "fedsgd", "name": "sparse", "aggregate": [{"kind": "top_k", "share": 0.2}, {"kind": "mean"}]},
@@ -24,13 +24,13 @@ def finished(tmp_path):
     training = {"rounds": 3, "cohort": 2, "evaluate_every": 1, "algorithms": ALGORITHMS}
     evaluation = {"metrics": ["loss"], "global_examples": 6, "unseen_examples": 4}
     config = write_config(tmp_path, training=training, evaluation=evaluation)
-    done = call("run", config, "--out", tmp_path / "whole", *OPTIONS, cwd=tmp_path)
+    done = call("run", config, "--out", tmp_path / "reference", *OPTIONS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    return config, tmp_path / "whole"
+    return config, tmp_path / "reference"
 
 
 def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
-    config, whole = finished
+    config, reference = finished
     out, kills, starts, midway = tmp_path / "killed", 0, 0, 0
     draw = random.Random(0)
     while kills < KILLS:
@@ -51,11 +51,11 @@ def test_killed_runs_resume_to_the_same_bits(finished, tmp_path):
         else:
             assert process.exitcode == 0
             # The run completed: compare its results and start another, so that each kill hits a live run.
-            compare(whole, out)
+            compare(reference, out)
             out = tmp_path / f"killed-{starts}"
     done = call("run", config, "--out", out, "--resume", *OPTIONS, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    compare(whole, out)
+    compare(reference, out)
     assert midway >= KILLS // 2, "too few kills hit a working run"
 
 
@@ -64,10 +64,10 @@ def written(out):
     return [path for folder in folders for path in out.glob(f"{folder}/*")]
 
 
-def compare(whole, out):
+def compare(reference, out):
     for name in SAME:
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    prompts = sorted(path.name for path in (whole / "prompts").iterdir())
+        assert (out / name).read_bytes() == (reference / name).read_bytes(), name
+    prompts = sorted(path.name for path in (reference / "prompts").iterdir())
     assert prompts == sorted(path.name for path in (out / "prompts").iterdir() if path.suffix != ".part")
     for name in prompts:
-        assert (out / "prompts" / name).read_bytes() == (whole / "prompts" / name).read_bytes(), name
+        assert (out / "prompts" / name).read_bytes() == (reference / "prompts" / name).read_bytes(), name

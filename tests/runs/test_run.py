@@ -79,7 +79,9 @@ def test_results_have_one_row_per_score(folder):
     for _, rows in last.group_by("algorithm", "alpha", "client"):
         scopes = dict(rows.group_by("scope").len().rows())
         # Each client trains on all tasks that are in the global set, so that none has others.
-        assert scopes.keys() == {"local", "local_task", "global", "unseen", "unseen_task", "validation"}
+        assert scopes.keys() == {
+            "local", "local_task", "global", "global_task", "unseen", "unseen_task", "validation",
+        }  # fmt: skip
         assert scopes["local"] == scopes["global"] == scopes["unseen"] == scopes["unseen_task"] == 4
         assert (scopes["local_task"] % 4, scopes["validation"]) == (0, 1)
     first = results.filter(pl.col("condition") == "personalized", pl.col("step") == 1)
@@ -101,7 +103,7 @@ def test_settings_hold_every_id_of_the_results(folder):
 
 def test_scores_are_recomputed_from_examples(folder):
     results, examples = fedprofit.read_results(folder), pl.read_parquet(folder / "examples.parquet")
-    parts = {"local_task": "local", "others_task": "global", "unseen_task": "unseen", "others": "global"}
+    parts = {f"{scope}_task": scope for scope in ("local", "global", "unseen")}
     records = {}
     for row in examples.iter_rows(named=True):
         key = (row["setting_id"], row["step"], row["alpha"], row["client"], row["scope"])
@@ -127,7 +129,7 @@ def filter_known(values):
     return [value for value in values if value is not None]
 
 
-def test_the_federated_prompt_is_scored_the_same_for_all_clients_globally(folder):
+def test_federated_prompt_has_one_global_score(folder):
     shared = fedprofit.read_results(folder).filter(
         pl.col("condition") == "federated", pl.col("scope") == "global"
     )
@@ -299,7 +301,7 @@ def test_run_refuses_to_resume_with_changed_data(tmp_path):
     with pytest.raises(UserError, match=r"is complete, and the data changed since .*--out"):
         fedprofit.run(elsewhere, out=folder.path, resume=True)
     folder.summary.unlink()
-    with pytest.raises(UserError, match=r"the data changed since the run was begun .*--out"):
+    with pytest.raises(UserError, match=r"the data changed since the run was started .*--out"):
         fedprofit.run(elsewhere, out=folder.path, resume=True)
     assert not folder.summary.exists()
 
@@ -310,7 +312,7 @@ def test_run_refuses_to_resume_with_another_model(tmp_path):
     facts = folder.read_environment()
     facts["model"]["hash"] = "0" * 16
     folder.environment.write_text(json.dumps(facts))
-    with pytest.raises(UserError, match="the model changed since the run was begun"):
+    with pytest.raises(UserError, match="the model changed since the run was started"):
         fedprofit.run(config, out=folder.path, resume=True)
 
 
@@ -417,10 +419,10 @@ def test_saved_config_reproduces_results(folder, tmp_path):
 class InterruptedAfterRound(Quiet):
     """Ends the run after a round, as a kill does."""
 
-    def advance(self, work, message=""):
+    def advance(self, cost, message=""):
         if message.startswith("round 2/"):
             raise KeyboardInterrupt
-        super().advance(work, message)
+        super().advance(cost, message)
 
 
 def test_timing_includes_killed_training(tmp_path):

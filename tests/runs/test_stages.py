@@ -21,9 +21,9 @@ class Recorder(Quiet):
         self.stages.append(stage)
         super().begin(stage)
 
-    def advance(self, work, message=""):
-        self.done[self.stages[-1]] = self.done.get(self.stages[-1], 0.0) + work
-        super().advance(work, message)
+    def advance(self, cost, message=""):
+        self.done[self.stages[-1]] = self.done.get(self.stages[-1], 0.0) + cost
+        super().advance(cost, message)
 
 
 def test_stages_run_as_planned(tmp_path):

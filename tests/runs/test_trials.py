@@ -16,7 +16,7 @@ from fedprofit.runs.baselines import context_of
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.checkpoint import load_tensors
 from fedprofit.runs.conditions import best_step
-from fedprofit.runs.train import client_work
+from fedprofit.runs.train import client_batches
 from fedprofit.studies.grids import expand_grids
 from fedprofit.tuner.prompt import KEY
 
@@ -69,8 +69,8 @@ def test_trial_with_lowest_last_validation_loss_is_selected(run):
             state = algorithm.init(bench.start)
             for number in (1, 2, 3):
                 cohort = bench.dataset.clients("train")
-                work = [client_work(bench, algorithm, c, number) for c in cohort]
-                state, _ = algorithm.round(state, work, context.at(number))
+                drawn = [client_batches(bench, algorithm, c, number) for c in cohort]
+                state, _ = algorithm.round(state, drawn, context.at(number))
             losses[entry.name] = mean_loss(bench.engine, state.params[KEY], bench.validation)
         own = [one for one in trials if one["method"] == method]
         assert {one["trial"]: one["loss"] for one in own} == pytest.approx(losses, rel=1e-5)
@@ -165,10 +165,10 @@ def test_scope_is_the_mean_over_its_tasks(run, scope):
     keys = ["algorithm", "setting", "step", "alpha", "client", "metric"]
     parts = results.filter(pl.col("scope") == f"{scope}_task")
     added = parts.group_by(keys).agg(total=pl.col("value").mean(), counted=pl.col("count").sum())
-    whole = results.filter(pl.col("scope") == scope).join(added, on=keys)
-    assert len(whole) == len(added) > 0
-    assert whole["total"].to_list() == pytest.approx(whole["value"].to_list())
-    assert whole["counted"].to_list() == whole["count"].to_list()
+    totals = results.filter(pl.col("scope") == scope).join(added, on=keys)
+    assert len(totals) == len(added) > 0
+    assert totals["total"].to_list() == pytest.approx(totals["value"].to_list())
+    assert totals["counted"].to_list() == totals["count"].to_list()
 
 
 def test_text_is_scored_at_lowest_validation_loss(run):

@@ -1,4 +1,4 @@
-"""The weighted mean against a plain loop in Python numbers."""
+"""The weighted mean, compared with a plain loop over Python numbers."""
 
 import math
 
@@ -20,7 +20,7 @@ def by_hand(tensor, weights):
 
 @pytest.mark.parametrize("weights", [[1, 1, 1, 1], [3, 1, 0, 5], [0.1, 0.7, 1e-9, 12.0], [0, 0, 0, 2]])
 @pytest.mark.parametrize("shape", [(), (5,), (3, 2)])
-def test_the_mean_is_that_of_a_plain_loop(weights, shape):
+def test_weighted_mean_matches_plain_loop(weights, shape):
     stacked = {
         "prompt": torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)),
         "other": torch.randn(4, 2, generator=torch.Generator().manual_seed(1)),
@@ -34,8 +34,8 @@ def test_the_mean_is_that_of_a_plain_loop(weights, shape):
         torch.testing.assert_close(means[key], expected, rtol=1e-7, atol=1e-12)
 
 
-def test_many_small_numbers_are_not_lost():
-    """A million clients in float32 alone would lose the small ones beside the large one."""
+def test_weighted_mean_keeps_many_small_numbers():
+    """Sums of a million clients in float32 would lose the small numbers next to the large one."""
     values = torch.full((1_000_001, 1), 1e-4)
     values[0] = 1e4
     exact = math.fsum(values.double().flatten().tolist()) / len(values)
@@ -43,11 +43,11 @@ def test_many_small_numbers_are_not_lost():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_weighs_nothing_does_not_count_even_if_it_is_no_number(bad):
+def test_weighted_mean_ignores_nan_of_weight_zero(bad):
     stacked = {"prompt": torch.tensor([[1.0, 2.0], [bad, bad], [3.0, 6.0]])}
     assert weighted_mean(stacked, [1, 0, 1])["prompt"].tolist() == [2.0, 4.0]
     assert weighted_mean(stacked, [0, 0, 0])["prompt"].tolist() == [0.0, 0.0]
 
 
-def test_a_bad_number_that_counts_is_not_hidden():
+def test_weighted_mean_propagates_nan_of_positive_weight():
     assert weighted_mean({"p": torch.tensor([[1.0], [float("nan")]])}, [1, 1])["p"].isnan().all()

@@ -1,4 +1,4 @@
-"""Cohorts: distinct, decided by seed and round, uniform, and cheap in any population."""
+"""Cohorts: distinct, determined by seed and round, uniform, and cheap for any population."""
 
 import tracemalloc
 from collections import Counter
@@ -12,7 +12,7 @@ CLIENTS = [f"client-{n}" for n in range(30)]
 
 
 @pytest.mark.parametrize("size", [1, 5, 29])
-def test_distinct_members_in_the_populations_order(size):
+def test_cohort_is_distinct_and_in_order(size):
     for number in range(20):
         cohort = draw_cohort(CLIENTS, size, 0, number)
         assert len(cohort) == len(set(cohort)) == size
@@ -20,19 +20,19 @@ def test_distinct_members_in_the_populations_order(size):
 
 
 @pytest.mark.parametrize("size", [30, 31, 10**6])
-def test_all_where_there_are_fewer(size):
+def test_cohort_is_all_clients_when_few(size):
     assert draw_cohort(CLIENTS, size, 0, 1) == CLIENTS
     assert draw_cohort([], size, 0, 1) == []
 
 
-def test_seed_and_round_decide():
+def test_cohort_depends_on_seed_and_round():
     drawn = {(s, r): tuple(draw_cohort(CLIENTS, 10, s, r)) for s in range(4) for r in range(10)}
     assert len(set(drawn.values())) == 40
     for (seed, number), cohort in reversed(drawn.items()):
         assert tuple(draw_cohort(CLIENTS, 10, seed, number)) == cohort
 
 
-def test_every_client_is_drawn_alike():
+def test_cohort_is_uniform():
     rounds = 2000
     counts = Counter(client for r in range(rounds) for client in draw_cohort(CLIENTS, 6, 0, r))
     # Each count is binomial with mean 400 and standard deviation 18.
@@ -44,7 +44,7 @@ def test_every_client_is_drawn_alike():
 
 
 class Population(Sequence[str]):
-    """A billion names, made when asked for; iterating over them is an error."""
+    """A lazy sequence of a billion names; iterating over it is an error."""
 
     def __init__(self):
         self.asked = 0
@@ -57,10 +57,10 @@ class Population(Sequence[str]):
         return f"client-{position:09d}"
 
     def __iter__(self):
-        raise AssertionError("the whole population was walked")
+        raise AssertionError("the complete population was iterated")
 
 
-def test_a_billion_clients_cost_what_the_cohort_costs():
+def test_cohort_cost_is_independent_of_population():
     population = Population()
     tracemalloc.start()
     cohort = draw_cohort(population, 100, 0, 1)

@@ -1,4 +1,4 @@
-"""Server optimizers against Algorithm 2 of Reddi et al. 2021 written out number by number, and torch."""
+"""Server optimizers, compared with a plain version of Algorithm 2 of Reddi et al. 2021, and torch."""
 
 import math
 
@@ -48,7 +48,7 @@ def algorithm_2(kind, x, deltas, eta, beta1, beta2, tau):
     return x
 
 
-# The paper's FedAdagrad is run with beta1 = 0, and so is ours.
+# The paper runs FedAdagrad with beta1 = 0; so does this package.
 @pytest.mark.parametrize(("kind", "beta1"), [("adagrad", 0.0), ("adam", 0.9), ("adam", 0.0), ("yogi", 0.9)])
 @pytest.mark.parametrize("tau", [1e-3, 0.5])
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
@@ -80,7 +80,7 @@ def test_adaptive_optimizers_are_algorithm_2(kind, beta1, tau, scale):
     ],
     ids=["sgd", "momentum", "adagrad"],
 )
-def test_the_negative_delta_is_a_gradient(settings, theirs):
+def test_negative_delta_is_a_gradient(settings, theirs):
     start, deltas = draws()
     parameters = {key: value.clone().requires_grad_() for key, value in start.items()}
     optimizer = theirs(list(parameters.values()))
@@ -103,24 +103,24 @@ def test_plain_averaging_is_the_default():
 
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adam", "yogi", "adagrad"])
 def test_state_is_explicit(kind):
-    """Applying changes no argument, and a state taken anywhere goes on to the same bits."""
+    """Applying changes no argument, and resuming from any state is bit-identical."""
     start, deltas = draws()
     settings = of_kind(kind, rate=0.1)
     kept = {key: value.clone() for key, value in start.items()}
-    whole = run(settings, start, deltas)
+    complete = run(settings, start, deltas)
     half = run(settings, start, deltas[:3])
     server = settings.build()
     for delta in deltas[3:]:
         half = server.apply(half, delta)
     for key in SHAPES:
         assert torch.equal(start[key], kept[key])
-        assert torch.equal(half.params[key], whole.params[key])
-        for name in whole.optimizer:
-            assert torch.equal(half.optimizer[name][key], whole.optimizer[name][key])
+        assert torch.equal(half.params[key], complete.params[key])
+        for name in complete.optimizer:
+            assert torch.equal(half.optimizer[name][key], complete.optimizer[name][key])
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "yogi", "adagrad"])
-def test_a_round_without_news_moves_nothing(kind):
+def test_zero_delta_changes_no_parameters(kind):
     start, _ = draws()
     nothing = {key: torch.zeros_like(value) for key, value in start.items()}
     state = run(of_kind(kind), start, [nothing])

@@ -1,4 +1,4 @@
-"""Aggregation steps against plain loops, and the chain's order, bytes and refusals."""
+"""Aggregation steps, compared with plain loops, and the chain's order, bytes and errors."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_quantize_draws_by_seed_round_and_client():
     assert not torch.equal(first.delta["bias"], aggregate(Quantize(), Mean(), round=2).delta["bias"])
 
 
-def test_top_k_with_error_feedback_matches_a_plain_loop():
+def test_top_k_with_feedback_matches_plain_loop():
     chain, store = Chain((TopK(share=0.25), Mean(weights="uniform"))), ClientStore()
     errors = {name: [0.0] * 8 for name in NAMES}
     for round in (1, 2, 3):
@@ -120,10 +120,10 @@ def test_top_k_with_error_feedback_matches_a_plain_loop():
         for name, count, row in zip(NAMES, COUNTS, rows.tolist(), strict=True):
             if not count:
                 continue
-            whole = [new + old for new, old in zip(row, errors[name], strict=True)]
-            largest = sorted(range(8), key=lambda i: -abs(whole[i]))[:2]
-            errors[name] = [0.0 if i in largest else value for i, value in enumerate(whole)]
-            total = [t + (whole[i] if i in largest else 0.0) / 4 for i, t in enumerate(total)]
+            sums = [new + old for new, old in zip(row, errors[name], strict=True)]
+            largest = sorted(range(8), key=lambda i: -abs(sums[i]))[:2]
+            errors[name] = [0.0 if i in largest else value for i, value in enumerate(sums)]
+            total = [t + (sums[i] if i in largest else 0.0) / 4 for i, t in enumerate(total)]
         assert found == pytest.approx(total, abs=1e-6)
     assert store.within("aggregate.0.top_k").has("error", NAMES) == [True, True, False, True, True]
 
@@ -177,7 +177,7 @@ def test_chain_order_is_checked_with_the_configuration(kinds, said):
     assert said in str(caught.value)
 
 
-def test_unknown_step_is_answered_with_the_nearest():
+def test_unknown_step_suggests_nearest_name():
     with pytest.raises(UserError, match=r"there is no aggregation step 'meen'.*did you mean 'mean'"):
         from_mapping(
             {
@@ -190,7 +190,7 @@ def test_unknown_step_is_answered_with_the_nearest():
 
 
 class Broken(Mean):
-    """Returns what no step may return."""
+    """Returns invalid values."""
 
     def update(self, sent, state, context):
         from dataclasses import replace

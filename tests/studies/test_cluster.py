@@ -11,7 +11,7 @@ from test_study import ORDER, write_study
 from fedprofit.core.errors import UserError
 from fedprofit.studies import cluster
 from fedprofit.studies.ledger import StudyFolder, read_table
-from fedprofit.studies.many import run_study, tell_time
+from fedprofit.studies.many import report_time, run_study
 from fedprofit.studies.spec import load_study
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install '.[ray]'")
@@ -65,7 +65,7 @@ def test_study_on_cluster_survives_killed_node(here, nodes, tmp_path):
     assert not list(node_runs.iterdir())
     # The remaining node can estimate the time of the study.
     report = Recorder()
-    tell_time(StudyFolder(tmp_path / "new"), load_study(path)[1], cluster.Cluster(found.address), report)
+    report_time(StudyFolder(tmp_path / "new"), load_study(path)[1], cluster.Cluster(found.address), report)
     assert report.lines[0].startswith("4 of 4 runs remaining, ")
     assert re.fullmatch(r"about \d+ (s|min .*)", report.lines[1])
 
@@ -95,5 +95,5 @@ def test_node_does_not_resume_run_of_another_version(monkeypatch, tmp_path):
     monkeypatch.setattr(cluster, "compute", computed)
     for version in ("1", "2"):
         monkeypatch.setattr(cluster, "package_version", lambda package, version=version: version)
-        assert cluster.compute_there({}, "key")[1] == {"summary.json": b"{}"}
+        assert cluster.compute_on_node({}, "key")[1] == {"summary.json": b"{}"}
     assert len(set(folders)) == 2

@@ -15,10 +15,10 @@ from fedprofit.runs.folder import RunFolder
 from fedprofit.runs.progress import Quiet
 from fedprofit.studies import pools
 from fedprofit.studies.ledger import StudyFolder, done, write_failures
-from fedprofit.studies.many import run_all, run_study, tell_time
+from fedprofit.studies.many import report_time, run_all, run_study
 from fedprofit.studies.pools import Processes
 from fedprofit.studies.spec import load_study
-from fedprofit.studies.watch import Watch, share_left, work_of
+from fedprofit.studies.watch import Watch, cost_of, share_left
 
 
 class Recorder(Quiet):
@@ -44,7 +44,7 @@ def test_failed_run_is_retried_once_and_reported(tmp_path, monkeypatch):
     report = Recorder()
     folder = StudyFolder(tmp_path / "out")
     pool = Processes(1)
-    tell_time(folder, runs[1:], pool, report)
+    report_time(folder, runs[1:], pool, report)
     assert report.lines[0] == "1 of 1 runs remaining, 1 in parallel"
     assert report.lines[1].startswith("the time is unknown: ")
     assert "gone.jsonl" in report.lines[1]
@@ -69,7 +69,7 @@ def test_run_resumes_in_new_process_when_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROFIT_TEST_DIE", str(flag))
     monkeypatch.setattr(pools, "compute", die_once)
     report = Recorder()
-    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=report, foresee=True)
+    folder, progress = run_study(path, out=tmp_path / "out", workers=1, report=report, estimate=True)
     assert report.lines[0] == "1 of 1 runs remaining, 1 in parallel"
     assert re.fullmatch(r"about \d+ (s|min .*)", report.lines[1])
     assert any("its process died" in line for line in report.lines)
@@ -127,7 +127,7 @@ def die_once(mapping, out, plugins):
     return compute(mapping, out)
 
 
-def test_work_of_reads_progress_from_run_folder(tmp_path):
+def test_cost_of_reads_progress_from_run_folder(tmp_path):
     path = write_study(tmp_path, axes={"seed": [0, 1, 2]})
     report = Recorder()
     folder, _ = run_study(path, out=tmp_path / "out", workers=1, report=report)
@@ -135,7 +135,7 @@ def test_work_of_reads_progress_from_run_folder(tmp_path):
         run = RunFolder(folder.run(key))
         plan, timing = (read_json(file, "") for file in (run.plan, run.timing))
         assert list(plan) == list(timing), "every stage is planned and timed"
-        assert work_of(run) == (sum(plan.values()), sum(plan.values()))
+        assert cost_of(run) == (sum(plan.values()), sum(plan.values()))
     texts = [text for text, _ in report.stages]
     assert [text for text in texts if "0 of" not in text][-1] == "3 of 3 runs, 100% of the work"
     shares = [share for _, share in report.stages]
@@ -154,31 +154,31 @@ def started(place, plan, stages):
 
 def test_watch_counts_remaining_cost_from_plans(tmp_path):
     one, other, third = (tmp_path / name for name in ("one", "other", "third"))
-    assert work_of(RunFolder(one)) == (0, 0)
+    assert cost_of(RunFolder(one)) == (0, 0)
     started(one, {"a": 3, "b": 1}, 1)
     assert [share_left(RunFolder(folder)) for folder in (one, other)] == [0.25, 1]
     report = Recorder()
     watch = Watch([one, other, third], 2, report)
-    watch.look([one], [], [])
+    watch.update([one], [], [])
     assert report._done == 0, "earlier progress does not count"
     # Remaining: 1 of 4 for the first run, and 4 each for two runs of the same assumed size. Two workers need
     # 5, since one of them becomes idle.
     assert report._total == 2 * 5
     started(one, {"a": 3, "b": 1}, 2)
     started(other, {"a": 15, "b": 5}, 1)
-    watch.look([other], [one], [])
+    watch.update([other], [one], [])
     # 15 + 1 done. Remaining: 5 of 20, and 12, the mean of 4 and 20, which keeps one of two workers busy.
     assert (report._done, report._total) == (16, 16 + 2 * 12)
     assert report.stages[-1][0] == "1 of 3 runs, 44% of the work"
-    watch.look([], [other], [third])
+    watch.update([], [other], [third])
     assert report.stages[-1][0] == "2 of 3 runs, 1 failed, 100% of the work"
     (one / "plan.json").write_text('{"a": 3')
-    assert work_of(RunFolder(one)) == (0, 0), "an incomplete file only affects the progress bar"
+    assert cost_of(RunFolder(one)) == (0, 0), "an incomplete file only affects the progress bar"
     started(one, {"train-avg": 3, "b": 1}, 1)
-    assert work_of(RunFolder(one)) == (4, 0), "some rounds remain"
+    assert cost_of(RunFolder(one)) == (4, 0), "some rounds remain"
     RunFolder(one).history("avg").parent.mkdir()
     RunFolder(one).history("avg").write_text("[]")
-    assert work_of(RunFolder(one)) == (4, 3)
+    assert cost_of(RunFolder(one)) == (4, 3)
 
 
 def test_watch_ignores_workers_without_runs(tmp_path):
@@ -248,7 +248,7 @@ def test_study_continues_when_files_of_run_are_damaged(tmp_path):
 def test_study_refuses_another_configuration_for_same_cell(tmp_path):
     path = write_study(tmp_path, axes={"seed": [0]})
     folder, _ = run_study(path, out=tmp_path / "out", workers=1)
-    with pytest.raises(UserError, match="holds results at seed 0 of another configuration"):
+    with pytest.raises(UserError, match="contains results at seed 0 of another configuration"):
         run_study(path, ["training.rounds=3"], out=tmp_path / "out", workers=1, resume=True)
     assert len(done(folder)) == 1
     assert run_study(path, out=tmp_path / "out", workers=1, resume=True)[1].total == 0

@@ -94,19 +94,21 @@ def test_study_refuses_incompatible_part_before_computing(tmp_path):
     other.write_text(path.read_text().replace("rounds: 2", "rounds: 3"))
     refused(r"its runs had other settings \(training.rounds: 2 -> 3\), which no axis changes", other)
     rows.with_columns(version=pl.lit("0.0.9")).write_parquet(folder.results)
-    refused("holds results of version 0.0.9, this is .* Install version 0.0.9")
+    refused("contains results of version 0.0.9, this is .* Install version 0.0.9")
     assert len(list((out / "runs").iterdir())) == 1, "nothing was computed"
     rows.with_columns(model=pl.lit("another")).write_parquet(folder.results)
     _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
     (failure,) = progress.failed
     assert (progress.done, failure["attempts"]) == (0, 1), "a retry would fail again"
-    kept = r"was made with the model .*, the results in .* with another. .* the run is kept, and not added"
-    assert re.search(kept, failure["error"])
+    message = (
+        r"was computed with the model .*, the results in .* with another. .* the run is kept, but not added"
+    )
+    assert re.search(message, failure["error"])
     rows.write_parquet(folder.results)
     table = tmp_path / "table.jsonl"
     content = table.read_text()
     table.write_text(content.replace("0", "1"))
-    refused(r"its runs read other data \(\w+\) than .*table.jsonl is now \(\w+\). Restore it")
+    refused(r"its runs read other data \(\w+\) than .*table.jsonl now contains \(\w+\). Restore it")
     table.write_text(content)
     _, progress = run_study(path, out=out, workers=1, resume=True, only=["seed=1"])
     assert progress.done == 1
@@ -191,7 +193,9 @@ def test_unfinished_runs_resume_in_their_dtype(killed):
     path, folder, runs = killed
     there = {"float32": "bfloat16", "bfloat16": "float32"}[runs[0].dtype]
     edit_environment(runs[0], dtype=there)
-    with pytest.raises(UserError, match=rf"was begun in {runs[1].dtype}, and .* was begun in {there}. They"):
+    with pytest.raises(
+        UserError, match=rf"was started in {runs[1].dtype}, and .* was started in {there}. They"
+    ):
         run_study(path, out=folder.path, workers=1, resume=True)
     shutil.rmtree(runs[1].path)
     _, progress = run_study(path, out=folder.path, workers=1, resume=True)
@@ -202,7 +206,7 @@ def test_unfinished_runs_resume_in_their_dtype(killed):
 def test_study_refuses_unfinished_run_of_another_version(killed):
     path, folder, runs = killed
     edit_environment(runs[1], version="0.0.9")
-    with pytest.raises(UserError, match=r"was begun by version 0.0.9, this is .* remove that folder"):
+    with pytest.raises(UserError, match=r"was started by version 0.0.9, this is .* remove that folder"):
         run_study(path, out=folder.path, workers=1, resume=True)
     assert not runs[0].summary.exists()
     shutil.rmtree(runs[1].path)

@@ -1,4 +1,4 @@
-"""A whole study by the sequential reference: the same conditions, losses and answers as the fast engine's."""
+"""A study by the sequential reference has the conditions, losses and answers of the fast engine."""
 
 import polars as pl
 import pytest
@@ -34,20 +34,20 @@ def test_study_by_reference_agrees_with_vectorized(tmp_path):
     fast, plain = (table.sort(keys) for table in tables)
     assert fast.select(keys).equals(plain.select(keys))
     assert {"base", "federated", "personalized", "local", "central", "in_context"} <= set(fast["condition"])
-    off = fast.with_columns(off=(pl.col("value") - plain["value"]).abs())
+    compared = fast.with_columns(difference=(pl.col("value") - plain["value"]).abs())
     is_loss = pl.col("metric").is_in(["loss", "token_loss"])
-    assert off.filter(is_loss)["off"].max() < 1e-4
-    assert off.filter(~is_loss)["off"].max() == 0, "answers are equal"
+    assert compared.filter(is_loss)["difference"].max() < 1e-4
+    assert compared.filter(~is_loss)["difference"].max() == 0, "answers are equal"
 
 
-def test_engine_is_no_part_of_a_runs_identity(tmp_path):
+def test_identity_ignores_engine(tmp_path):
     config = tiny_config(tmp_path)
     fast = from_mapping(config)
     config["backbone"]["engine"] = "reference"
     assert identity(from_mapping(config)) == identity(fast)
 
 
-def test_reference_takes_no_attention(tmp_path):
+def test_reference_refuses_attention(tmp_path):
     config = tiny_config(tmp_path)
     config["backbone"] |= {"engine": "reference", "attention": "sdpa"}
     with pytest.raises(UserError, match=r"backbone.*leave out attention, which is sdpa"):

@@ -58,7 +58,7 @@ def test_export_computes_the_same_in_peft(tmp_path, backbone):
     [
         (
             {"step-1.prompt": 0, "step-2.other": 0},
-            "the tensor 'step-2.other', which the tuner 'prompt' has not",
+            "the tensor 'step-2.other', which the tuner 'prompt' lacks",
         ),
         ({"weights": 0}, "holds the tensor 'weights'"),
     ],

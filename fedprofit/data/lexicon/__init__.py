@@ -1,15 +1,15 @@
-"""`lexicon`: tasks made from facts that installed Python packages carry; nothing is downloaded.
+"""`lexicon`: tasks from facts in installed Python packages; nothing is downloaded.
 
 The tasks have the form of Super-NaturalInstructions (a definition, two examples, instances with one
 or more references) and come in groups with the same inputs: the same country is asked for its
-capital in one task and for its currency in another. Clients that own different tasks of a group
-therefore pull a shared prompt in different directions, which is what the benchmark studies.
+capital in one task and for its currency in another. Clients with different tasks of a group
+therefore have conflicting gradients for a shared prompt, which is what the benchmark studies.
 
     countries.py   a country's capital, continent, currency, codes and names in other languages
     cities.py      a city's or an airport's country, currency, time zone, code
     languages.py   a language's code and names in other languages
     numbers.py     a number in words, in Roman numerals, in binary
-    dates.py       a date's weekday and other ways to write it
+    dates.py       a date's weekday and other notations
     words.py       a noun's plural and its letters rearranged; programs over lists of nouns
     emojis.py      an emoji's name in four languages
 """
@@ -36,7 +36,7 @@ GROUPS: tuple[Group, ...] = (
 )
 TASKS: dict[str, Task] = {task.name: task for group in GROUPS for task in group.tasks}
 EXAMPLES = 2
-# Dealt out along the shuffled inputs: 60, 20 and 20 percent, at every number of instances.
+# Assigned along the shuffled inputs: 60, 20 and 20 percent, for every number of instances.
 SPLIT_CYCLE = ("train", "validation", "test", "train", "train")
 
 
@@ -64,17 +64,17 @@ def read(
     instances: int = 240,
     verify: bool = True,
 ) -> pa.Table:
-    """Make the pool table of the chosen tasks.
+    """Make the pool table of the selected tasks.
 
-    `tasks` and `categories` narrow the choice (empty: all; both: tasks that are in both). At most
-    `instances` rows a task: fewer where the packages know fewer facts. Inputs are drawn by group, so
-    that tasks with the same inputs also have them in the same split: an input of the test split was
-    seen in training under no other task of its group either. A smaller `instances` gives the first
-    rows of a larger one. The same package versions give the same table.
+    `tasks` and `categories` restrict the selection (empty: all; both: tasks that match both). A task has at
+    most `instances` rows, fewer if the packages contain fewer facts. Inputs are drawn by group: tasks with
+    the same inputs have each input in the same split, so that no test input occurs in training under
+    another task of its group. A smaller `instances` gives the first rows of a larger one. The same package
+    versions give the same table.
 
-    Raises `UserError` for an unknown task or category, for a choice that leaves no task, for fewer
-    than three instances (one a split), where a package of the extra `lexicon` is missing, and, if `verify`
-    is set, where a task's rows are not the published ones (`published.py`).
+    Raises `UserError` for an unknown task or category, for a selection without tasks, for fewer
+    than three instances (one per split), if a package of the extra `lexicon` is missing, and, if `verify` is
+    set, if a task's rows differ from the published ones (`published.py`).
 
     >>> read(tasks=["country_capital"], instances=5).column("split").to_pylist()
     ['train', 'validation', 'test', 'train', 'train']

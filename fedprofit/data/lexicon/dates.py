@@ -1,4 +1,4 @@
-"""Dates: the weekday, and other ways to write the same day (months and patterns from babel)."""
+"""Dates: the weekday, and other notations of the same day (months and patterns from babel)."""
 
 from datetime import date, timedelta
 from functools import cache

@@ -29,7 +29,7 @@ def emojis() -> dict[str, Mapping[str, str]]:
 
 
 def nouns() -> list[str]:
-    """List the names of one small-letter English word, alphabetically; not all of them are nouns."""
+    """List the names that are one lower-case English word, alphabetically; not all are nouns."""
     return sorted({names["en"] for names in emojis().values() if re.fullmatch("[a-z]+", names["en"])})
 
 
@@ -38,7 +38,7 @@ def _is_single(picture: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return the name in words, or nothing where it holds brackets, digits or many words."""
+    """Return the name in words, or "" if it has brackets, digits or many words."""
     words = name.strip(":").replace("_", " ").split()
     return (
         " ".join(words)

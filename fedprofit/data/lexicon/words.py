@@ -1,7 +1,7 @@
-"""Single nouns and lists of nouns: the plural, and programs over letters and over words.
+"""Single nouns and lists of nouns: the plural, and programs on letters and words.
 
-The nouns are the one-word English names of emojis; the programs take up the category "Program
-Execution" of Super-NaturalInstructions, where one list is given to many different programs.
+The nouns are the one-word English names of emojis. The programs follow the category "Program Execution" of
+Super-NaturalInstructions, in which many programs are applied to the same list.
 """
 
 import re
@@ -12,7 +12,7 @@ from fedprofit.core.seeding import numpy_generator
 from fedprofit.data.lexicon.emojis import nouns as emoji_nouns
 from fedprofit.data.lexicon.task import Group, Task
 
-# One-word emoji names that are no countable English noun in the singular. Those in -s need no mention.
+# One-word emoji names that are not countable English nouns in the singular; those in -s are excluded anyway.
 _NOT_COUNTED = """
     badminton bacon biohazard bowling bread broccoli butter camping construction cooking copyright
     custard dango divide dizzy dna dvd fire fog foggy fondue garlic hamsa ice information infinity

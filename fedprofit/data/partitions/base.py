@@ -1,8 +1,8 @@
 """The contract of partitions.
 
-There are two kinds. A *level* deals rows to clients that are made: which rows a group of clients uses, and
-how many each client gets, is the same at every level, so that levels differ only in who gets which row.
-Partitions of *given clients* take the clients, and how much each has, from the data.
+There are two kinds. A *level* of heterogeneity deals rows to generated clients. The rows of a group of
+clients and the number of rows per client are the same at every level: levels differ only in who gets which
+row. Partitions of *given clients* take the clients and their rows from the data.
 """
 
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PartitionSettings(Component, family="partition", package="fedprofit.data.partitions", default="auto"):
-    """How instances become clients."""
+    """A partition of instances into clients."""
 
     @property
     def splits_by_client(self) -> bool:
@@ -53,19 +53,19 @@ class PartitionSettings(Component, family="partition", package="fedprofit.data.p
             split: each row's split, `[rows]`.
             hidden: rows that no client may own, `[rows]`.
             settings: how many clients and examples.
-            seed: all draws come from it.
+            seed: seed of all draws.
         """
         raise NotImplementedError
 
 
 class Dealt(PartitionSettings):
-    """Fields of partitions whose clients are made."""
+    """Fields of partitions that generate clients."""
 
     quantity_skew: Weight = 0.0
     """The standard deviation of the log of the clients' sizes."""
     hold_out: Literal["all", "scored"] = "all"
     """The clients that get validation and test rows: all, or only validation and test clients. The latter
-    leaves these more rows where a task has few."""
+    leaves these more rows of rare tasks."""
 
     @property
     def spares_train_clients(self) -> bool:
@@ -74,7 +74,7 @@ class Dealt(PartitionSettings):
 
 
 class LevelSettings(Dealt):
-    """A level of heterogeneity. One of your own is a subclass with a `kind` and the method `assign`."""
+    """A level of heterogeneity. A custom one is a subclass with a `kind` and the method `assign`."""
 
     needs: ClassVar[tuple[tuple[str, ...], ...]] = (("assign", "owners"),)
 
@@ -85,18 +85,18 @@ class LevelSettings(Dealt):
 
     @property
     def tasks_each(self) -> int:
-        """How many tasks a client needs at least."""
+        """The minimum number of tasks of a client."""
         return 1
 
     def assign(self, stock: "Stock", generator: "np.random.Generator") -> "Ints":
         """Return the client that gets each row of a group's stock, `[rows]`.
 
         Client k must get exactly `stock.sizes[k, s]` rows of split s. `Stock.by_mix` and `Stock.by_choice` do
-        that, from each client's mix of labels, or from the labels that each client's rows come from.
+        that, from each client's mix of labels or from each client's list of labels.
 
         Args:
-            stock: the rows of one group of clients, and how many each client gets.
-            generator: where all draws come from.
+            stock: the rows of one group of clients, and the number of rows per client.
+            generator: source of all draws.
         """
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ class LevelSettings(Dealt):
 
 
 class GivenClients(PartitionSettings):
-    """A partition whose clients come from the data. One of your own has a `kind` and the method `clients`."""
+    """A partition whose clients come from the data. A custom one has a `kind` and the method `clients`."""
 
     needs: ClassVar[tuple[tuple[str, ...], ...]] = (("clients", "owners"),)
 
@@ -157,7 +157,7 @@ class GivenClients(PartitionSettings):
 
 
 def numbered(count: int) -> list[str]:
-    """Return the names of clients that are made, ascending.
+    """Return the names of generated clients, ascending.
 
     >>> numbered(2)
     ['client-0000', 'client-0001']

@@ -24,8 +24,8 @@ class Flower(GivenClients, kind="flwr"):
     partitioner: str
     """The name of a class of `flwr_datasets.partitioner`."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of the class. By default `num_partitions` is the number of clients, `partition_by` is task
-    and `seed` is the run's, where the class takes them."""
+    """Arguments of the class. Defaults, if the class accepts them: `num_partitions` is the number of clients,
+    `partition_by` is task and `seed` is the run's."""
 
     def clients(
         self,
@@ -35,7 +35,7 @@ class Flower(GivenClients, kind="flwr"):
         settings: ClientSettings,
         seed: int,
     ) -> "tuple[list[str], Ints, NDArray[np.int8]]":
-        """Partition the rows that the pool gives no other split than train; cut each part by seed."""
+        """Partition the rows without a split or with split train; split each part by seed."""
         import numpy as np
         import pyarrow.compute as pc
 
@@ -54,14 +54,14 @@ class Flower(GivenClients, kind="flwr"):
 def partition_rows(
     pool: "pa.Table", rows: "Ints", settings: Flower, clients: int, seed: int
 ) -> "tuple[int, Ints]":
-    """Partition `rows` of the pool; return how many parts there are and each row's part (-1: none).
+    """Partition `rows` of the pool; return the number of parts and each row's part (-1: none).
 
-    The partitioner sees the columns task, category and client, and the rows in an order by seed, since
-    some classes cut in order.
+    The partitioner gets the columns task, category and client. Rows are shuffled by seed, because some
+    classes partition in order.
 
     Raises:
-        UserError: the extra is not installed, an unknown class, options it does not accept, a class that
-            hands a row to two parts (the vertical ones cut columns, not rows).
+        UserError: the extra is not installed, the class is unknown, it does not accept the options, or it
+            assigns a row to two parts (as vertical partitioners, which divide columns, do).
     """
     partitioner = _make(settings, clients, seed)
     import datasets
@@ -78,12 +78,12 @@ def partition_rows(
         for number in range(count):
             mine = np.asarray(partitioner.load_partition(number)["row"], np.int64)
             if (part[mine] >= 0).any():
-                raise ValueError("it hands the same row to two clients")
+                raise ValueError("it gives the same row to two clients")
             part[mine] = number
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"data.partition.partitioner: {settings.partitioner} cannot partition these {len(rows)} rows: "
-            f"{error}. Change data.partition.options or data.clients, or take another class."
+            f"{error}. Change data.partition.options or data.clients, or choose another class."
         ) from error
     return count, part
 

@@ -16,7 +16,7 @@ class Task(LevelSettings, kind="task"):
     """One task a client."""
 
     def assign(self, stock: "Stock", generator: "np.random.Generator") -> "Ints":
-        """Give each client rows of the task that it was given."""
+        """Give each client rows of its task."""
         return stock.by_choice(stock.given[:, None], generator)
 
 
@@ -24,15 +24,15 @@ class Tasks(LevelSettings, kind="tasks"):
     """Several tasks a client."""
 
     tasks_per_client: Positive = 2
-    """How many tasks each client's rows come from."""
+    """Tasks per client."""
 
     @property
     def tasks_each(self) -> int:
-        """How many tasks a client needs."""
+        """The minimum number of tasks of a client."""
         return self.tasks_per_client
 
     def assign(self, stock: "Stock", generator: "np.random.Generator") -> "Ints":
-        """Let client i share the tasks given to clients i, i + 1, ...: every task's rows go out exactly."""
+        """Let client i share the tasks of clients i, i + 1, ...: every row of a task is assigned."""
         import numpy as np
 
         clients = len(stock.given)
@@ -63,9 +63,9 @@ class Dirichlet(LevelSettings, kind="dirichlet", paper="Hsu, Qi and Brown 2019, 
     """Each client's mix of tasks is drawn from a Dirichlet distribution."""
 
     alpha: Rate = 0.5
-    """The concentration: a small one gives each client few tasks, a large one the pool's mix."""
+    """The concentration: small values give each client few tasks, large values the pool's mix."""
     over: Literal["task", "category"] = "task"
-    """What the mix is of."""
+    """Labels that are mixed: tasks or categories."""
 
     @property
     def label(self) -> Literal["task", "category"]:

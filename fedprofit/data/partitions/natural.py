@@ -1,4 +1,4 @@
-"""The source's own clients; and the default, which takes them where there are any."""
+"""The source's own clients; and the default, which uses them if there are any."""
 
 from typing import TYPE_CHECKING
 
@@ -49,10 +49,10 @@ class Natural(GivenClients, kind="natural"):
 
 
 class Auto(Dealt, kind="auto"):
-    """The source's own clients where it names them (natural), else one task a client (task)."""
+    """The source's own clients if it names them (natural), else one task per client (task)."""
 
     def resolve(self, source: "SourceSettings") -> PartitionSettings:
-        """Return the partition to use for a source; UserError where a field does not go with it."""
+        """Return the partition to use for a source. Raise UserError for a field that it does not have."""
         if not source.has_clients:
             return Task(quantity_skew=self.quantity_skew, hold_out=self.hold_out)
         for name in ("quantity_skew", "hold_out"):

@@ -1,4 +1,4 @@
-"""Data sources: each yields the same table (`data/pool.py`), and a hash of what it reads."""
+"""Data sources: each returns a table of the same schema (`data/pool.py`), and a hash of what it reads."""
 
 import traceback
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fedprofit.data.tables.reading import Reading
 
-HASHED = 256 * 2**20  # bytes; of larger files only size and time of change are compared
+HASHED = 256 * 2**20  # bytes; of larger files only size and modification time are compared
 
 
 def read_source(settings: SourceSettings, seed: int, reading: "Reading | None" = None) -> "pa.Table":
@@ -23,11 +23,11 @@ def read_source(settings: SourceSettings, seed: int, reading: "Reading | None" =
 
     Args:
         settings: the source.
-        seed: the seed of a source that draws a part of its tasks or instances.
-        reading: skips bad rows or not, and collects what is found; by default they are refused.
+        seed: for sources that sample their tasks or instances.
+        reading: collects findings, and decides whether bad rows are skipped; by default they raise an error.
 
     Raises:
-        UserError: see the source. All rows that cannot be used are named at once.
+        UserError: see the source. It names all unusable rows at once.
     """
     from fedprofit.data.tables.reading import Reading
 
@@ -38,7 +38,7 @@ def read_source(settings: SourceSettings, seed: int, reading: "Reading | None" =
 
 
 def _read_foreign(settings: SourceSettings, seed: int, reading: "Reading") -> "pa.Table":
-    """Read a plug-in's source; UserError, with file and line, where it fails or returns another table."""
+    """Read a plug-in's source. Raise UserError, with file and line, if it fails or returns another table."""
     import pyarrow as pa
 
     from fedprofit.data.pool import GROUP, POOL_SCHEMA
@@ -68,21 +68,21 @@ def _read_foreign(settings: SourceSettings, seed: int, reading: "Reading") -> "p
 
 
 def fingerprint(settings: SourceSettings, seed: int) -> str:
-    """Return a short hash that changes when what `read_source` yields would change.
+    """Return a short hash that changes when the result of `read_source` would change.
 
-    It covers the settings, the seed, the names and content of files (beyond 256 MiB their size and time of
-    change), and the facts that the source names. Where a plug-in's source names neither files nor facts, it
-    covers its rows. A data set on the hub is known by its name and `revision` only: name a revision to pin
-    it.
+    It covers the settings, the seed, the names and content of files (beyond 256 MiB their size and
+    modification time), and the facts that the source names. If a plug-in's source names neither files nor
+    facts, it covers the rows. A data set on the hub is identified only by its name and `revision`: set a
+    revision to pin it.
     """
     values = portable(settings.model_dump(mode="json"))
     return content_hash({"settings": values, "seed": seed, "data": _data(settings, seed, with_times=True)})
 
 
 def content(settings: SourceSettings) -> str:
-    """Return a short hash of all that a source reads, the same on every machine; "" where nothing is found.
+    """Return a machine-independent short hash of all that a source reads; "" if nothing is found.
 
-    Files are hashed by their content, beyond 256 MiB by their size only.
+    Files are hashed by content; files beyond 256 MiB only by size.
     """
     data = _data(settings, 0, with_times=False)
     return content_hash(data) if data else ""
@@ -104,7 +104,7 @@ def _data(settings: SourceSettings, seed: int, with_times: bool) -> dict[str, st
 
 
 def files_below(path: Path, pattern: str = "*") -> dict[str, Path]:
-    """Return a file, or the files of a folder, by their names below it; none where nothing is there."""
+    """Return a file, or the files of a folder by relative name; empty if the path does not exist."""
     if not path.is_dir():
         return {path.name: path} if path.is_file() else {}
     return {str(file.relative_to(path)): file for file in sorted(path.rglob(pattern)) if file.is_file()}

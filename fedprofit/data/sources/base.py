@@ -1,7 +1,7 @@
 """The contract of data sources: settings that read instances into one table.
 
-A source reads texts and nothing else. Tokens, clients and splits that it does not name are made later, the
-same way for every source.
+A source reads only texts. Tokens, and clients and splits that it does not name, are made later by the same
+code for every source.
 """
 
 import os
@@ -46,18 +46,18 @@ def portable(source: dict[str, Any]) -> dict[str, Any]:
 
 
 class SourceSettings(Component, family="data source", package="fedprofit.data.sources"):
-    """Where the instances of a data set come from.
+    """The origin of a data set's instances.
 
-    A source of your own is a subclass with a `kind` and the method `read`. Its cached rows are made again
-    when its settings change, or the files or facts that it names; where it names none, when its rows change.
+    A custom source is a subclass with a `kind` and the method `read`. Its cached rows are recreated when its
+    settings, or the files or facts that it names, change; if it names none, when its rows change.
     """
 
     needs: ClassVar[tuple[tuple[str, ...], ...]] = (("read",),)
 
-    is_users_own: ClassVar[bool] = True  # not of a benchmark with a scoring of its own
-    checks_early: ClassVar[bool] = False  # all its rows are checked before any run of a study begins
+    is_users_own: ClassVar[bool] = True  # false for a benchmark that defines its own scoring
+    checks_early: ClassVar[bool] = False  # all its rows are checked before a study's first run
     comes_with_package: ClassVar[bool] = False  # its rows depend on this package's version, not on files
-    unread_share: ClassVar[float] = 0.0  # of targets that rouge-score's tokenizer may fail to read
+    unread_share: ClassVar[float] = 0.0  # tolerated share of targets that rouge-score's tokenizer cannot read
 
     @property
     def place(self) -> str:
@@ -70,11 +70,11 @@ class SourceSettings(Component, family="data source", package="fedprofit.data.so
         return False
 
     def files(self) -> Mapping[str, Path]:
-        """Return the files that it reads, by a name that is the same on every machine."""
+        """Return the files that it reads, by machine-independent names."""
         return {}
 
     def facts(self) -> Mapping[str, str]:
-        """Return what else its rows depend on, for example versions of packages."""
+        """Return other facts that its rows depend on, for example versions of packages."""
         return {}
 
     def read(self, seed: int, reading: "Reading") -> "pa.Table":
@@ -83,8 +83,8 @@ class SourceSettings(Component, family="data source", package="fedprofit.data.so
         `fedprofit.data.memory.read_rows(rows, self.place, reading)` makes such a table from rows in memory.
 
         Args:
-            seed: the seed of a source that draws a part of its rows.
-            reading: collects rows that cannot be used.
+            seed: for sources that sample their rows.
+            reading: collects unusable rows.
         """
         raise NotImplementedError
 
@@ -93,9 +93,9 @@ class Columns(Section):
     """The columns of a table; only input and target must be present."""
 
     input: str = "input"
-    """The text that is asked."""
+    """The input text."""
     target: str = "target"
-    """The wanted answer: a text, or a list of references."""
+    """The expected answer: a text, or a list of references."""
     client: str | None = None
     """The client that owns the row."""
     definition: str | None = None
@@ -115,7 +115,7 @@ class Columns(Section):
 
 
 class TabularSource(SourceSettings):
-    """A source whose columns are the user's own."""
+    """A source with user-defined columns."""
 
     columns: Columns = Columns()
     """The names of the columns."""

@@ -22,7 +22,7 @@ class HubSource(TabularSource, kind="hub"):
     name: str
     """The data set's name on the hub, or a folder of data files or of `save_to_disk`."""
     subset: str | None = None
-    """The configuration of a data set that has several."""
+    """The configuration, for data sets with several."""
     revision: str | None = None
     """The revision on the hub; name one to pin the rows."""
 
@@ -43,8 +43,8 @@ class HubSource(TabularSource, kind="hub"):
         The splits of the data set are kept, unless a split column is named. Class labels become their names.
 
         Raises:
-            UserError: the extra is not installed, the data set cannot be loaded, a split has another name.
-                What is wrong with its rows goes into `reading`, see `columns.to_pool`.
+            UserError: the extra is not installed, the data set cannot be loaded, or a split has an unknown
+                name. Errors in its rows go into `reading`, see `columns.to_pool`.
         """
         try:
             import datasets
@@ -60,7 +60,7 @@ class HubSource(TabularSource, kind="hub"):
         parts = list(tables_of(loaded, self.columns, self.name))
         if not parts:
             raise UserError(f"{self.name}: the data set holds no rows (data.source.name).")
-        # Each split is checked by itself: row numbers in messages are those of the split.
+        # Each split is checked separately: row numbers in messages are relative to the split.
         return pa.concat_tables([to_pool(table, columns, place, reading) for table, columns, place in parts])
 
 
@@ -122,7 +122,7 @@ def _with_label_names(part: Any, datasets: Any) -> "pa.Table":
     table: pa.Table = part.with_format("arrow")[:]
     for position, (name, feature) in enumerate(part.features.items()):
         if isinstance(feature, datasets.ClassLabel):
-            # An unlabelled row is -1 there, and null here.
+            # An unlabelled row is -1 in `datasets`, null here.
             codes = pc.if_else(pc.less(table[name], 0), None, table[name])
             table = table.set_column(position, name, pc.take(pa.array(feature.names), codes))
     return table

@@ -1,4 +1,4 @@
-"""`lexicon`: tasks made from facts that installed Python packages carry; see `data/lexicon`."""
+"""`lexicon`: tasks from facts in installed Python packages; see `data/lexicon`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +22,11 @@ class LexiconSource(SourceSettings, kind="lexicon"):
     tasks: tuple[str, ...] = ()
     """Names of the tasks; all if empty."""
     categories: tuple[str, ...] = ()
-    """Categories whose tasks are taken; all if empty."""
+    """Categories of the tasks; all if empty."""
     instances: Positive = 240
-    """The largest number of instances of a task."""
+    """Maximum instances per task."""
     verify: bool = True
-    """Refuse rows that differ from the published ones, as other versions of the packages may give."""
+    """Refuse rows that differ from the published ones, as with other versions of the packages."""
 
     def files(self) -> Mapping[str, Path]:
         """Return the lexicon's code."""
@@ -34,7 +34,7 @@ class LexiconSource(SourceSettings, kind="lexicon"):
         return {path.name: path for path in sorted(code.glob("*.*")) if path.is_file()}
 
     def facts(self) -> Mapping[str, str]:
-        """Return the versions of the packages that it takes facts from."""
+        """Return the versions of the packages with the facts."""
         from fedprofit.data.lexicon.published import PACKAGES
         from fedprofit.data.sources import package_versions
 

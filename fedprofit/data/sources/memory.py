@@ -41,23 +41,23 @@ class MemorySource(TabularSource, kind="memory"):
         return {"rows": self.rows}
 
     def read(self, seed: int, reading: "Reading") -> "pa.Table":
-        """Read the rows from the cache; UserError where they are absent or damaged."""
+        """Read the rows from the cache. Raise UserError if they are missing or damaged."""
         import pyarrow as pa
         import pyarrow.parquet
 
         from fedprofit.data.tables.columns import to_pool
 
-        again = "Make data.source again by fedprofit.data.memory.dataset, from the same rows."
+        remedy = "Recreate data.source with fedprofit.data.memory.dataset, from the same rows."
         try:
             table = pyarrow.parquet.read_table(self.path)
         except FileNotFoundError:
             raise UserError(
-                f"data.source.rows: the rows {self.rows} are not in the cache ({self.path}). {again}"
+                f"data.source.rows: the rows {self.rows} are not in the cache ({self.path}). {remedy}"
             ) from None
         except (pa.ArrowException, OSError):
             table = None
         if table is None or hash_of(table) != self.rows:
-            raise UserError(f"{self.path}: is damaged. Remove it. {again}")
+            raise UserError(f"{self.path}: is damaged. Remove it. {remedy}")
         return to_pool(table, self.columns, self.place, reading)
 
 

@@ -18,22 +18,22 @@ class SniSource(SourceSettings, kind="sni", paper="Wang et al. 2022, arXiv 2204.
     """Super-NaturalInstructions: a folder of task JSON files, or a Parquet table."""
 
     is_users_own: ClassVar[bool] = False
-    unread_share: ClassVar[float] = 0.5  # its own evaluation uses that tokenizer
+    unread_share: ClassVar[float] = 0.5  # the benchmark's own evaluation uses that tokenizer
 
     path: FilePath
     """The folder `tasks` of the official repository, or a Parquet file."""
     tasks: tuple[str, ...] = ()
     """Names such as task073_commonsenseqa_answer_generation, or numbers such as "73"; all if empty."""
     categories: tuple[str, ...] = ()
-    """Categories whose tasks are taken; all if empty."""
+    """Categories of the tasks; all if empty."""
     instances: Positive | None = None
-    """The largest number of instances of a task, drawn by seed."""
+    """Maximum instances per task, drawn by seed."""
     max_tasks: Positive | None = None
-    """The largest number of tasks, drawn by seed from those that pass the other limits."""
+    """Maximum number of tasks, drawn by seed from those that pass the other limits."""
     min_instances: Positive = 1
-    """Tasks with fewer instances are left out."""
+    """Tasks with fewer instances are excluded."""
     max_words: Positive | None = None
-    """Instances with a longer definition, input or target are left out."""
+    """Instances with a longer definition, input or target, in words, are excluded."""
 
     @property
     def place(self) -> str:

@@ -1,4 +1,4 @@
-"""`table`: the user's own JSONL, CSV or Parquet file, with columns that the settings name."""
+"""`table`: a JSONL, CSV or Parquet file, with columns named by the settings."""
 
 import gzip
 import zlib
@@ -28,15 +28,15 @@ def _one_character(value: str) -> str:
 
 
 class TableSource(TabularSource, kind="table"):
-    """A table of your own: a JSONL, CSV or Parquet file."""
+    """Your own table: a JSONL, CSV or Parquet file."""
 
     checks_early: ClassVar[bool] = True
 
     path: FilePath
-    """The file: .parquet; .csv or .tsv; .jsonl or .json with one object a line; text also with .gz."""
+    """The file: .parquet; .csv or .tsv; .jsonl or .json with one object per line; text files also as .gz."""
     encoding: str | None = None
-    """The encoding of a text file, such as utf-16 or cp1252; by its byte-order mark, else utf-8, if not
-    given."""
+    """The encoding of a text file, such as utf-16 or cp1252; default: that of its byte-order mark,
+    else utf-8."""
     separator: Annotated[str, AfterValidator(_one_character)] | None = None
     """The character between the fields of a CSV file; detected if not given."""
 
@@ -55,8 +55,8 @@ class TableSource(TabularSource, kind="table"):
         """Read the named columns.
 
         Raises:
-            UserError: no such file, another suffix, an empty or damaged file. What is wrong with its rows
-                goes into `reading`, see `columns.to_pool`.
+            UserError: no such file, an unknown suffix, or an empty or damaged file. Errors in its rows go
+                into `reading`, see `columns.to_pool`.
         """
         return _read(self, reading)
 

@@ -1,1 +1,1 @@
-"""How tables of text become the pool: formats, columns, and what is found wrong with their rows."""
+"""Conversion of tables of text to the pool: formats, columns, and errors in their rows."""

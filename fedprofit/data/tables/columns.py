@@ -27,7 +27,7 @@ SPLIT_NAMES = {
 
 
 def wanted(columns: Columns, there: list[str], place: str) -> list[str]:
-    """Return the distinct names of the columns to read; UserError where `there` lacks one."""
+    """Return the distinct names of the columns to read. Raise UserError if `there` lacks one."""
     for setting, name in columns.model_dump(exclude_none=True).items():
         if name not in there:
             raise UserError(
@@ -48,12 +48,12 @@ def to_pool(
 
     Numbers become text without an exponent. NaN is a missing value. A target that is text becomes a list of
     one. Without a task column every row belongs to the task "task". Error messages begin with `place`, a file
-    or data set. Rows with something wrong go into `reading` and are left out; without one they are refused at
-    once. Wrong are: a target, client or task that is missing or empty, an unknown split, an input that is
-    empty together with its definition, what is not text.
+    or data set. Rows with errors go into `reading` and are omitted; without `reading` they raise an error.
+    Errors are: a missing or empty target, client or task, an unknown split, an input and a definition that
+    are both empty, a value that is not text.
 
-    Raises UserError: a missing column, a column that is not text, a client under two ids that differ in
-    white space only.
+    Raises UserError for a missing column, a column that is not text, or client ids that differ only in white
+    space.
 
     >>> rows = pa.table({"question": ["1 + 1"], "answer": [2]})
     >>> to_pool(rows, Columns(input="question", target="answer"), "sums")["targets"].to_pylist()
@@ -123,7 +123,7 @@ class _Given:
         return self.valid(self.cast(column, pa.string(), name), name)
 
     def cast(self, column: pa.ChunkedArray, kind: pa.DataType, name: str) -> pa.ChunkedArray:
-        """Convert a column; UserError where no text can be made of its type."""
+        """Convert a column to text. Raise UserError if its type cannot be converted."""
         try:
             if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
                 # Unchecked here: `valid` looks at each row.
@@ -158,7 +158,7 @@ class _Given:
         return pa.chunked_array(chunks, LIST)
 
     def split(self, name: str | None) -> pa.ChunkedArray:
-        """Return the splits by the pool's names, null where there is none."""
+        """Return the splits by the pool's names; null for rows without."""
         column = self.text(name, None)
         if name is None:
             return column
@@ -177,7 +177,7 @@ class _Given:
     def none_missing(
         self, text: pa.ChunkedArray, name: str, what: str, excepted: NDArray[np.bool_] | None = None
     ) -> None:
-        """Find the rows without a text, or with blank space only; some may be without."""
+        """Find the rows without a text, or with blank space only, except those that may lack it."""
         missing = pc.is_null(text).to_numpy()
         self.find(name, f"{what} is missing", missing if excepted is None else missing & ~excepted)
         self.find(name, f"{what} is empty", pc.fill_null(_blank(text), False).to_numpy())
@@ -185,7 +185,7 @@ class _Given:
     def find(
         self, name: str, reason: str, bad: NDArray[np.bool_], value: Callable[[int], Any] | None = None
     ) -> None:
-        """Record the rows of a mask, except those whose cell is recorded already."""
+        """Record the rows of a mask, except those whose cell is already recorded."""
         bad = bad.copy()
         for known in self.findings:
             if known.column == name:

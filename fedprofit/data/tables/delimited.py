@@ -27,12 +27,12 @@ HEAD = 2**20  # bytes in which the first row ends
 def read(
     data: bytes, columns: Columns, encoding: str | None, separator: str | None, place: str, reading: Reading
 ) -> TextTable:
-    """Read the named columns as text; a column that the first row does not name is not in the result.
+    """Read the named columns as text; columns missing from the first row are omitted.
 
-    Without a `separator` it is the one of comma, semicolon, tab and bar by which the first row has most of
-    the named columns, then most columns.
+    The default `separator` is that of comma, semicolon, tab and bar which gives the first row most of the
+    named columns, then most columns.
 
-    Raises UserError: an empty file, a quote that is never closed, an encoding that the file is not in.
+    Raises UserError for an empty file, a quote that is never closed, or a wrong encoding.
     """
     if not data.strip():
         raise UserError(f"{place}: the file is empty. Write it again, or correct data.source.path.")
@@ -63,7 +63,7 @@ def _separator(text: str, names: list[str]) -> str:
         fields = next(_records(text, separator), (0, []))[1]
         return len({*names} & {*fields}), len(fields)
 
-    return max(SEPARATORS, key=fit)  # of equals the first: the comma
+    return max(SEPARATORS, key=fit)  # the first of equals: the comma
 
 
 def _header(text: str, separator: str, place: str, names: list[str]) -> list[str]:
@@ -77,7 +77,7 @@ def _header(text: str, separator: str, place: str, names: list[str]) -> list[str
 
 
 def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record that is not empty and the number of the line that it begins in."""
+    """Yield each record that is not empty, and the number of its first line."""
     records, line = csv.reader(io.StringIO(text, newline=""), delimiter=separator), 1
     for fields in records:
         if fields:
@@ -86,8 +86,8 @@ def _records(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _by_arrow(data: bytes, names: list[str], separator: str) -> pa.Table | None:
-    """Let Arrow read the file; return None where it cannot, or where it would miss errors."""
-    # Of no columns Arrow would read all. A quote that is not closed takes the rest of the file along.
+    """Let Arrow read the file; return None if it cannot, or if it would miss errors."""
+    # Given no columns, Arrow reads all. An unclosed quote extends to the end of the file.
     if not names or data.count(b'"') % 2 or b"\0" in data:
         return None
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=separator)
@@ -112,7 +112,7 @@ def _with_names(table: pa.Table, header: list[str]) -> pa.Table:
 
 
 def _lines(data: bytes, separator: str, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
-    """Return the number of the line that each row begins in; None where they are not as many."""
+    """Return the number of each row's first line; None if the counts differ."""
     found = [line for line, _ in _records(data.decode("utf-8-sig", "replace"), separator)][1:]
     return np.array(found, np.int64) if len(found) == rows else None
 
@@ -146,13 +146,13 @@ def _by_row(
 
 
 def _zeros(name: str, values: list[str]) -> list[Finding]:
-    """Find the cells with a zero byte: no text has any, and many programs end there."""
+    """Find the cells with a zero byte: texts have none, and many programs stop there."""
     rows = np.array([row for row, value in enumerate(values) if "\0" in value], np.int64)
     return [Finding(name, "a NUL byte", rows, lambda row: values[row])] if len(rows) else []
 
 
 def _check_quotes(text: str, line: int, separator: str, place: str) -> None:
-    """Raise UserError where the last record, which begins in a line, is one with a quote that stays open."""
+    """Raise UserError if the last record, which begins in a line, has a quote that is not closed."""
     last = list(io.StringIO(text, newline=""))[line - 1 :]
     try:
         list(csv.reader(last, delimiter=separator, strict=True))

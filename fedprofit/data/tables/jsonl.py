@@ -1,7 +1,7 @@
-"""JSON Lines: one object a line; numbers keep their spelling.
+"""JSON Lines: one object per line; numbers keep their spelling.
 
-Arrow reads the file where all values of the named columns are texts or whole numbers: its result is then the
-same. Other files are read line by line, which also finds the error in each line.
+Arrow reads the file if all values of the named columns are texts or integers: its result is then the same.
+Other files are read line by line, which also finds the error in each line.
 """
 
 import json
@@ -25,9 +25,9 @@ MINUS_ZERO = re.compile(rb":\s*-0\s*[,}]")  # Arrow reads it as 0
 
 
 def read(data: bytes, columns: Columns, encoding: str | None, place: str, reading: Reading) -> TextTable:
-    """Read the named columns as text; a column that no line has is not in the result.
+    """Read the named columns as text; columns that no line has are omitted.
 
-    Raises UserError: no line that is an object, an encoding that the file is not in.
+    Raises UserError for a file without an object, or a wrong encoding.
     """
     names = columns.names()
     table = _by_arrow(data, names, columns.target) if encoding in (None, "utf-8") else None
@@ -37,7 +37,7 @@ def read(data: bytes, columns: Columns, encoding: str | None, place: str, readin
 
 
 def _by_arrow(data: bytes, names: Sequence[str], target: str) -> pa.Table | None:
-    """Let Arrow read the file; return None where its result could differ from reading line by line."""
+    """Let Arrow read the file; return None if its result could differ from reading line by line."""
     types = _types(data, names, target)
     if types is None:
         return None
@@ -46,16 +46,16 @@ def _by_arrow(data: bytes, names: Sequence[str], target: str) -> pa.Table | None
     try:
         table = pyarrow.json.read_json(pa.BufferReader(data), read_options=block, parse_options=parse)
         table = table.select(names)
-        table.validate(full=True)  # that texts are UTF-8
+        table.validate(full=True)  # checks that texts are UTF-8
     except pa.ArrowException:
         return None
-    whole = [name for name, kind in types if kind == pa.int64()]
-    zero = any(pc.any(pc.equal(table[name], 0), min_count=0).as_py() for name in whole)
+    integers = [name for name, kind in types if kind == pa.int64()]
+    zero = any(pc.any(pc.equal(table[name], 0), min_count=0).as_py() for name in integers)
     return None if zero and MINUS_ZERO.search(data) else table
 
 
 def _types(data: bytes, names: Sequence[str], target: str) -> list[tuple[str, pa.DataType]] | None:
-    """Guess the columns' types from the first lines; None where one has a type that Arrow may not read."""
+    """Guess the columns' types from the first lines; None if Arrow cannot be used for one of them."""
     try:
         head = data[:BLOCK].split(b"\n", LOOKED_AT)[:LOOKED_AT]
         rows = [json.loads(line) for line in head if line.strip()]
@@ -74,7 +74,7 @@ def _types(data: bytes, names: Sequence[str], target: str) -> list[tuple[str, pa
 
 
 def _lines(data: bytes, rows: int) -> "np.ndarray[Any, np.dtype[np.int64]] | None":
-    """Return the number of each row's line; None where rows are not one a line."""
+    """Return the number of each row's line; None unless each row has its own line."""
     full = np.flatnonzero([bool(line.strip()) for line in data.split(b"\n")]) + 1
     return full if len(full) == rows else None
 
@@ -123,7 +123,7 @@ def _by_line(data: bytes, columns: Columns, encoding: str | None, place: str, re
 
 
 def _constant(name: str) -> float | None:
-    return None if name == "NaN" else float(name)  # the only numbers that do not stay as they are written
+    return None if name == "NaN" else float(name)  # the only numbers that do not keep their spelling
 
 
 def _fault(line: str, error: json.JSONDecodeError) -> str:

@@ -1,4 +1,4 @@
-"""Findings while a source is read: all rows that cannot be used, and how the file was read."""
+"""Findings while a source is read: all unusable rows, and how the file was read."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ Remark = tuple[str, str]  # subject, text
 
 
 def shown(value: Any) -> str:
-    """Write a value on one line, in ASCII where it is not plain text, cut to 80 characters.
+    """Format a value on one line, in ASCII unless it is plain text, truncated to 80 characters.
 
     >>> shown("a\\tb"), shown(None), shown(float("nan"))
     ("'a\\\\tb'", 'null', 'NaN')
@@ -32,7 +32,7 @@ def shown(value: Any) -> str:
 
 
 def listed(words: Iterable[str], count: int | None = None) -> str:
-    """Join the first 20 of some words; `count` is how many there are where not all are given.
+    """Join the first 20 of some words; `count` is their number if not all are given.
 
     >>> listed(["a", "b"], 5)
     'a, b and 3 more'
@@ -44,7 +44,7 @@ def listed(words: Iterable[str], count: int | None = None) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """An error that some rows of a table share."""
+    """An error that rows of a table have in common."""
 
     column: str  # the user's name of it
     reason: str
@@ -54,7 +54,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Numbering:
-    """How the rows of a table are numbered for the user; without `numbers` from one."""
+    """Numbering of a table's rows for the user; from one without `numbers`."""
 
     unit: str = "data row"  # or "line"
     numbers: Callable[[], NDArray[np.int64] | None] = lambda: None
@@ -75,15 +75,15 @@ class Reading:
     reasons: Counter[str] = field(default_factory=Counter)
     owners: Counter[str] = field(default_factory=Counter)  # clients, or tasks, of the bad rows
     remarks: list[Remark] = field(default_factory=list)  # how the file was read
-    hints: dict[str, None] = field(default_factory=dict)  # remedies beside the usual one
+    hints: dict[str, None] = field(default_factory=dict)  # additional remedies
     refusals: list[str] = field(default_factory=list)  # errors that concern the table, not single rows
-    dropped: str = ""  # which tasks a source's own limits left out
+    dropped: str = ""  # tasks that a source's own limits excluded
     _first: list[tuple[int, int, str]] = field(default_factory=list)  # place, row, text
     _places: list[str] = field(default_factory=list)
     _owner: str = "client"
 
     def lost(self, place: str, unit: str, number: int, reason: str, value: Any) -> None:
-        """Record a row that could not be read at all."""
+        """Record a row that could not be read."""
         self.rows, self.bad = self.rows + 1, self.bad + 1
         self.reasons[reason.partition(":")[0]] += 1
         self.owners["unknown"] += 1
@@ -125,7 +125,7 @@ class Reading:
         self._first.append((self._places.index(place), number, text))
 
     def settle(self, source: str) -> None:
-        """Raise UserError where bad rows are not to be skipped, or where all rows are bad."""
+        """Raise UserError if bad rows are not skipped, or if all rows are bad."""
         refused = self.bad and (not self.skip or self.bad == self.rows)
         if refused or self.refusals:
             raise UserError("\n".join([self._message(source)] * bool(refused) + self.refusals))
@@ -135,7 +135,7 @@ class Reading:
             self.remarks.insert(0, ("rows left out", f"{text}; by {self._owner}: {whose}"))
 
     def _message(self, source: str) -> str:
-        """Name every row, the first 20 in full, then how many there are of each kind."""
+        """Name the first 20 rows, then the number of rows of each kind."""
         first = sorted(self._first)[:SHOWN]
         lines = [
             text if self._places[place] == source else f"{self._places[place]}, {text}"

@@ -1,4 +1,4 @@
-"""Rows of Python objects become a table: dicts, clients and their rows, or an object of one's own."""
+"""Conversion of rows of Python objects to a table: dicts, clients and their rows, or a custom object."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from fedprofit.data.tables.columns import SPLIT_NAMES
 from fedprofit.data.tables.reading import shown
 from fedprofit.data.tables.text import cells
 
-Asked = Columns | Mapping[str, str] | None  # which column is what
+Asked = Columns | Mapping[str, str] | None  # columns by role
 Instance = Mapping[str, Any]  # column name -> value
 GIVEN = ("client", "split", "group")  # columns that the structure of the data may give
 ACCEPTED = (
@@ -26,7 +26,7 @@ ACCEPTED = (
 
 @runtime_checkable
 class ClientData(Protocol):
-    """Clients and their examples, as an object of one's own gives them.
+    """Clients and their examples, as a custom object returns them.
 
     Rows are mappings with the keys input and target, and any of definition, task and category.
     """
@@ -40,7 +40,7 @@ class ClientData(Protocol):
         ...
 
     def unseen(self) -> Sequence[Instance]:
-        """Return test rows of tasks that no client has; none if there are no such tasks."""
+        """Return test rows of tasks that no client has; empty if there are no such tasks."""
         ...
 
 
@@ -67,13 +67,13 @@ def table_of_rows(data: Any, columns: Asked, place: str) -> tuple[pa.Table, Colu
 
 
 def named_columns(columns: Asked, there: Sequence[str], said: Sequence[str], place: str) -> Columns:
-    """Return which column is what.
+    """Return the columns' roles.
 
     Args:
-        columns: what the user says; a mapping may leave some to be found by their usual names.
-        there: the columns that there are.
+        columns: the user's columns; roles that a mapping omits are found by their usual names.
+        there: the existing columns.
         said: which of client, split and group the structure of the data gives, in columns of these names.
-        place: what messages call the data.
+        place: name of the data in messages.
     """
     if isinstance(columns, Columns):
         return columns.model_copy(update={what: what for what in said})
@@ -97,7 +97,7 @@ def named_columns(columns: Asked, there: Sequence[str], said: Sequence[str], pla
 
 @dataclass(frozen=True)
 class _Labelled:
-    """A row, the columns that the structure of the data gives, and the row's name in messages."""
+    """A row, the columns from the structure of the data, and the row's name in messages."""
 
     row: Instance
     said: dict[str, str | None]  # columns client, split and group
@@ -113,13 +113,13 @@ class _Labelled:
 
 
 def _labelled(data: Any, place: str) -> Iterator[_Labelled]:
-    """Yield the rows of data that is no table, one by one."""
+    """Yield the rows of data that is not a table, one by one."""
     if isinstance(data, ClientData):
         yield from _of_object(data, place)
     elif isinstance(data, Mapping):
-        for client, held in data.items():
+        for client, examples in data.items():
             name = _text(client, f"{place}: a client")
-            parts = held if isinstance(held, Mapping) else {None: held}
+            parts = examples if isinstance(examples, Mapping) else {None: examples}
             for split, rows in parts.items():
                 if split is not None and split not in SPLIT_NAMES:
                     raise UserError(
@@ -176,7 +176,7 @@ def _rows(rows: Any, said: Mapping[str, str | None], where: str) -> Iterator[_La
 
 
 def _counted(values: Any, where: str, what: str) -> Iterator[Any]:
-    """Yield the values of a sequence; UserError where its length is not their number."""
+    """Yield the values of a sequence. Raise UserError if its length is not their number."""
     countable = hasattr(values, "__iter__") or hasattr(values, "__getitem__")
     if isinstance(values, str | bytes | Mapping) or not countable:
         raise UserError(f"{where}: found {shown(values)} where {what} are expected. Give a list.")
@@ -211,7 +211,7 @@ def _value(one: _Labelled, name: str, said: Sequence[str], place: str) -> Any:
     if name not in one.row:
         raise UserError(
             f"{one.where(place)}: there is no key {name!r}; {nearest(name, map(str, one.row))} Give every "
-            "row the same keys; null where a value is missing."
+            "row the same keys; null if a value is missing."
         )
     value = one.row[name]
     if isinstance(value, bytes):

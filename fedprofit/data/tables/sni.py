@@ -29,7 +29,7 @@ OWN_COLUMNS = Columns(definition="definition", task="task", category="category",
 
 
 class Selection(Protocol):
-    """Which tasks and instances are read; `sources/sni.py` documents the fields."""
+    """Limits of the tasks and instances to read; `sources/sni.py` documents the fields."""
 
     path: str
     tasks: tuple[str, ...]
@@ -44,13 +44,12 @@ def read(settings: Selection, seed: int, reading: Reading) -> pa.Table:
     """Read the instances that pass the limits, as a table of POOL_SCHEMA.
 
     The limits apply in this order: `tasks`, `categories`, `max_words` (of the definition, the input and each
-    target), `min_instances`, `max_tasks` (seeded), `instances` (seeded, for each task by itself). JSON files
-    name no splits; their tasks are named by the files' stems, those of a table task073.
+    target), `min_instances`, `max_tasks` (seeded), `instances` (seeded, per task). JSON files
+    have no splits. Their tasks are named after the files; those of a table are named like task073.
 
     Raises:
-        UserError: nothing at the path, a damaged file, an unknown task or category, nothing left. Bad rows
-        and
-            tasks that the limits leave out go into `reading`.
+        UserError: nothing at the path, a damaged file, an unknown task or category, or no instance passes.
+            Bad rows and tasks that the limits exclude go into `reading`.
     """
     path = expanded(settings.path)
     if path.is_dir():
@@ -61,7 +60,7 @@ def read(settings: Selection, seed: int, reading: Reading) -> pa.Table:
         raise UserError(f"{path}: there is no such file or folder (data.source.path). Check the path.")
     if pool.num_rows == 0 and not reading.bad:
         raise UserError(
-            f"{path}: no instance is left after tasks, categories, max_words and min_instances. "
+            f"{path}: no instance passes tasks, categories, max_words and min_instances. "
             f"{reading.dropped or 'Loosen one of them.'}"
         )
     pool = _limit_tasks(pool, settings.max_tasks, seed)
@@ -103,13 +102,13 @@ def _sizes(pool: pa.Table, tasks: list[str]) -> list[int]:
 
 
 def _tell_dropped(before: list[int], after: list[int], settings: Selection, reading: Reading) -> None:
-    """Report which limits left tasks out.
+    """Report the limits that excluded tasks.
 
     Args:
         before: instances of each task before max_words.
         after: instances of each task after it.
         settings: the limits.
-        reading: where it is reported.
+        reading: collects the report.
     """
     few = sum(count < settings.min_instances for count in before)
     long = sum(count < settings.min_instances for count in after) - few
@@ -120,7 +119,7 @@ def _tell_dropped(before: list[int], after: list[int], settings: Selection, read
             long and not few and settings.min_instances > 1
         )
         reading.dropped = (
-            f"Of {len(before)} tasks {few + long} were left out: {' and '.join(limits)} (data.source). Raise "
+            f"Of {len(before)} tasks {few + long} were excluded: {' and '.join(limits)} (data.source). Raise "
             "max_words or lower min_instances to keep more."
         )
         reading.remarks.append(("tasks left out", f"{few + long} of {len(before)}: {' and '.join(limits)}"))
@@ -179,7 +178,7 @@ def _row(name: str, task: dict[str, Any], instance: dict[str, Any]) -> dict[str,
 
 
 def _chosen(asked: Iterable[str], names: list[str], path: Path) -> list[str]:
-    """Return the names that were asked for (all, if none was), in the order of `names`."""
+    """Return the requested names (all if none is requested), in the order of `names`."""
     chosen = set()
     for query in asked:
         found = [name for name in names if _same_task(query, name)]

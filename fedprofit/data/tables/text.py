@@ -1,4 +1,4 @@
-"""Text files: how they are encoded, and their values as columns of text."""
+"""Text files: their encoding, and their values as columns of text."""
 
 import codecs
 import re
@@ -21,13 +21,13 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 LOOKED_AT = 4096  # bytes at the beginning
-UNDECODABLE = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of bytes
+UNDECODABLE = re.compile("[\udc80-\udcff]")  # surrogateescape maps bytes to these
 LIST = pa.list_(pa.string())
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of text, the errors found in its cells, and how its rows are numbered."""
+    """A table of text, the errors in its cells, and the numbering of its rows."""
 
     table: pa.Table
     findings: list[Finding]
@@ -40,7 +40,7 @@ def decode(data: bytes, encoding: str | None, place: str, reading: Reading) -> t
     Undecodable bytes become surrogates, by which `cells` finds their rows.
 
     Raises:
-        UserError: an unknown encoding, UTF-16 without its byte-order mark, a broken UTF-16 or UTF-32.
+        UserError: an unknown encoding, UTF-16 without its byte-order mark, or damaged UTF-16 or UTF-32.
     """
     name = _named(encoding) if encoding else encoding_of(data)
     if name == "utf-8" and encoding is None and data[:LOOKED_AT].count(0) > len(data[:LOOKED_AT]) // 4:
@@ -60,7 +60,7 @@ def decode(data: bytes, encoding: str | None, place: str, reading: Reading) -> t
         line = data[:start].decode(name, "replace").count("\n") + 1
         raise UserError(
             f"{place}: line {line}: the bytes {data[start : start + 4]!r} are not {name}. Save the file as "
-            "UTF-8, or set data.source.encoding to what it is."
+            "UTF-8, or set data.source.encoding to its encoding."
         ) from None
 
 
@@ -75,14 +75,14 @@ def _named(encoding: str) -> str:
         "a".encode(encoding)  # some codecs are not of text
     except (LookupError, UnicodeError):
         raise UserError(
-            f"data.source.encoding: {encoding!r} is no encoding that Python knows. Set it to utf-8, utf-16, "
+            f"data.source.encoding: {encoding!r} is not an encoding of Python. Set it to utf-8, utf-16, "
             "cp1252 or latin-1, for example, or to null to have it detected."
         ) from None
     return "utf-8-sig" if found.name == "utf-8" else found.name
 
 
 def _hint(data: bytes, start: int, text: str, reading: Reading) -> None:
-    """Suggest an encoding for undecodable bytes, where all other text is ASCII."""
+    """Suggest an encoding for undecodable bytes if all other text is ASCII."""
     if not UNDECODABLE.sub("", text).isascii():
         return
     before = re.split(rb"[\r\n,;\t|]", data[max(0, start - 20) : start])[-1]
@@ -98,13 +98,13 @@ def _hint(data: bytes, start: int, text: str, reading: Reading) -> None:
 def cells(values: Sequence[Any], column: str, lists: bool) -> tuple[pa.Array, list[Finding]]:
     """Turn the values of a column into text; other values become null and are reported.
 
-    Numbers must have been read as they are written, as text. A column of nothing but true and false
-    becomes text too. With `lists`, a list of texts is a value as well.
+    Numbers must have been read as text, as they are spelled. A column of only true and false becomes text
+    too. With `lists`, a list of texts is also a value.
     """
     try:
         return pa.array(values, pa.string()), []
     except (pa.ArrowException, UnicodeEncodeError):
-        pass  # some are not text: which, is looked for below
+        pass  # some are not text; found below
     logical = all(value is None or isinstance(value, bool) for value in values)
     wrong: dict[str, list[int]] = {}
     made: list[Any] = []
@@ -142,12 +142,12 @@ def _reason(value: Any, lists: bool) -> str:
 
 
 def column_name(name: str) -> str:
-    """Return a column's name as Arrow can hold it: bytes that are no text are spelled out."""
+    """Return a column's name as valid text: undecodable bytes are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def raw(value: Any) -> Any:
-    """Return a text with undecodable bytes as those bytes."""
+    """Return a text with its undecodable bytes restored."""
     if isinstance(value, str) and UNDECODABLE.search(value):
         return value.encode("utf-8", "surrogateescape")
     return value

@@ -1,4 +1,4 @@
-"""A metric is a value: facts that reports show, a function per example, and an accumulator that merges.
+"""A metric is a value: facts for reports, a function per example, and a mergeable accumulator.
 
 A new metric is one file: a class with a `kind`, facts as class variables, and `score`.
 
@@ -29,7 +29,7 @@ from fedprofit.evaluate.facts import DataFacts, MetricFacts, Variant
 
 @dataclass(frozen=True)
 class Answer:
-    """What a metric sees of one example."""
+    """Inputs of a metric for one example."""
 
     example: Example
     loss: float  # nats, summed over the target tokens
@@ -42,32 +42,32 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """The target tokens that the loss is summed over."""
+        """The number of target tokens that the loss is summed over."""
         return len(self.example.target)
 
 
 class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metrics"):
-    """What answers or losses are scored by."""
+    """A score of answers or losses."""
 
     title: ClassVar[str] = ""
     unit: ClassVar[str] = ""
     scale: ClassVar[str] = ""  # such as "0 to 100"
     lower_is_better: ClassVar[bool] = False
-    bounds: ClassVar[tuple[float, float]] = (-inf, inf)  # a value outside of them is an error
+    bounds: ClassVar[tuple[float, float]] = (-inf, inf)  # values outside are an error
     digits: ClassVar[int] = 1  # after the decimal point
     needs_text: ClassVar[bool] = True  # without such metrics nothing is generated
     counted: ClassVar[str] = "examples"  # what `Accumulator.count` counts
-    rank: ClassVar[int] = 100  # reports begin with the lowest
-    stands_in: ClassVar[str] = ""  # kind of the metric that is shown instead where there is space for few
+    rank: ClassVar[int] = 100  # reports show the lowest first
+    stands_in: ClassVar[str] = ""  # kind of the metric that is shown instead if space is limited
 
     name: Name = ""
-    """What results call it; by default its kind."""
+    """Name in results; by default the kind."""
     average: Literal["examples", "tasks"] = "tasks"
-    """What a score is a mean over. tasks: the macro average, in which each task has the same weight."""
+    """What a score averages over. tasks: the macro average, in which each task has the same weight."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **more: Any) -> None:
-        """Refuse a metric whose facts are incomplete; register the others."""
+        """Reject a metric with incomplete facts; register the others."""
         if cls.kind:
             low, high = cls.bounds
             if not cls.title or not low < high:
@@ -92,15 +92,15 @@ class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metr
         return Mean()
 
     def resolve(self, data: DataFacts) -> Self:
-        """Return the metric with its `auto` settings decided for a data set."""
+        """Return the metric with its `auto` settings resolved for a data set."""
         return self
 
     def describe(self, data: DataFacts) -> Variant:
-        """Say how a resolved metric is computed, where there are several ways."""
+        """Describe how a resolved metric is computed, if it has several variants."""
         return Variant()
 
     def facts(self, data: DataFacts | None = None) -> MetricFacts:
-        """Return what reports need to know of the metric, as computed on a data set."""
+        """Return the facts for reports of the metric, as computed on a data set."""
         return MetricFacts(
             name=self.name,
             title=self.full_title,
@@ -117,7 +117,7 @@ class Metric(Named, Component, family="metric", package="fedprofit.evaluate.metr
 
     @property
     def full_title(self) -> str:
-        """The title, and what tells the metric from others of its kind."""
+        """The title, and the settings that distinguish the metric from others of its kind."""
         standard = type(self).model_fields["average"].default
         unusual = f"mean over {self.average}" if self.average != standard else ""
         what = ", ".join(filter(None, (self.name if self.name != self.kind else "", unusual)))

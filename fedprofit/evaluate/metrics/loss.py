@@ -21,4 +21,4 @@ class Loss(Metric, kind="loss"):
         return answer.loss / answer.tokens
 
 
-LOSS = Loss()  # what rounds, trials and steps are selected by
+LOSS = Loss()  # selects rounds, trials and steps

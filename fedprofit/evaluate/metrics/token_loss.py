@@ -21,7 +21,7 @@ class TokenLoss(Metric, kind="token_loss"):
     stands_in = "loss"
 
     average: Literal["examples", "tasks"] = "examples"
-    """What a score is a mean over. examples: all target tokens of a set have the same weight."""
+    """What a score averages over. examples: all target tokens of a set have the same weight."""
 
     def score(self, answer: Answer) -> float:
         """Return the mean over the example's target tokens."""

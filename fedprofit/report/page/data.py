@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from fedprofit.analyze.facts import PROXIMAL, TUNING_RATE
-from fedprofit.analyze.statistics import LEAST_CLIENTS, LEAST_SEEDS
+from fedprofit.analyze.intervals import LEAST_CLIENTS, LEAST_SEEDS
 from fedprofit.analyze.tables import Tables
 from fedprofit.analyze.tradeoff import KEYS, label
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.results import TASK
+from fedprofit.evaluate.results import LOCAL, OTHERS, TASK, UNSEEN
 from fedprofit.report.examples import worst_examples
 from fedprofit.report.notes import scoring_notes
 from fedprofit.report.overview import DIFFERENCES, GridCell, grid_cells, json_value
@@ -22,7 +22,7 @@ from fedprofit.report.page.training import budget, rounds, trials
 from fedprofit.report.table import Means, format_row_score
 from fedprofit.runs.environment import processors
 
-SCORES = ("local", "global", "unseen", "gain", "forgetting")
+SCORES = ("local", "kept", "global", "unseen", "gain", "forgetting", "skill")
 MOST_OTHERS = 200  # maximum train clients, and validation clients, in the partition chart
 MOST_BY_TASK = 1_000_000  # maximum rows of scores by task; with more, only one seed is shown
 DOWNLOADS = {
@@ -74,6 +74,7 @@ def _cell_facts(cell: GridCell) -> dict[str, Any]:
         "title": cell.title or "this run",
         "axes": cell.axes,
         "heterogeneity": json_value(cell.heterogeneity),
+        "robustness": cell.robustness,
         "clients": cell.clients,
         "seeds": cell.seeds,
     }
@@ -102,17 +103,23 @@ def _headline(cell: GridCell, metric: str) -> dict[str, Any]:
     federated = [
         row
         for row in rows
-        if row["condition"] == "federated" and row["setting"] == "last" and isfinite(row["global"])
+        if row["condition"] == "federated" and row["setting"] == "last" and isfinite(row["kept"])
     ]
     selected = {
         "base": next((row for row in rows if row["condition"] == "base"), None),
-        "federated": max(federated, key=lambda row: sign * row["global"], default=None),
+        "federated": max(federated, key=lambda row: sign * row["kept"], default=None),
         "compromise": next((row for row in rows if row["knee"]), None),
         "most": best("personalized"),
         "alone": best("local"),
     }
     texts = {name: row and _formatted(row, metric) for name, row in selected.items()}
-    return {"place": cell.title or "this run", "metric": metric, "scale": metric_of(metric).heading, **texts}
+    return {
+        "place": cell.title or "this run",
+        "metric": metric,
+        "scale": metric_of(metric).heading,
+        "robustness": cell.robustness,
+        **texts,
+    }
 
 
 def _formatted(row: Means, metric: str) -> dict[str, Any]:
@@ -142,7 +149,8 @@ def _transfer(tables: Tables, cells: list[GridCell]) -> list[dict[str, Any]]:
     if "task" not in tables.results.columns:
         return []
     # A client's own tasks by its own examples, the others by the rows of the shared sets.
-    results = tables.results.filter(pl.col("scope").str.ends_with(TASK))
+    shown = [scope + TASK for scope in (LOCAL, OTHERS, UNSEEN)]
+    results = tables.results.filter(pl.col("scope").is_in(shown))
     if len(results) > MOST_BY_TASK:  # the page would take minutes to open
         results = results.filter(pl.col("seed") == pl.col("seed").min())
     matrices = []
@@ -234,10 +242,11 @@ def _claims(tables: Tables) -> list[dict[str, Any]]:
             "says": SAYS[one.claim],
             "verdict": one.verdict,
             "reason": one.reason,
+            "corrected": f"corrected p = {one.corrected:.2g}" if one.comparisons else "",
             "comparisons": [str(comparison) for comparison in one.comparisons],
         }
         for metric in tables.metrics
-        for one in check_claims(tables.results, tables.axes, metric)
+        for one in check_claims(tables.results, tables.axes, metric, tables.validation)
     ]
 
 

@@ -92,7 +92,7 @@ function formatDifference(row, name) {
 function hover(row) {
   const facts = [`<b>${safe(row.label)}</b>`];
   if (row.rate !== null) facts.push(`rate ${row.rate}${row.proximal ? `, λ ${row.proximal}` : ""}`);
-  facts.push(`local ${shown(row.local)}, global ${shown(row.global)}`);
+  facts.push(`local ${shown(row.local)}, ${robustness()} ${shown(row.kept)}`);
   if (row.gain !== null) facts.push(`gain ${formatDifference(row, "gain")}, forgetting ${formatDifference(row, "forgetting")}`);
   if (row.worst !== null) facts.push(`forgetting of the worst tenth ${formatDifference(row, "worst")}`);
   if (row.stopped) facts.push(`${row.stopped} of ${row.clients} clients stopped: not finite`);
@@ -101,7 +101,7 @@ function hover(row) {
 
 function points(rows, more) {
   return {
-    x: rows.map((row) => row.global), y: rows.map((row) => row.local), text: rows.map(hover),
+    x: rows.map((row) => row.kept), y: rows.map((row) => row.local), text: rows.map(hover),
     hovertemplate: "%{text}<extra></extra>", ...more,
   };
 }
@@ -109,17 +109,22 @@ function points(rows, more) {
 /** Return the Pareto front of the visible rows. */
 function frontOf(rows) {
   const sign = metricNow().lower ? -1 : 1;
-  const finite = rows.filter((row) => row.local !== null && row.global !== null);
+  const finite = rows.filter((row) => row.local !== null && row.kept !== null);
   const beats = (a, b) => {
-    const more = [sign * (a.global - b.global), sign * (a.local - b.local)];
+    const more = [sign * (a.kept - b.kept), sign * (a.local - b.local)];
     return Math.min(...more) >= 0 && Math.max(...more) > 0;
   };
   return finite.filter((row) => !finite.some((other) => beats(other, row)));
 }
 
-/** Return the ends of the line local = global within the range of the points. */
+/** Return the name of the retained score in the grid cell that is shown: others, or global. */
+function robustness() {
+  return page.places[state.cell].robustness;
+}
+
+/** Return the ends of the line of equal scores within the range of the points. */
 function diagonal(rows) {
-  const ends = ["global", "local"].map((scope) => rows.map((row) => row[scope]).filter((value) => value !== null));
+  const ends = ["kept", "local"].map((scope) => rows.map((row) => row[scope]).filter((value) => value !== null));
   const from = Math.max(...ends.map((values) => Math.min(...values)));
   const to = Math.min(...ends.map((values) => Math.max(...values)));
   return from < to ? [from, to] : [];
@@ -171,7 +176,7 @@ function drawTradeoff() {
     if (found.length) traces.push(points(found, { mode: "markers", name, marker: { symbol, size: sizes, color: cssValue("--soft") } }));
   }
   if (byId("front").checked) {
-    const front = frontOf(visible).sort((a, b) => a.global - b.global);
+    const front = frontOf(visible).sort((a, b) => a.kept - b.kept);
     if (front.length) traces.unshift(points(front, {
       mode: "lines", name: "front", hoverinfo: "skip", hovertemplate: null,
       line: { color: cssValue("--soft"), dash: "dash", width: 1.5 },
@@ -185,19 +190,19 @@ function drawTradeoff() {
   }
   const same = diagonal(rows.filter((row) => !row.algorithm || state.algorithms.has(row.algorithm)));
   if (same.length) traces.unshift({
-    x: same, y: same, mode: "lines", name: "local = global", hoverinfo: "skip",
+    x: same, y: same, mode: "lines", name: "equal scores", hoverinfo: "skip",
     line: { color: cssValue("--soft"), dash: "dot", width: 1 },
   });
   const lower = metricNow().lower ? "reversed" : true, unit = safe(metricNow().short);
-  const chartLayout = layout(`global ${unit}`, `local ${unit}`);
+  const chartLayout = layout(`${robustness()} ${unit}`, `local ${unit}`);
   chartLayout.xaxis.autorange = chartLayout.yaxis.autorange = lower;
   // A legend next to the plot must not scroll; below the plot, on a phone, its height adapts.
   const named = traces.filter((trace) => trace.showlegend !== false).length;
   byId("tradeoff-chart").style.height = chartLayout.legend.orientation === "h" ? "" : `max(34rem, ${1.2 * named + 6}rem)`;
   draw("tradeoff-chart", traces, chartLayout);
   const base = rows.filter((row) => !row.algorithm);
-  table("tradeoff-table", ["condition", "local", "global", "unseen", "gain", "forgetting", "worst tenth", "clients"],
-    [...base, ...visible].map((row) => [row.label, row.local, row.global, row.unseen, formatDifference(row, "gain"), formatDifference(row, "forgetting"), formatDifference(row, "worst"), row.clients]));
+  table("tradeoff-table", ["condition", "local", robustness(), "unseen", "gain", "forgetting", "worst tenth", "skill", "clients"],
+    [...base, ...visible].map((row) => [row.label, row.local, row.kept, row.unseen, formatDifference(row, "gain"), formatDifference(row, "forgetting"), formatDifference(row, "worst"), row.skill, row.clients]));
 }
 
 function drawForgetting() {

@@ -1,1 +1,1 @@
-"""Aggregation steps: what happens to the clients' updates on their way into the server's parameters."""
+"""Aggregation steps between the clients' updates and the server's parameters."""

@@ -1,8 +1,8 @@
 """The contract of aggregation steps.
 
-A chain of steps turns what clients return, stacked `[clients, ...]`, into one update, `[...]`. Steps on
+A chain of steps turns the clients' updates, stacked `[clients, ...]`, into one update, `[...]`. Steps on
 clients come first (clip, quantize, top-k), then exactly one that reduces (mean, median, trimmed mean), then
-steps on the server. Each step has `init` and `update`, as a transform of optax does. Its state is explicit:
+steps on the server. Each step has `init` and `update`, as an optax transform does. Its state is explicit:
 tensors of the server go in and out, tensors of a client are in the client store.
 """
 
@@ -40,7 +40,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a cohort sends, on its way through a chain.
+    """A cohort's updates between two steps of a chain.
 
     Attributes:
         clients: the cohort.
@@ -63,7 +63,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step knows of the round.
+    """Facts of the round for a step.
 
     Attributes:
         name: of the step in its chain; it separates random draws and client states of two equal steps.
@@ -97,7 +97,7 @@ class AggregationStep(Component, family="aggregation step", package="fedprofit.s
         return {}
 
     def update(self, sent: Sent, state: Params, context: StepContext) -> tuple[Sent, Params]:
-        """Return what is sent on, and the step's next tensors on the server."""
+        """Return the updates for the next step, and this step's next tensors on the server."""
         raise NotImplementedError
 
 
@@ -109,7 +109,7 @@ class Reducer(AggregationStep):
     stage: ClassVar[Literal["client", "reduce", "server"]] = "reduce"
 
     def weigh(self, examples: Sequence[float]) -> list[float]:
-        """Return each client's weight, from its number of examples; the reported loss has the same.
+        """Return each client's weight, from its number of examples; the reported loss uses the same weights.
 
         >>> Reducer().weigh([9, 0, 2])
         [1.0, 0.0, 1.0]
@@ -121,7 +121,7 @@ class Reducer(AggregationStep):
         raise NotImplementedError
 
     def update(self, sent: Sent, state: Params, context: StepContext) -> tuple[Sent, Params]:
-        """Reduce what the clients sent."""
+        """Reduce the clients' updates."""
         kept = sent.counted
         stacked = {key: tensor[kept] for key, tensor in sent.params.items()}
         weights = self.weigh([sent.examples[position] for position in kept])

@@ -19,7 +19,7 @@ class Mean(Reducer, kind="mean", paper="McMahan et al. 2017, arXiv 1602.05629"):
         return super().weigh(examples) if self.weights == "uniform" else list(examples)
 
     def update(self, sent: Sent, state: Params, context: StepContext) -> tuple[Sent, Params]:
-        """Average in float64, in the order of the cohort; clients that do not count have weight 0."""
+        """Average in float64, in the order of the cohort; clients that returned nothing have weight 0."""
         from fedprofit.server.aggregate import weighted_mean
 
         return replace(sent, params=weighted_mean(sent.params, self.weigh(sent.examples))), state

@@ -16,7 +16,7 @@ SCALE_BYTES = 4
 class Quantize(AggregationStep, kind="quantize", paper="Alistarh et al. 2017, arXiv 1610.02132"):
     """Round each number to one of 255 levels at random, so that its expectation is unchanged.
 
-    The levels are whole multiples of the largest magnitude of a client's tensor, divided by 127. A client
+    The levels are integer multiples of 1/127 of the largest magnitude of a client's tensor. A client
     sends one byte per number and one scale per tensor. Zero stays zero.
     """
 

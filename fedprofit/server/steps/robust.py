@@ -25,7 +25,7 @@ class TrimmedMean(Reducer, kind="trimmed_mean", paper=PAPER):
     """Mean over clients without the largest and the smallest values, coordinate by coordinate."""
 
     share: Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)] = 0.1
-    """The share of the clients left out at each end, rounded down to whole clients."""
+    """The share of the clients left out at each end, rounded down to an integer number of clients."""
 
     def reduce(self, stacked: Params, weights: Sequence[float]) -> Params:
         """Sort each coordinate, cut both ends and average."""
