@@ -51,6 +51,7 @@ class Tables:
     times: pl.DataFrame | None = None  # seconds by stage
     configuration: str = ""  # YAML: of the run; of a study, its file and its first run's
     environments: dict[str, Any] = field(default_factory=dict)  # by run
+    serving: list[dict[str, Any]] = field(default_factory=list)  # of a run: what each setting costs to serve
     ends: pl.DataFrame | None = None  # each run's own last step, by setting
     places: dict[str, list[str]] = field(default_factory=dict)  # the study's values by axis, with seeds
 
@@ -214,6 +215,7 @@ def _of_run(path: Path) -> Tables:
         times=labelled(times, seed),
         configuration=run.read_config_text(),
         environments={key: run.read_environment()},
+        serving=summary.get("serving", []),
     )
 
 

@@ -1,7 +1,7 @@
 """The trade-off as a table for the terminal, and in Markdown and LaTeX."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -144,6 +144,27 @@ def terminal_table(conditions: Sequence[Means], metric: str) -> Table:
 def _method_name(row: Means) -> str:
     stopped = f" ({row['stopped']} of {row['clients']} stopped: not finite)" if row["stopped"] else ""
     return label(row) + stopped
+
+
+SERVING_COLUMNS = ("setting", "predictor", "passes", "prompt tokens", "bytes a client")
+
+
+def serving_rows(serving: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the cells of the cost of serving: what one answer reads, and what a client stores."""
+    return [
+        [one["setting"], one["predictor"], f"{one['passes']:g}", f"{one['tokens']:g}", f"{one['bytes']:,.0f}"]
+        for one in serving
+    ]
+
+
+def serving_table(serving: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the cost of serving for a terminal."""
+    table = Table(title="Cost of serving", title_justify="left", title_style="bold", pad_edge=False)
+    for number, title in enumerate(SERVING_COLUMNS):
+        table.add_column(title, overflow="fold", justify="left" if number < 2 else "right")
+    for cells in serving_rows(serving):
+        table.add_row(*cells)
+    return table
 
 
 def markdown_table(

@@ -15,11 +15,14 @@ from fedprofit.report.overview import GridCell, grid_cells
 from fedprofit.report.table import (
     EXPLANATION,
     FILE_EXPLANATION,
+    SERVING_COLUMNS,
     escape_formulas,
     escape_latex,
     file_table,
     latex_table,
     markdown_table,
+    serving_rows,
+    serving_table,
     terminal_table,
 )
 
@@ -45,6 +48,8 @@ def write_report(path: str | Path, console: Console | None = None) -> None:
             console.print(terminal_table(cells[0].rows, metric))
         print_notes(console, EXPLANATION)
         print_notes(console, *scoring_notes(tables), *omitted_metrics(others, "table.md"))
+    if any(one["predictor"] != "single" for one in tables.serving):
+        console.print(serving_table(tables.serving))
     worst = worst_examples(tables)
     if worst:
         print_worst(console, worst)
@@ -70,6 +75,8 @@ def _write_tables(tables: Tables, cells: list[GridCell]) -> None:
         pages = [
             file_table(cell.rows, metric, cell.title, write) for cell in cells for metric in tables.metrics
         ]
+        if tables.serving:
+            pages.append(write("Cost of serving", SERVING_COLUMNS, serving_rows(tables.serving), numbers=3))
         notes = [FILE_EXPLANATION, " ".join(scoring_notes(tables))]
         write_text(tables.path / name, "\n\n".join([*pages, *map(escape, filter(None, notes))]) + "\n")
     rows = [

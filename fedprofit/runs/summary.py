@@ -14,6 +14,7 @@ from fedprofit.evaluate.results import write_frame
 from fedprofit.evaluate.rules import METRICS
 from fedprofit.runs.bench import Bench
 from fedprofit.runs.folder import RunFolder
+from fedprofit.runs.serving import serving_costs
 from fedprofit.runs.trials import baseline_outcomes, outcomes
 
 BUDGET = ("clients", "steps", "tokens", "bytes_down", "bytes_up")
@@ -46,6 +47,7 @@ def write_summary(folder: RunFolder, bench: Bench, results: pl.DataFrame) -> Non
             METRICS: bench.scoring.to_mapping(),
             "budget": {one.method: _budget(folder, one.trial) for one in trials if one.chosen},
             "trials": [vars(one) for one in every],
+            "serving": serving_costs(bench),
             "conditions": [_clean(row) for row in rows],
         },
     )

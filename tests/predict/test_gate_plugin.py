@@ -12,8 +12,9 @@ from tiny_run import write_config
 
 import fedprofit
 from fedprofit import plugins
+from fedprofit.analyze.tables import open_tables
 from fedprofit.backbone.forward import Row
-from fedprofit.config.component import FAMILIES
+from fedprofit.predict.rule import GateRule
 from fedprofit.runs.bench import prepare
 from fedprofit.runs.checkpoint import load_tensors
 
@@ -23,7 +24,7 @@ KEYS = ["client", "scope", "task", "metric"]
 
 @pytest.fixture
 def loaded(monkeypatch):
-    family = FAMILIES["gate rule"]
+    family = GateRule.family
     family.all_kinds()
     monkeypatch.setattr(family, "kinds", dict(family.kinds))
     monkeypatch.setattr(plugins, "_files", {})
@@ -94,6 +95,14 @@ def test_gate_plugin_equals_a_plain_loop(tmp_path, loaded):
     assert values(halfway).equals(values(served.filter(setting="tune.interpolated")))
     fedprofit.write_report(folder.path, Console(quiet=True))
     assert "tune.near" in (folder.path / "report.html").read_text("utf-8")
+    costs = {row["setting"]: row for row in open_tables(folder.path).serving}
+    examples = fmean(len(bench.train_examples(client)) for client in facts["clients"])
+    assert costs["tune"]["bytes"] == costs["tune.interpolated"]["bytes"] == 4 * 3 * 32
+    near = 4 * (2 * 3 * 32 + 32 * round(examples))
+    assert costs["tune.near"] == {
+        "setting": "tune.near", "predictor": "gate", "passes": 1, "tokens": 3, "bytes": near,
+    }  # fmt: skip
+    assert f"| tune.near | gate | 1 | 3 | {near:,} |" in (folder.path / "table.md").read_text("utf-8")
 
 
 def test_gate_plugin_accepts_clients_with_few_inputs(loaded):
@@ -115,6 +124,6 @@ def test_gate_plugin_accepts_clients_with_few_inputs(loaded):
         list(own),
         own.__getitem__,
     )
-    gate = build_predictor(Gate(rule=FAMILIES["gate rule"].find("nearest")()), context)
+    gate = build_predictor(Gate(rule=GateRule.family.find("nearest")()), context)
     rows = [Row(k, example) for k in range(2) for example in ragged_batch(0, 2)]
     assert not gate.choose(rows).any()

@@ -18,7 +18,7 @@ from fedprofit.predict.base import PredictorContext, Prompted, build_predictor
 from fedprofit.predict.ensemble import Ensemble
 from fedprofit.predict.gate import Gate
 from fedprofit.predict.interpolated import Interpolated
-from fedprofit.predict.rule import Likelihood
+from fedprofit.predict.rule import GateRule, Likelihood
 from fedprofit.predict.single import Single
 from fedprofit.tuner.prompt import SoftPrompt
 
@@ -167,7 +167,7 @@ def test_faulty_gate_rule_is_named_with_file(context, tmp_path, chosen, said):
     path = tmp_path / "odd.py"
     path.write_text(textwrap.dedent(RULE.format(chosen=chosen)), encoding="utf-8")
     plugins.load_files([path])
-    gate = build_predictor(Gate(rule=FAMILIES["gate rule"].find("odd")()), context)
+    gate = build_predictor(Gate(rule=GateRule.family.find("odd")()), context)
     with pytest.raises(UserError, match=rf"^{path}:5: gate rule 'odd': {said}"):
         gate.score(ROWS)
 

@@ -362,7 +362,9 @@ def test_report_prints_tables_and_writes_pictures(folder, tmp_path):
     assert "| base model, no prompt |" in (folder / "table.md").read_text()
     assert (folder / "tradeoff.pdf").read_bytes().startswith(b"%PDF")
     latex = (folder / "table.tex").read_text()
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 4, "one table per metric"
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 5, (
+        "one table per metric, and the cost of serving"
+    )
     assert not re.search(r"(?<!\\)[%_#]", latex), "special characters of LaTeX are escaped"
     rows = pl.read_csv(folder / "table.csv")
     assert set(rows["metric"]) == {"rouge_l", "exact_match", "loss", "token_loss"}
