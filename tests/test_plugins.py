@@ -292,6 +292,14 @@ def test_nan_of_plugin_names_file_and_line(tmp_path):
     assert "is not finite" in message
 
 
-def test_exception_of_package_is_not_blamed_on_plugin():
-    with pytest.raises(TypeError), plugins.blaming_plugins():
-        plugins.PluginFile(None, "").module.title()
+def test_exception_of_package_is_not_blamed_on_plugin(tmp_path):
+    """The plug-in calls a function of the package, which raises."""
+    source = FAILS.replace('raise KeyError("rate")', "nearest(None, [])")
+    plugins.load_files([write(tmp_path, f"from fedprofit.core.errors import nearest\n{source}")])
+    config = tiny_config(tmp_path)
+    client = {"kind": "fails", "rate": 0.1}
+    config["training"]["algorithms"] = [{"kind": "fedavg", "steps": 2, "name": "a", "client": client}]
+    with pytest.raises(TypeError) as caught:
+        run(from_mapping(config), tmp_path / "out")
+    assert [entry.name for entry in caught.traceback][-2:] == ["nearest", "cut"]
+    assert "in step" in (tmp_path / "out" / "run.log").read_text()

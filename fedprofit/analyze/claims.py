@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 import polars as pl
 
-from fedprofit.analyze.comparison import Comparison, Contrast, Pair, compare_curves, compare_effects
+from fedprofit.analyze.comparison import Comparison, Contrast, Pair, compare_effects
 from fedprofit.analyze.curves import Setting, World
 from fedprofit.analyze.draws import UnitWeights
 from fedprofit.analyze.facts import (
@@ -105,7 +105,8 @@ def _step(one: Setting) -> int:
 
 
 def _compare(world: World, what: str, pairs: Sequence[Pair], left_out: int = 0) -> Comparison:
-    return compare_curves(what, pairs, world.seeds, len(world.tasks), left_out)
+    contrasts: list[Contrast] = [(pair, None) for pair in pairs]
+    return compare_effects(what, contrasts, world.seeds, len(world.tasks), left_out)
 
 
 class _Rates:
@@ -140,34 +141,40 @@ class _Rates:
         return _compare(self.world, what, list(self.pairs[rates].values()))
 
     @property
-    def deciding(self) -> tuple[float, float] | None:
-        """The rates of C1: the larger is the largest that needs at least six times fewer steps."""
+    def eligible(self) -> list[tuple[float, float]]:
+        """The pairs of rates of which the larger needs at least six times fewer steps, the largest first."""
         enough = [rates for rates, one in self.compared.items() if (one.steps or 0.0) >= FEWER]
-        return max(enough, key=lambda rates: rates[1], default=None)
+        return sorted(enough, key=lambda rates: rates[1], reverse=True)
 
     def finding(self, metric: str) -> Finding:
-        """Decide C1; other rates are shown but do not decide."""
-        rates = self.deciding
-        others = [one for other, one in self.compared.items() if other != rates]
+        """Decide C1 by the largest eligible rate; other rates are shown but do not decide."""
+        rates = self.eligible[:1]
+        others = [one for other, one in self.compared.items() if other not in rates]
         untested = f"no larger rate reaches the same gain in {FEWER} times fewer steps" if others else NOTHING
-        return decide("C1", metric, [self.compared[rates]] if rates else [], beside=others, untested=untested)
+        return decide("C1", metric, [self.compared[one] for one in rates], beside=others, untested=untested)
 
     def by_algorithm(self) -> Iterator[Comparison]:
-        """Yield, for C6, C1's effect for adaptive client optimizers minus that for another algorithm."""
-        if self.deciding is None:
-            return
-        pairs = self.pairs[self.deciding]
+        """Yield, for C6, C1's effect for adaptive client optimizers minus that for another algorithm.
+
+        The rates are the largest eligible ones that both algorithms have.
+        """
         adaptives = [name for name, is_adaptive in self.adaptive.items() if is_adaptive]
         others = [name for name, is_adaptive in self.adaptive.items() if not is_adaptive]
         for adaptive, other in product(adaptives, others):
-            contrasts: list[Contrast] = [
-                (pair, pairs[cell, other, *rest])
-                for (cell, algorithm, *rest), pair in pairs.items()
-                if algorithm == adaptive and (cell, other, *rest) in pairs
-            ]
+            by_rates = (self._contrasts(rates, adaptive, other) for rates in self.eligible)
+            contrasts = next(filter(None, by_rates), None)
             if contrasts:
                 what = f"{adaptive} minus {other}"
                 yield compare_effects(what, contrasts, self.world.seeds, len(self.world.tasks))
+
+    def _contrasts(self, rates: tuple[float, float], adaptive: object, other: object) -> list[Contrast]:
+        """Return the pairs of curves of two algorithms with the same rates, in the same cell and setting."""
+        pairs = self.pairs[rates]
+        return [
+            (pair, pairs[cell, other, *rest])
+            for (cell, algorithm, *rest), pair in pairs.items()
+            if algorithm == adaptive and (cell, other, *rest) in pairs
+        ]
 
 
 def _algorithms(world: World, from_start: bool) -> Iterator[Comparison]:

@@ -53,28 +53,12 @@ class Comparison:
         return f"{self.what}: {found}{size}; {self.compared} of {self.pairs} pairs of curves{noted}"
 
 
-def compare_curves(
-    what: str,
-    pairs: Sequence[Pair],
-    seeds: Sequence[int],
-    tasks: int = 0,
-    left_out: int = 0,
-    number: int = 0,
-) -> Comparison:
-    """Estimate how much more the first curves of pairs retain than the second, at the same local scores.
-
-    See `compare_effects` for the arguments.
-    """
-    return compare_effects(what, [(pair, None) for pair in pairs], seeds, tasks, left_out, number)
-
-
 def compare_effects(
     what: str,
     contrasts: Sequence[Contrast],
     seeds: Sequence[int],
     tasks: int = 0,
     left_out: int = 0,
-    number: int = 0,
 ) -> Comparison:
     """Estimate the mean effect of pairs of curves, or the mean difference of the effects of two pairs.
 
@@ -89,12 +73,11 @@ def compare_effects(
         seeds: the seed of each unit.
         tasks: the number of tasks; 0 where scores by task are unknown.
         left_out: the number of pairs that the caller left out.
-        number: of the generator.
     """
     every = [(_same_units(pair), other and _same_units(other)) for pair, other in contrasts]
     everyone = UnitWeights(np.ones((1, len(seeds))))
     defined = [one for one in every if np.isfinite(effect(one, everyone)[0])]
-    defined = _most_stable_first(defined, seeds, number)
+    defined = _most_stable_first(defined, seeds)
 
     def estimated(used: Sequence[Contrast]) -> Estimate:
         own = _units(used or every)
@@ -104,7 +87,7 @@ def compare_effects(
             found = [effect(one, weights) for one in restricted]
             return np.mean(found, axis=0) if found else np.full(1, np.nan)
 
-        return estimate(statistic, [seeds[unit] for unit in own], tasks, number=number)
+        return estimate(statistic, [seeds[unit] for unit in own], tasks)
 
     used, found = defined, estimated(defined)
     while found.unsteady and len(used) > 1:
@@ -142,12 +125,12 @@ def _units(contrasts: Sequence[Contrast]) -> Indices:
     return np.flatnonzero(np.any([curve.has for curve in curves], axis=0)) if curves else np.arange(0)
 
 
-def _most_stable_first(contrasts: Sequence[Contrast], seeds: Sequence[int], number: int) -> list[Contrast]:
+def _most_stable_first(contrasts: Sequence[Contrast], seeds: Sequence[int]) -> list[Contrast]:
     """Order contrasts by the share of resamples in which they are undefined."""
 
     def undefined(one: Contrast) -> float:
         own = _units([one])
-        weights = nested(tuple(seeds[unit] for unit in own), draws=2000, number=number)
+        weights = nested(tuple(seeds[unit] for unit in own), draws=2000)
         return float(np.isnan(effect(_of(one, own), weights)).mean())
 
     return sorted(contrasts, key=undefined)

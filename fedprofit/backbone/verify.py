@@ -258,7 +258,7 @@ def _wrong_answer(backbone: Backbone, path: str, probe: Probe) -> str | None:
     Targets are drafts of answers. Those of the probe are random; the second time they are the first answers.
     """
     rows = probe.rows
-    for _ in range(2):
+    for _ in range(2 if path in paths.PACKED else 1):  # other paths read no drafts
         budget = sum(row.tokens for row in rows) + 1
         _, answers = paths.answer(backbone, path, probe.prompts, rows, NEW, budget)
         why = _not_greedy(backbone, probe.prompts, rows, answers)

@@ -236,6 +236,20 @@ def test_interpolation_is_compared_with_steps_and_smaller_rates():
     assert found.reason == "the comparisons disagree"
 
 
+def test_algorithms_are_compared_at_rates_that_both_have():
+    """Only FedAvg with Adam has the largest rate; the rate's effect is 2 larger with Adam at 0.1."""
+    effects = plain(
+        lambda level, algorithm, rate: 6 + (rate > 0.05) * (3 if algorithm == "fedavg-adam" else 1)
+    )
+    effects |= {(level, "fedavg-adam", "rate0.3", 0.3, 0.0): 9.0 for level in ("task", "iid")}
+    found = verdicts(slow_table(effects))
+    assert found["C1"].comparisons[0].what == "rate 0.01 against 0.3"
+    (comparison,) = found["C6"].comparisons
+    assert (comparison.what, comparison.pairs) == ("fedavg-adam minus fedsgd", 2)
+    assert comparison.estimate.value == pytest.approx(0.55 * 2, abs=0.2)
+    assert found["C6"].verdict == "supported"
+
+
 def test_losses_are_better_if_lower():
     frame = slow_table(plain(lambda level, algorithm, rate: 6 + (rate > 0.05)))
     losses = frame.with_columns(metric=pl.lit("loss"), value=50 - pl.col("value"))
