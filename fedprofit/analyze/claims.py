@@ -277,7 +277,7 @@ def _levels_by_global(table: pl.DataFrame, axes: Sequence[str], metric: str) -> 
     world = World(table, axes, metric)
     if set(world.robustness.values()) == {GLOBAL}:
         return []
-    return list(_levels(World(table, axes, metric, GLOBAL)))
+    return list(_levels(World(table, axes, metric, dict.fromkeys(world.robustness, GLOBAL))))
 
 
 def _levels(world: World) -> Iterator[Comparison]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fedprofit.analyze.curves import World
+from fedprofit.analyze.curves import World, on_common_scopes
 from fedprofit.analyze.intervals import Estimate, mean_of
 from fedprofit.analyze.tables import IS_END, SETTING, Tables
 from fedprofit.analyze.tradeoff import KEPT, label, protocol_of
@@ -135,7 +135,7 @@ def _check_counts(first: Tables, other: Tables, metric: str) -> None:
 
 
 def _differences(number: int, first: Tables, other: Tables, metric: str) -> list[Difference]:
-    worlds = [World(tables.results, first.axes, metric) for tables in (first, other)]
+    worlds = on_common_scopes([first.results, other.results], first.axes, metric)
     sign = metric_of(metric).sign
     sides = [_side(world, tables) for world, tables in zip(worlds, (first, other), strict=True)]
     both = sides[0].join(sides[1], on=PAIR, nulls_equal=True, suffix="_other", maintain_order="left")

@@ -10,7 +10,7 @@ from fedprofit.analyze.curve import ByTask, Curve, Floats
 from fedprofit.analyze.facts import FACTS, SETTING_NAMES, agreed
 from fedprofit.analyze.tradeoff import KEPT, by_client, robustness_of, with_best_step
 from fedprofit.evaluate.metric import metric_of
-from fedprofit.evaluate.results import LOCAL, OTHERS, TASK, axis_column
+from fedprofit.evaluate.results import GLOBAL, LOCAL, OTHERS, TASK, axis_column
 
 LEAST_SPREAD = 0.01  # minimum difference in heterogeneity between two levels
 BETWEEN = "\x1f"  # separates the axis values in the name of a cell
@@ -23,7 +23,11 @@ class World:
     """All curves of a study by one metric, on the same units."""
 
     def __init__(
-        self, table: pl.DataFrame, axes: Sequence[str], metric: str, robustness: str | None = None
+        self,
+        table: pl.DataFrame,
+        axes: Sequence[str],
+        metric: str,
+        robustness: Mapping[str, str] | None = None,
     ) -> None:
         """Spread a table into units and grid cells.
 
@@ -31,14 +35,14 @@ class World:
             table: a study's results.
             axes: its axes; `table` has their columns.
             metric: one of those in the table.
-            robustness: the scope of the retained score; by default that of each cell (`robustness_of`).
+            robustness: the scope of the retained score, by cell; by default that of `robustness_of`.
         """
         self.axes = [axis for axis in axes if axis != "seed"]
         columns = [axis_column(axis) for axis in self.axes]
         cell = pl.concat_str([pl.lit(""), *map(pl.col, columns)], separator=BETWEEN).alias("cell")
         table = table.with_columns(cell)
         self.robustness = {
-            str(name): robustness or robustness_of(own)
+            str(name): (robustness or {}).get(str(name)) or robustness_of(own)
             for (name,), own in table.group_by("cell", maintain_order=True)
         }
         labels = table.select("run", "tv", "cell").unique()
@@ -194,3 +198,20 @@ class World:
             ].to_numpy()
         seeds = np.searchsorted(sorted(set(self.seeds)), self.seeds)
         return ByTask(seeds, scores[0], scores[1])
+
+
+def on_common_scopes(tables: Sequence[pl.DataFrame], axes: Sequence[str], metric: str) -> list[World]:
+    """Return a world of each table, with retained scores on the same scope in each cell.
+
+    If others is undefined in a cell of one table, the global score is used in all. Validation and test clients
+    may differ in this, and so may two runs.
+    """
+    worlds = [World(table, axes, metric) for table in tables]
+    scopes = [scope for world in worlds for scope in world.robustness.items()]
+    common = {cell: GLOBAL if (cell, GLOBAL) in scopes else scope for cell, scope in scopes}
+    return [
+        world
+        if all(common[cell] == scope for cell, scope in world.robustness.items())
+        else World(table, axes, metric, common)
+        for world, table in zip(worlds, tables, strict=True)
+    ]

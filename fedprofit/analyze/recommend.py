@@ -14,7 +14,7 @@ from math import isfinite
 import numpy as np
 import polars as pl
 
-from fedprofit.analyze.curves import World
+from fedprofit.analyze.curves import World, on_common_scopes
 from fedprofit.analyze.facts import PROXIMAL, TUNING_RATE
 from fedprofit.analyze.intervals import UNBOUNDED, Estimate, mean_of
 from fedprofit.analyze.tables import Tables
@@ -111,8 +111,7 @@ def recommend(tables: Tables, metric: str, limit: Limit) -> Iterator[Recommendat
             f"{tables.path}: the validation clients were not scored by {metric!r}, so it cannot select. "
             f"Use --metric {' or '.join(scored)}."
         )
-    chooses = World(tables.validation, tables.axes, metric)
-    tests = World(tables.results, tables.axes, metric)
+    chooses, tests = on_common_scopes([tables.validation, tables.results], tables.axes, metric)
     found = [_choice(tables, chooses, tests, cell, limit) for cell in chooses.cells()]
     without = [one for one in found if isinstance(one, NoneWithin)]
     if len(without) == len(found):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from test_claims import plain, table
+from test_claims import others_of, plain, table
 from tiny_run import call, tiny_config
 
 import fedprofit
@@ -117,6 +117,28 @@ def test_recommend_counts_best_round_as_one_option():
         assert (one.setting["setting"], one.setting["step"]) == ("best", None)
         assert (one.tested["kept"].seeds, one.tested["kept"].clients) == (3, 18)
         assert one.tested["forgetting"].value == 0
+
+
+def test_recommend_uses_one_scope_for_both_groups_of_clients():
+    """The test clients have others, the validation clients have not: both are judged by global."""
+    complete = tables()
+    others = others_of(complete.results).with_columns(
+        value=pl.when(pl.col("scope").str.starts_with("others")).then(99.0).otherwise(pl.col("value"))
+    )
+    mixed = replace(complete, results=others)
+    found, expected = (list(recommend(one, "rouge_l", Limit(least_local=28))) for one in (mixed, complete))
+    assert [one.robustness for one in found] == ["global", "global"]
+    assert [one.tested["kept"].value for one in found] == [one.tested["kept"].value for one in expected]
+    both = replace(mixed, validation=others_of(complete.validation))
+    assert [one.robustness for one in recommend(both, "rouge_l", Limit(least_local=28))] == ["others"] * 2
+
+
+def test_compare_uses_one_scope_for_both_studies():
+    first = tables()
+    second = replace(first, path=Path("there"), results=others_of(first.results))
+    ignoring = second.results.filter(~pl.col("scope").str.ends_with("_task"))  # of one protocol
+    found = compare([first, replace(second, results=ignoring)], "rouge_l")
+    assert {one.better["kept"].value for one in found} == {0.0}
 
 
 def test_recommend_reports_when_test_clients_exceed_limit():
