@@ -203,8 +203,8 @@ class World:
 def on_common_scopes(tables: Sequence[pl.DataFrame], axes: Sequence[str], metric: str) -> list[World]:
     """Return a world of each table, with retained scores on the same scope in each cell.
 
-    If others is undefined in a cell of one table, the global score is used in all. Validation and test clients
-    may differ in this, and so may two runs.
+    If others is undefined in a cell of one table, the global score is used in all. Validation and test
+    clients may differ in this, and so may two runs.
     """
     worlds = [World(table, axes, metric) for table in tables]
     scopes = [scope for world in worlds for scope in world.robustness.items()]
